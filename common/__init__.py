@@ -1,0 +1,6 @@
+"""What every package of the zoo shares; one topic a module."""
+
+import os
+
+# TensorFlow reads this at import and is silent about missing accelerators from level 3 on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,0 +1,48 @@
+"""What the command-line programs share: one clear line for a user's mistake, exit code 2."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+
+class UserError(Exception):
+    """A mistake the user can mend; its message says what was wrong and what would be right."""
+
+
+def report(main: Callable[..., None]) -> Callable[..., None]:
+    """Wraps `main` so that a `UserError` prints one line on stderr and exits with code 2."""
+
+    def wrapped(*args):
+        try:
+            main(*args)
+        except UserError as error:
+            sys.exit(_fail(error))
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    return wrapped
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an absl program: flags are parsed first, and mistakes in them are reported alike."""
+
+    def parse(argv):
+        try:
+            return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
+        except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            # Overrides of a config raise plain Python errors from inside the flag parser.
+            sys.exit(_fail(error))
+
+    logging.set_verbosity(logging.WARNING)
+    app.run(report(main), flags_parser=parse)
+
+
+def _wants_help(argv: list[str]) -> bool:
+    return any(arg.lstrip("-") in ("help", "helpfull", "helpshort") for arg in argv[1:])
+
+
+def _fail(error: Exception) -> int:
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,280 @@
+"""Data sets of photographs, and random crops of them that depend on nothing but (seed, step).
+
+A data set is named by an entry of `configs.DATASETS`, by `photos/train`, `photos/validation` or
+`photos` (both), or by any file, folder or glob of PNG / JPEG / WebP / .npy files.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import glob
+import importlib.util
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from PIL import Image
+
+import configs
+from common import images
+from common.cli import UserError
+
+# The colour photographs inside the scikit-image and scikit-learn packages. The two halves of the
+# stereo pair (motorcycle) stay on one side of the split.
+_PHOTOS = {
+    "train": (
+        ("skimage", "data/astronaut.png"),
+        ("skimage", "data/chelsea.png"),
+        ("skimage", "data/motorcycle_left.png"),
+        ("skimage", "data/motorcycle_right.png"),
+        ("skimage", "data/rocket.jpg"),
+        ("sklearn", "datasets/images/china.jpg"),
+    ),
+    "validation": (
+        ("skimage", "data/coffee.png"),
+        ("sklearn", "datasets/images/flower.jpg"),
+    ),
+}
+_SUFFIXES = (*images.SUFFIXES, ".npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One image of a data set: an image file, or image `index` of a [N, H, W, 3] .npy file."""
+
+    path: pathlib.Path
+    index: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.index is None else f"{self.path.name}[{self.index}]"
+
+    def size(self) -> tuple[int, int]:
+        """Height and width, from the file's header alone. Raises UserError."""
+        if self.path.suffix == ".npy":
+            return _open_npy(self.path).shape[-3:-1]
+        try:
+            with Image.open(self.path) as image:
+                return image.height, image.width
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UserError(f"{self.path}: cannot be read as an image ({error})") from None
+
+    def read(self) -> np.ndarray:
+        """The image, uint8 [H, W, 3]. Raises UserError."""
+        if self.path.suffix != ".npy":
+            return images.read(self.path)
+        array = _open_npy(self.path)
+        array = array if self.index is None else array[self.index]
+        if array.dtype == np.uint8:
+            return np.array(array)
+        if not (np.all(array >= 0) and np.all(array <= 1)):  # NaN fails both
+            raise UserError(f"{self.path}: float images must lie in 0..1")
+        return np.round(array * 255).astype(np.uint8)
+
+
+def find(name: str) -> list[Source]:
+    """The images of a data set, sorted by name.
+
+    Raises:
+      UserError: the name is neither a data set nor a path, or no image file is there.
+    """
+    paths = _find_paths(name)
+    sources = []
+    for path in paths:
+        if path.suffix != ".npy":
+            sources.append(Source(path))
+            continue
+        array = _open_npy(path)
+        sources += [Source(path)] if array.ndim == 3 else [
+            Source(path, i) for i in range(len(array))]
+    if not sources:
+        raise UserError(f"data set '{name}' has no images ({' '.join(_SUFFIXES)})")
+    return sources
+
+
+def _find_paths(name: str) -> list[pathlib.Path]:
+    dataset, _, split = name.partition("/")
+    if dataset == "photos" and split in ("", *_PHOTOS):
+        return [_in_package(package, file) for part in ([split] if split else _PHOTOS)
+                for package, file in _PHOTOS[part]]
+    if name in configs.DATASETS:
+        pattern = str(configs.DATA_DIR / configs.DATASETS[name])
+        paths = sorted(glob.glob(pattern))
+        if not paths:
+            raise UserError(f"data set '{name}': no files match {pattern} "
+                            "(set NTC_DATA_DIR to the folder that holds your data sets)")
+    elif os.path.isdir(name):
+        paths = sorted(os.path.join(name, file) for file in os.listdir(name))
+    else:
+        paths = sorted(glob.glob(name, recursive=True))
+        if not paths:
+            known = ", ".join(["photos", *configs.DATASETS])
+            raise UserError(f"'{name}' is neither a data set ({known}) nor a path with image files")
+    return [pathlib.Path(path) for path in paths if path.lower().endswith(_SUFFIXES)]
+
+
+def _in_package(package: str, file: str) -> pathlib.Path:
+    spec = importlib.util.find_spec(package)
+    path = pathlib.Path(spec.submodule_search_locations[0]) / file if spec else None
+    if path is None or not path.exists():
+        raise UserError("the data set 'photos' ships inside scikit-image and scikit-learn: "
+                        "pip install -r requirements-dev.txt")
+    return path
+
+
+@functools.lru_cache(maxsize=8)
+def _open_npy(path: pathlib.Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as an array ({error})") from None
+    if array.ndim not in (3, 4) or array.shape[-1] != 3 or array.dtype not in (
+            np.uint8, np.float32) or 0 in array.shape:
+        raise UserError(f"{path}: need uint8 or float32 of shape [H, W, 3] or [N, H, W, 3], "
+                        f"found {array.dtype} {list(array.shape)}")
+    return array
+
+
+class Crops:
+    """Random crops as a pure function of (seed, number of the draw).
+
+    Draw `n` takes one image of a shuffled pass over the set, and from it `crops_per_image`
+    crops, each down-scaled by its own random factor and flipped with probability 1/2. Nothing
+    depends on the draws before, so training that resumes at any step sees the same data.
+
+    Args:
+      sources: the images.
+      patch_size: height and width of a crop. Images that are smaller are extended by mirroring.
+      seed: integer.
+      crops_per_image: crops of one draw.
+      min_scale: crops are down-scaled by a factor drawn from [min_scale, 1], never so far that
+        the image would be smaller than the patch.
+      flip: mirror left and right at random.
+      cache_gib: decoded images are kept in memory when the whole set fits into this many GiB.
+
+    Raises:
+      UserError: no image of the set can be read.
+    """
+
+    def __init__(self, sources: list[Source], patch_size: int, seed: int, *,
+                 crops_per_image: int = 1, min_scale: float = 1.0, flip: bool = True,
+                 cache_gib: float = 4.0):
+        self._patch_size = patch_size
+        self._seed = seed
+        self._crops_per_image = crops_per_image
+        self._min_scale = min_scale
+        self._flip = flip
+        self._skipped = set()
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            sizes = self._keep_readable(sources, list(pool.map(_size_or_error, sources)))
+            gib = sum(3 * h * w for h, w in sizes.values()) / 2**30
+            self._cache = {}
+            self._sources = list(sizes)
+            if gib <= cache_gib:
+                self._cache = self._keep_readable(
+                    self._sources, list(pool.map(_read_or_error, self._sources)))
+                self._sources = list(self._cache)
+        if self._skipped:
+            logging.warning("skipped %d unreadable of %d images", len(self._skipped), len(sources))
+        if not self._sources:
+            raise UserError(f"none of the {len(sources)} images of the training set can be read")
+
+    def _keep_readable(self, sources, results) -> dict:
+        for source, result in zip(sources, results):
+            if isinstance(result, UserError):
+                self._skip(source, result)
+        return {s: r for s, r in zip(sources, results) if not isinstance(r, UserError)}
+
+    def _skip(self, source: Source, error: UserError) -> None:
+        if source not in self._skipped:
+            self._skipped.add(source)
+            logging.warning("skipped: %s", error)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def draw(self, n: int) -> np.ndarray:
+        """Draw number `n` >= 0: uint8 [crops_per_image, patch_size, patch_size, 3]."""
+        epoch, position = divmod(int(n), len(self._sources))
+        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._sources))
+        image = self._image(order[position])
+        rng = np.random.default_rng([self._seed, 1, int(n)])
+        return np.stack([self._crop(image, rng) for _ in range(self._crops_per_image)])
+
+    def _image(self, i: int) -> np.ndarray:
+        for k in range(len(self._sources)):
+            source = self._sources[(i + k) % len(self._sources)]
+            if source in self._cache:
+                return self._cache[source]
+            try:
+                return source.read()
+            except UserError as error:  # a broken file stands in for its successor
+                self._skip(source, error)
+        raise UserError("no image of the training set can be read any more")
+
+    def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        patch = self._patch_size
+        missing = [max(0, patch - size) for size in image.shape[:2]]
+        if any(missing):
+            image = np.pad(image, [(0, m) for m in missing] + [(0, 0)], mode="symmetric")
+        lowest = max(self._min_scale, patch / min(image.shape[:2]))
+        window = int(round(patch / rng.uniform(min(lowest, 1.0), 1.0)))
+        top, left = (int(rng.integers(size - window + 1)) for size in image.shape[:2])
+        crop = image[top:top + window, left:left + window]
+        if window != patch:
+            crop = np.asarray(Image.fromarray(crop).resize((patch, patch), Image.LANCZOS))
+        return crop[:, ::-1] if self._flip and rng.random() < 0.5 else crop
+
+
+def _size_or_error(source: Source):
+    try:
+        return source.size()
+    except UserError as error:
+        return error
+
+
+def _read_or_error(source: Source):
+    try:
+        return source.read()
+    except UserError as error:
+        return error
+
+
+def training_batches(crops: Crops, batch_size: int, patch_size: int, crops_per_image: int,
+                     start_step: int, num_steps: int) -> tf.data.Dataset:
+    """Batches `start_step` .. `num_steps` - 1, float32 [batch_size, patch, patch, 3] in [0, 1].
+
+    Raises:
+      UserError: `batch_size` is no multiple of `crops_per_image`.
+    """
+    if batch_size % crops_per_image:
+        raise UserError(f"batch_size {batch_size} is no multiple of crops_per_image "
+                        f"{crops_per_image}")
+    draws = batch_size // crops_per_image
+
+    def draw(n):
+        batch = tf.numpy_function(crops.draw, [n], tf.uint8, stateful=False)
+        return tf.ensure_shape(batch, [crops_per_image, patch_size, patch_size, 3])
+
+    return (tf.data.Dataset.range(start_step * draws, num_steps * draws)
+            .map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .unbatch().batch(batch_size, drop_remainder=True)
+            .map(to_float).prefetch(tf.data.AUTOTUNE))
+
+
+def whole_images(sources: list[Source]) -> tf.data.Dataset:
+    """Whole images, one a batch: float32 [1, H, W, 3] in [0, 1]."""
+    def read():
+        for source in sources:
+            yield source.read()
+
+    return (tf.data.Dataset.from_generator(
+        read, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))
+            .batch(1).map(to_float).prefetch(1))
+
+
+def to_float(image: tf.Tensor) -> tf.Tensor:
+    """uint8 image -> float32 in [0, 1]."""
+    return tf.cast(image, tf.float32) / 255.0

@@ -1,0 +1,110 @@
+"""Image files, and the padding that lets a model take images of any size."""
+
+import io
+import os
+import warnings
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageCms, ImageOps
+
+from common.cli import UserError
+from common.files import replacing
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+
+
+def read(path: str | os.PathLike) -> np.ndarray:
+    """Reads an image file the way an image viewer shows it.
+
+    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is
+    laid over white, 16-bit samples are rounded to 8 bits, and grey becomes RGB.
+
+    Returns:
+      uint8 array [H, W, 3].
+
+    Raises:
+      UserError: the file is missing, empty, truncated, or not an image.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return np.asarray(_to_rgb(image))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not an image file") from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{path} is not an image file (or is empty)") from None
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError,
+            Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit grey; 65535 = 257 * 255
+        samples = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point samples have no agreed range; convert it to 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image).convert("RGB")
+    if profile and image.mode in ("RGB", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            return ImageCms.profileToProfile(
+                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except ImageCms.PyCMSError:
+            pass  # A damaged profile is ignored, as viewers do.
+    return image.convert("RGB")
+
+
+def write(path: str | os.PathLike, image: np.ndarray) -> None:
+    """Writes a uint8 array [H, W, 3] in the format that the suffix of `path` names.
+
+    Raises:
+      UserError: the suffix names no image format, or the file cannot be written.
+    """
+    if os.path.splitext(path)[1].lower() not in SUFFIXES:
+        raise UserError(f"{path}: write to a name that ends in one of {' '.join(SUFFIXES)}")
+    with replacing(path) as temporary:
+        Image.fromarray(image).save(temporary)
+
+
+def to_uint8(image: tf.Tensor) -> tf.Tensor:
+    """Rounds a float image in [0, 1] to the uint8 image that a file would hold."""
+    return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 1.0) * 255.0), tf.uint8)
+
+
+def pad_to_multiple(x: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Repeats the last row and column until height and width are multiples of `multiple`.
+
+    Replication works for every size (reflection needs more pixels than it adds), and a constant
+    border costs few bits.
+
+    Args:
+      x: [B, H, W, C], any H, W >= 1.
+      multiple: positive int.
+    """
+    for axis in (1, 2):
+        size = x.shape[axis]
+        if size is not None and size % multiple == 0:
+            continue
+        size = tf.shape(x)[axis]
+        padded = -(-size // multiple) * multiple
+        x = tf.gather(x, tf.minimum(tf.range(padded), size - 1), axis=axis)
+    return x
+
+
+def crop_to(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Crops `x` [B, H', W', C] at the bottom and the right to the height and width of `like`."""
+    if x.shape[1:3].is_fully_defined() and x.shape[1:3] == like.shape[1:3]:
+        return x
+    shape = tf.shape(like)
+    return x[:, :shape[1], :shape[2]]

@@ -1,0 +1,104 @@
+"""The four verbs that every model of the zoo has.
+
+    infer       image -> latents          continuous, by the encoder networks
+    generate    latents -> image + rate   through a quantizer
+    encode      latents -> bytes          through a coder
+    decode      bytes -> latents          the exact inverse
+
+Everything else is made of these. Compression is infer, then encode; decompression is decode, then
+synthesis; a training step is infer, generate, loss; iterative inference makes the latents
+variables and minimises the same loss through generate.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from common import entropy, images, quantizers
+from common.timing import stage
+
+# Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's.
+Latents = dict[str, tf.Tensor]
+
+
+class Generated(NamedTuple):
+    """What `Model.generate` returns.
+
+    Attributes:
+      x_hat: float32 [B, H', W', 3]; the image at the padded size, not clipped.
+      bits: for each latent float32 [B], its information content.
+    """
+
+    x_hat: tf.Tensor
+    bits: dict[str, tf.Tensor]
+
+
+class Model(tf.keras.Model):
+    """Base of the codecs: a nonlinear transform of the image and an entropy model of the latents.
+
+    Subclasses set `analysis` and `synthesis` and define `priors` and the four verbs. Images are
+    float32 in [0, 1] and may have any height and width.
+
+    Attributes:
+      tables: the range coder's tables; None until `build_tables` or an exported model sets them.
+    """
+
+    tables: entropy.Tables | None = None
+
+    @property
+    def priors(self) -> list:
+        """The priors, in the order of their distributions within `tables`."""
+        raise NotImplementedError
+
+    def infer(self, x: tf.Tensor) -> Latents:
+        """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C]."""
+        raise NotImplementedError
+
+    def generate(self, latents: Latents, quantizer, training: bool = False) -> Generated:
+        """Latents -> image and rate.
+
+        Args:
+          latents: as from `infer`.
+          quantizer: see common/quantizers.py.
+          training: measure the rate with continuous scales, which carry gradients, rather than
+            with the table entries that the coder would use.
+        """
+        raise NotImplementedError
+
+    def encode(self, latents: Latents, coder) -> None:
+        """Rounds the latents of one image and writes them to `coder`."""
+        raise NotImplementedError
+
+    def decode(self, coder, height: int, width: int) -> Latents:
+        """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
+        raise NotImplementedError
+
+    def call(self, x: tf.Tensor) -> Generated:
+        """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
+        with stage("analysis"):
+            latents = self.infer(x)
+        generated = self.generate(latents, quantizers.Round())
+        return generated._replace(x_hat=images.crop_to(generated.x_hat, x))
+
+    def to_latent(self, x: tf.Tensor) -> tf.Tensor:
+        """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride."""
+        return self.analysis(images.pad_to_multiple(x, self.analysis.stride) - 0.5)
+
+    def to_image(self, y: tf.Tensor) -> tf.Tensor:
+        """Quantised y -> image at the padded size."""
+        return self.synthesis(y) + 0.5
+
+    def initialize(self) -> None:
+        """Creates all weights."""
+        self(tf.zeros([1, 64, 64, 3]))
+
+    def update_offsets(self) -> None:
+        """Recentres the integer grids of the priors; the weights have changed."""
+        for prior in self.priors:
+            if isinstance(prior, entropy.DeepFactorized):
+                prior.update_offset()
+
+    def build_tables(self) -> None:
+        """Builds the range coder's tables from the current weights. Once, at export."""
+        self.update_offsets()
+        self.tables = entropy.Tables.build(self.priors)

@@ -1,0 +1,327 @@
+"""Training: `python -m <package>.train --config <package>/configs/<paper>.py`.
+
+A run lives in <experiments_dir>/<xid>/wid=<n>-<runname>/ and is a function of its config.json
+alone: the data and the noise of step n depend on (seed, n) and on nothing before. The same command
+on the same folder goes on at the last checkpoint and ends with the same weights and the same
+metrics.jsonl as a run that was never stopped.
+"""
+
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from absl import flags, logging
+from ml_collections import config_flags
+
+import configs
+from common import cli, data, export, images, objectives, optimizers, quantizers, schedules
+from common.cli import UserError
+from common.files import write_json
+from common.model import Model
+
+
+class Trainer(tf.keras.Model):
+    """Keras's view of training: a codec, its objective and schedules.
+
+    Args:
+      codec: the model to train.
+      config: as in common/recipes.py.
+    """
+
+    def __init__(self, codec: Model, config):
+        super().__init__()
+        self.codec = codec
+        self._config = config
+        blank = tf.zeros([1, 64, 64, 3])
+        names = objectives.rate_distortion(blank, codec(blank), 1.0)
+        self._validation = {name: tf.keras.metrics.Mean(f"validation_{name}") for name in names}
+
+    def train_step(self, x):
+        step = self.optimizer.iterations
+        key = tf.random.experimental.stateless_fold_in([self._config.seed, 0], step)
+        quantizer = quantizers.for_training(self._config.train.quantizer, key)
+        rd_lambda = schedules.rd_lambda(
+            step, self._config.train.rd_lambda, self._config.train.num_steps,
+            **self._config.train.rd_lambda_warmup)
+        with tf.GradientTape() as tape:
+            generated = self.codec.generate(self.codec.infer(x), quantizer, training=True)
+            measured = objectives.rate_distortion(x, generated, rd_lambda)
+        weights = self.codec.trainable_variables
+        gradients = tape.gradient(measured["rd_loss"], weights)
+        learning_rate = tf.identity(self.optimizer.learning_rate)
+        self.optimizer.apply_gradients(zip(gradients, weights))
+        return {**measured, "learning_rate": learning_rate, "rd_lambda": rd_lambda}
+
+    def test_step(self, x):
+        measured = objectives.rate_distortion(
+            x, self.codec(x), self._config.train.rd_lambda, eight_bit=True)
+        for name, value in measured.items():
+            self._validation[name].update_state(value)
+        return {name: mean.result() for name, mean in self._validation.items()}
+
+
+class Journal(tf.keras.callbacks.Callback):
+    """Writes metrics.jsonl and TensorBoard events, saves checkpoints, exports the best model.
+
+    Training metrics are means over the steps since the line before. The run stops when the last
+    step is done, or with an error when the loss is not finite.
+
+    Args:
+      workdir: folder of the run.
+      config: as in common/recipes.py.
+      checkpoint: codec, optimizer and best loss.
+      sources: validation images, for TensorBoard; may be empty.
+    """
+
+    _supports_tf_logs = True
+    _NUM_PICTURES = 4
+
+    def __init__(self, workdir: pathlib.Path, config, checkpoint: tf.train.Checkpoint, sources):
+        super().__init__()
+        self._workdir = workdir
+        self._config = config
+        self._checkpoint = checkpoint
+        self._manager = tf.train.CheckpointManager(
+            checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
+        self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
+        self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        self._window = []
+
+    def restore(self) -> int:
+        """Goes back to the last checkpoint, if there is one; returns the step it was made at."""
+        if self._manager.latest_checkpoint:
+            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+        step = int(self._checkpoint.optimizer.iterations)
+        path = self._workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if _is_json(line) and json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+        return step
+
+    def on_train_batch_end(self, batch, logs=None):
+        step = int(self.model.optimizer.iterations)
+        logs = {name: float(value) for name, value in logs.items()}
+        if not math.isfinite(logs["rd_loss"]):
+            raise UserError(
+                f"the loss is not finite at step {step}: lower the learning rate or the gradient "
+                f"clip; the last good checkpoint is {self._manager.latest_checkpoint}")
+        self._window.append(logs)
+        if step % self._config.train.log_interval == 0:
+            self._write_window(step)
+        if step >= self._config.train.num_steps:
+            self.model.stop_training = True
+
+    def on_test_begin(self, logs=None):
+        self.model.codec.update_offsets()
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = int(self.model.optimizer.iterations)
+        self._write_window(step)
+        validation = {name.removeprefix("val_"): float(value) for name, value in logs.items()
+                      if name.startswith("val_")}
+        if validation:
+            self._write(step, "validation", validation)
+            self._write_pictures(step)
+        loss = validation.get("rd_loss", -math.inf)  # without validation, the last is the best
+        if loss <= float(self._checkpoint.best_loss):
+            self._checkpoint.best_loss.assign(loss)
+            export.save(self.model.codec, self._config.to_dict(), self._workdir / "model")
+        self._manager.save(checkpoint_number=step)
+        self._writer.flush()
+
+    def _write_window(self, step):
+        if self._window:
+            means = {k: float(np.mean([logs[k] for logs in self._window])) for k in self._window[0]}
+            self._write(step, "train", means)
+            self._window = []
+
+    def _write(self, step, split, values):
+        with open(self._workdir / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        with self._writer.as_default():
+            for name, value in values.items():
+                tf.summary.scalar(f"{split}/{name}", value, step)
+
+    def _write_pictures(self, step):
+        with self._writer.as_default():
+            for i, picture in enumerate(self._pictures):
+                x_hat = self.model.codec(data.to_float(picture)[None]).x_hat
+                tf.summary.image(f"validation/{i}/reconstruction", images.to_uint8(x_hat), step)
+                if step == self._config.train.checkpoint_interval:
+                    tf.summary.image(f"validation/{i}/original", picture[None], step)
+
+
+def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib.Path:
+    """Trains `model_class` in the folder `workdir`, or goes on with the training there.
+
+    Returns:
+      The folder of the exported model with the lowest validation loss.
+
+    Raises:
+      UserError: a mistake in the config or the data, or a loss that is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    sources = data.find(config.data.train)
+    validation_sources = data.find(config.data.validation) if config.data.validation else []
+    warm_start = export.find(config.train.warm_start) if config.train.warm_start else None
+    tf.keras.utils.set_random_seed(config.seed)
+    codec = export.build(model_class, config.to_dict())
+    rate = schedules.learning_rate(
+        config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
+    optimizer = optimizers.build(config.train.optimizer, rate)
+    quantizers.for_training(config.train.quantizer, tf.zeros(2, tf.int32))
+    crops = data.Crops(
+        sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
+        crops_per_image=config.data.crops_per_image, flip=config.data.flip,
+        cache_gib=config.data.cache_gib)
+
+    _claim(workdir, config)
+    trainer = Trainer(codec, config)
+    trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
+    optimizer.build(codec.trainable_variables)
+    best_loss = tf.Variable(math.inf, trainable=False)
+    journal = Journal(
+        workdir, config, tf.train.Checkpoint(codec=codec, optimizer=optimizer, best_loss=best_loss),
+        validation_sources)
+    step = journal.restore()
+    if step == 0 and warm_start:
+        export.load_weights(codec, warm_start)
+    if step < config.train.num_steps:
+        interval = min(config.train.checkpoint_interval, config.train.num_steps)
+        batches = data.training_batches(
+            crops, config.data.batch_size, config.data.patch_size, config.data.crops_per_image,
+            step, config.train.num_steps)
+        trainer.fit(
+            batches,
+            initial_epoch=step // interval,
+            epochs=step // interval + math.ceil((config.train.num_steps - step) / interval),
+            steps_per_epoch=interval,
+            validation_data=data.whole_images(validation_sources) if validation_sources else None,
+            callbacks=[journal, *_profiler(config, workdir)])
+    return workdir / "model"
+
+
+def main(model_class: type[Model]) -> None:
+    """The command line of `<package>/train.py`."""
+    config_flag = config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
+    hid = flags.DEFINE_integer("hid", None, "train with entry number HID of get_hyper()")
+    experiments_dir = flags.DEFINE_string(
+        "experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live")
+    xid = flags.DEFINE_string(
+        "xid", os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID")),
+        "name of the experiment; by default that of the Slurm job, else of the config file")
+    flags.mark_flag_as_required("config")
+
+    def train(_):
+        config = config_flag.value
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        config_module = load_config_module(path)
+        wid = hid.value or 0
+        if hid.value is not None:
+            apply_hyper(config, config_module.get_hyper(), hid.value)
+            # What the command line says goes before what the sweep says.
+            config.update_from_flattened_dict(
+                config_flags.get_override_values(flags.FLAGS["config"]))
+        workdir = pathlib.Path(experiments_dir.value, xid.value or pathlib.Path(path).stem,
+                               f"wid={wid}-{config_module.get_runname(config)}")
+        print(f"run: {workdir}")
+        print(f"exported model: {run(model_class, config, workdir)}")
+
+    cli.run(train)
+
+
+def apply_hyper(config, hyper: list[dict], hid: int) -> None:
+    """Applies entry `hid` of a sweep, {"train.rd_lambda": 0.02, ...}, to `config`.
+
+    Raises:
+      UserError: the sweep has no such entry.
+    """
+    if not 0 <= hid < len(hyper):
+        raise UserError(f"--hid {hid}: this config's get_hyper() has entries 0 to {len(hyper) - 1}")
+    config.update_from_flattened_dict(hyper[hid])
+
+
+def load_config_module(path: str):
+    """Imports a config file by its path."""
+    spec = importlib.util.spec_from_file_location("config_module", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _claim(workdir: pathlib.Path, config) -> None:
+    """Creates the run's folder, or checks that it belongs to a run of the same config."""
+    wanted = json.loads(json.dumps(config.to_dict()))
+    path = workdir / "config.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        different = sorted(_flat(wanted).items() ^ _flat(found).items())
+        if different:
+            keys = ", ".join(sorted({key for key, _ in different}))
+            raise UserError(f"{workdir} holds a run with another config ({keys} differ); choose "
+                            "another --xid, or remove that folder")
+    else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_json(workdir / "run_info.json", _run_info(config))
+        write_json(path, wanted)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = json.dumps(value)
+    return flat
+
+
+def _run_info(config) -> dict:
+    try:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
+                             cwd=pathlib.Path(__file__).parent, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        git = None
+    packages = ("tensorflow", "tensorflow-compression", "tensorflow-probability", "numpy")
+    return {
+        "command": sys.argv,
+        "git": git,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "seed": config.seed,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _jit_compile(setting: str) -> bool:
+    if setting not in ("auto", "on", "off"):
+        raise UserError(f"train.jit_compile is '{setting}'; use auto, on or off")
+    # On CPUs, XLA's convolutions are several times slower than oneDNN's.
+    return setting == "on" or setting == "auto" and bool(tf.config.list_physical_devices("GPU"))
+
+
+def _profiler(config, workdir):
+    if not config.train.profile_steps:
+        return []
+    return [tf.keras.callbacks.TensorBoard(
+        str(workdir / "tensorboard"), write_graph=False, update_freq=10**9,
+        profile_batch=tuple(config.train.profile_steps))]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        logging.warning("dropped a half-written line of metrics.jsonl")
+        return False
+    return True

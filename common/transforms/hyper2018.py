@@ -1,0 +1,49 @@
+"""Hyper transforms of Ballé et al. 2018 (section 4) and Minnen et al. 2018 (table 1).
+
+    hyper-analysis    y   3x3   5x5 /2   5x5 /2   z  (1/4 of y's sides)
+    hyper-synthesis   z   5x5 x2   5x5 x2   3x3   parameters of p(y | z)
+
+Ballé et al. use ReLU and N channels throughout, Minnen et al. leaky ReLU and widths N, 3N/2, 2M
+in the hyper-synthesis, which predicts means and scales.
+"""
+
+from common.transforms.layers import Transform, conv, deconv
+
+
+class HyperAnalysis(Transform):
+    """y [B, h, w, M] -> z [B, h/4, w/4, channels[-1]].
+
+    Args:
+      channels: outputs of the three layers.
+      activation: name of the activation between them.
+    """
+
+    stride = 4
+
+    def __init__(self, channels=(192, 192, 192), activation="relu"):
+        first, second, last = channels
+        super().__init__([
+            conv(first, 3, activation=activation),
+            conv(second, 5, stride=2, activation=activation),
+            conv(last, 5, stride=2),
+        ], out_channels=last)
+
+
+class HyperSynthesis(Transform):
+    """z [B, h, w, C] -> parameters of y [B, 4 h, 4 w, channels[-1]].
+
+    Args:
+      channels: outputs of the three layers; the last is M for scales alone, 2 M for means and
+        scales.
+      activation: name of the activation between them.
+    """
+
+    stride = 4
+
+    def __init__(self, channels=(192, 288, 384), activation="relu"):
+        first, second, last = channels
+        super().__init__([
+            deconv(first, 5, stride=2, activation=activation),
+            deconv(second, 5, stride=2, activation=activation),
+            deconv(last, 3),
+        ], out_channels=last)

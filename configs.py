@@ -1,0 +1,25 @@
+"""Where data, runs and released models live, and the names of the data sets.
+
+The environment variables NTC_DATA_DIR, NTC_EXPERIMENTS_DIR and NTC_ZOO_DIR override the folders.
+"""
+
+import os
+import pathlib
+
+_ROOT = pathlib.Path(__file__).resolve().parent
+
+DATA_DIR = pathlib.Path(os.environ.get("NTC_DATA_DIR", _ROOT / "data"))
+EXPERIMENTS_DIR = pathlib.Path(os.environ.get("NTC_EXPERIMENTS_DIR", "experiments"))
+ZOO_DIR = pathlib.Path(os.environ.get("NTC_ZOO_DIR", _ROOT / "zoo"))
+
+# Name -> glob below DATA_DIR. The data set `photos` needs no entry: it ships inside
+# scikit-image and scikit-learn (see common/data.py).
+DATASETS = {
+    "kodak": "kodak/kodim*.png",
+    "tecnick": "tecnick/*.png",
+    "clic": "clic/train/*.png",
+    "clic_valid": "clic/valid/*.png",
+    "coco": "coco/train2017/*.jpg",
+    "div2k": "div2k/*.png",
+    "train": "train/*.jpg",
+}

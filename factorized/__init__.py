@@ -1,0 +1,1 @@
+"""Factorised prior: independent latents with learned densities."""

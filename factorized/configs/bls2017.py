@@ -1,0 +1,23 @@
+"""Factorised prior of Ballé et al. 2017 with 256 channels (their higher rates)."""
+
+from common import recipes
+
+
+def get_config():
+    config = recipes.published()
+    config.package = "factorized"
+    config.model = dict(
+        analysis=dict(cls="BLS2017Analysis", channels=(256, 256, 256)),
+        synthesis=dict(cls="BLS2017Synthesis", channels=(256, 256, 3)),
+        use_offset=True,
+    )
+    config.train.num_steps = 1_800_000
+    return config
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+
+
+def get_runname(config):
+    return f"bls2017-rd_lambda={config.train.rd_lambda:g}"

@@ -1,0 +1,52 @@
+"""Factorised prior (Ballé et al. 2017).
+
+                ┌──────────┐  y   ┌───┐ ŷ  ┌───────────┐
+          x ───►│ analysis │─────►│ Q │───►│ synthesis │───► x̂
+                └──────────┘      └─┬─┘    └───────────┘
+                                    │ bits: y ~ p(y), one learned density a channel
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from common import entropy, model, transforms
+from common.timing import stage
+
+
+class Model(model.Model):
+    """Analysis and synthesis around one latent y, whose channels are independent.
+
+    Args:
+      analysis, synthesis: transforms as in `transforms.build`.
+      use_offset: centre the integer grid of each channel on its median.
+    """
+
+    def __init__(self, analysis, synthesis, use_offset: bool = True):
+        super().__init__()
+        self.analysis = transforms.build(analysis)
+        self.synthesis = transforms.build(synthesis)
+        self.prior = entropy.DeepFactorized(self.analysis.out_channels, use_offset)
+
+    @property
+    def priors(self):
+        return [self.prior]
+
+    def infer(self, x):
+        return {"y": self.to_latent(x)}
+
+    def generate(self, latents, quantizer, training=False):
+        y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
+        bits = tf.reduce_sum(self.prior.bits(y_rate), axis=(1, 2, 3))
+        return model.Generated(self.to_image(y_hat), {"y": bits})
+
+    def encode(self, latents, coder):
+        with stage("coding"):
+            symbols = tf.round(latents["y"] - self.prior.offset)
+            coder.encode(symbols, np.broadcast_to(np.arange(symbols.shape[-1]), symbols.shape))
+
+    def decode(self, coder, height, width):
+        with stage("coding"):
+            stride, channels = self.analysis.stride, self.analysis.out_channels
+            shape = (1, -(-height // stride), -(-width // stride), channels)
+            symbols = coder.decode(np.broadcast_to(np.arange(channels), shape))
+            return {"y": tf.cast(symbols, tf.float32) + self.prior.offset}

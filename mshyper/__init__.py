@@ -1,0 +1,1 @@
+"""Scale and mean-scale hyperprior: Gaussian latents whose parameters are sent first."""

@@ -1,0 +1,26 @@
+"""Scale hyperprior of Ballé et al. 2018, section 4: N = 128, M = 192 (their lower rates)."""
+
+from common import recipes
+
+
+def get_config():
+    config = recipes.published()
+    config.package = "mshyper"
+    config.model = dict(
+        analysis=dict(cls="MBT2018Analysis", channels=(128, 128, 128, 192)),
+        synthesis=dict(cls="MBT2018Synthesis", channels=(128, 128, 128, 3)),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(128, 128, 128), activation="relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", channels=(128, 128, 192), activation="relu"),
+        predict_mean=False,
+        use_offset=True,
+    )
+    config.train.num_steps = 2_000_000
+    return config
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+
+
+def get_runname(config):
+    return f"bmshj2018-rd_lambda={config.train.rd_lambda:g}"

@@ -1,0 +1,32 @@
+"""Mean-scale hyperprior of Minnen et al. 2018 (their model without context), N = M = 192.
+
+M = 320 at high rates: set the last of `analysis.channels` to 320 and the last of
+`hyper_synthesis.channels` to 640.
+"""
+
+from common import recipes
+
+
+def get_config():
+    config = recipes.published()
+    config.package = "mshyper"
+    config.model = dict(
+        analysis=dict(cls="MBT2018Analysis", channels=(192, 192, 192, 192)),
+        synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(192, 192, 192),
+                            activation="leaky_relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", channels=(192, 288, 384),
+                             activation="leaky_relu"),
+        predict_mean=True,
+        use_offset=True,
+    )
+    config.train.num_steps = 2_000_000
+    return config
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+
+
+def get_runname(config):
+    return f"mbt2018-rd_lambda={config.train.rd_lambda:g}"
