@@ -81,7 +81,8 @@ class DeepFactorized(tf.keras.layers.Layer):
         for _ in range(64):
             middle = (low + high) / 2
             logit = density.log_cdf(middle) - density.log_survival_function(middle)
-            low, high = tf.where(logit < target, middle, low), tf.where(logit < target, high, middle)
+            below = logit < target
+            low, high = tf.where(below, middle, low), tf.where(below, high, middle)
         return (low + high) / 2
 
 
@@ -95,7 +96,7 @@ class ScaleTable:
     _step = math.log(MAX_SCALE / MIN_SCALE) / (NUM_SCALES - 1)
 
     def index(self, log_scale: tf.Tensor) -> tf.Tensor:
-        """Continuous position in the table, in [0, 63]; gradients push back from beyond the ends."""
+        """Continuous position in the table, in [0, 63]; gradients push back from beyond."""
         index = (log_scale - math.log(MIN_SCALE)) / self._step
         return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
