@@ -24,6 +24,9 @@ NUM_SCALES = 64
 MIN_SCALE = 0.11
 MAX_SCALE = 256.0
 
+# About what a symbol outside its table costs: 16 bits to escape, some for Elias' gamma code.
+MAX_BITS = 20.0
+
 # Far beyond what any model produces; the range coder does not return from values above 2^31.
 MAX_SYMBOL = 2**20
 
@@ -55,7 +58,7 @@ class DeepFactorized(tf.keras.layers.Layer):
 
     def bits(self, value: tf.Tensor) -> tf.Tensor:
         """Information content of every element of `value` [..., channels], in bits."""
-        return self._noisy.log_prob(value) / -math.log(2.0)
+        return _bits(self._noisy.log_prob(value))
 
     def update_offset(self) -> None:
         """Moves `offset` [channels] to the fractional part of the medians, in (-1/2, 1/2]."""
@@ -104,7 +107,7 @@ class ScaleTable:
         """Information content of every element of `value` (mean removed) at `index`, in bits."""
         scale = tf.exp(index * self._step + math.log(MIN_SCALE))
         noisy = tfc.NoisyNormal(loc=tf.zeros([], value.dtype), scale=scale)
-        return noisy.log_prob(value) / -math.log(2.0)
+        return _bits(noisy.log_prob(value))
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a scale over `minimum + i`, and the minima int32 [64]."""
@@ -118,6 +121,12 @@ class ScaleTable:
             half = np.diff(cdf((np.arange(-bound, 2) - 0.5) / scale))
             pmfs.append(np.concatenate([half, half[-2::-1]]))
         return pmfs, -bounds
+
+
+def _bits(log_probability: tf.Tensor) -> tf.Tensor:
+    """Natural logarithm of a probability -> bits, as far as the coder's escape would cost more."""
+    # The gradient passes above the bound too, so that training goes on pulling outliers in.
+    return tfc.upper_bound(log_probability / -math.log(2.0), MAX_BITS)
 
 
 # --- Tables and coders ------------------------------------------------------------------------
