@@ -7,13 +7,11 @@ metrics.jsonl as a run that was never stopped.
 """
 
 import datetime
-import importlib.metadata
 import importlib.util
 import json
 import math
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 
@@ -23,7 +21,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 import configs
-from common import cli, data, export, images, objectives, optimizers, quantizers, schedules
+from common import cli, data, export, images, objectives, optimizers, quantizers, schedules, tables
 from common.cli import UserError
 from common.files import write_json
 from common.model import Model
@@ -103,7 +101,8 @@ class Journal(tf.keras.callbacks.Callback):
         step = int(self._checkpoint.optimizer.iterations)
         path = self._workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _is_json(line) and json.loads(line)["step"] <= step]
+        kept = [line for line in lines
+                if step > 0 and _is_json(line) and json.loads(line)["step"] <= step]
         path.write_text("".join(line + "\n" for line in kept))
         return step
 
@@ -123,20 +122,26 @@ class Journal(tf.keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         self.model.codec.update_offsets()
 
+    def on_test_end(self, logs=None):
+        step = int(self.model.optimizer.iterations)
+        self._write_window(step)
+        measured = {name: float(value) for name, value in logs.items()}
+        self._write(step, "validation", measured)
+        self._write_pictures(step)
+        if measured["rd_loss"] < float(self._checkpoint.best_loss):
+            self._checkpoint.best_loss.assign(measured["rd_loss"])
+            self._export()
+
     def on_epoch_end(self, epoch, logs=None):
         step = int(self.model.optimizer.iterations)
         self._write_window(step)
-        validation = {name.removeprefix("val_"): float(value) for name, value in logs.items()
-                      if name.startswith("val_")}
-        if validation:
-            self._write(step, "validation", validation)
-            self._write_pictures(step)
-        loss = validation.get("rd_loss", -math.inf)  # without validation, the last is the best
-        if loss <= float(self._checkpoint.best_loss):
-            self._checkpoint.best_loss.assign(loss)
-            export.save(self.model.codec, self._config.to_dict(), self._workdir / "model")
+        if not self._config.data.validation:  # then the last is the best
+            self._export()
         self._manager.save(checkpoint_number=step)
         self._writer.flush()
+
+    def _export(self):
+        export.save(self.model.codec, self._config.to_dict(), self._workdir / "model")
 
     def _write_window(self, step):
         if self._window:
@@ -193,8 +198,11 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         workdir, config, tf.train.Checkpoint(codec=codec, optimizer=optimizer, best_loss=best_loss),
         validation_sources)
     step = journal.restore()
+    validation = data.whole_images(validation_sources) if validation_sources else None
     if step == 0 and warm_start:
         export.load_weights(codec, warm_start)
+        if validation:
+            trainer.evaluate(validation, callbacks=[journal], verbose=0)
     if step < config.train.num_steps:
         interval = min(config.train.checkpoint_interval, config.train.num_steps)
         batches = data.training_batches(
@@ -205,7 +213,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
             initial_epoch=step // interval,
             epochs=step // interval + math.ceil((config.train.num_steps - step) / interval),
             steps_per_epoch=interval,
-            validation_data=data.whole_images(validation_sources) if validation_sources else None,
+            validation_data=validation,
             callbacks=[journal, *_profiler(config, workdir)])
     return workdir / "model"
 
@@ -291,15 +299,12 @@ def _run_info(config) -> dict:
                              cwd=pathlib.Path(__file__).parent, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         git = None
-    packages = ("tensorflow", "tensorflow-compression", "tensorflow-probability", "numpy")
     return {
         "command": sys.argv,
         "git": git,
-        "host": platform.node(),
-        "python": platform.python_version(),
         "seed": config.seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        **tables.environment(),
     }
 
 

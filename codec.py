@@ -1,0 +1,221 @@
+"""Real files: compress | decompress | info | benchmark.
+
+    python -m codec compress --model mshyper-small-1 photo.png [photo.ntc]
+    python -m codec decompress photo.ntc [photo.png]
+    python -m codec info photo.ntc
+    python -m codec benchmark --model mshyper-small-1 --dataset kodak
+
+Several inputs, or folders, may be given at once: the model is loaded once.
+"""
+
+import argparse
+import importlib
+import pathlib
+import resource
+import sys
+from collections.abc import Callable
+
+import tqdm
+
+from common import coding, container, data, export, images, tables
+from common.cli import UserError, report
+from common.files import replacing
+from common.model import Model
+
+
+def load_model(name: str) -> Model:
+    """Loads an exported model by its folder, its run's folder, or its name in the zoo.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = export.find(name)
+    package = export.read_config(path).get("package")
+    try:
+        model_class = importlib.import_module(f"{package}.models").Model
+    except (ModuleNotFoundError, AttributeError):
+        raise UserError(f"{path}: its config names the package '{package}', which this version "
+                        "does not have") from None
+    return export.load(model_class, path)
+
+
+def compress(args: argparse.Namespace) -> None:
+    """Image files to .ntc files."""
+    jobs = _jobs(args, images.SUFFIXES, container.SUFFIX, outputs=(container.SUFFIX,))
+    model = load_model(args.model)
+
+    def compress_one(source, target):
+        image = images.read(source)
+        if image.shape[0] * image.shape[1] > args.max_pixels:
+            raise UserError(f"{source} has more than {args.max_pixels / 1e6:g} megapixels; "
+                            "--max_pixels allows more")
+        ntc = coding.compress(model, image)
+        with replacing(target) as temporary:
+            temporary.write_bytes(ntc)
+        pixels = image.shape[0] * image.shape[1]
+        return f"{target}: {len(ntc)} bytes, {8 * len(ntc) / pixels:.4f} bpp"
+
+    _run(jobs, compress_one)
+
+
+def decompress(args: argparse.Namespace) -> None:
+    """.ntc files to image files."""
+    jobs = _jobs(args, (container.SUFFIX,), ".png", outputs=images.SUFFIXES)
+    loaded = {}
+
+    def decompress_one(source, target):
+        ntc = _read(source)
+        name = args.model or _find_by_fingerprint(ntc, args.max_pixels)
+        if name not in loaded:
+            loaded[name] = load_model(name)
+        image = coding.decompress(loaded[name], ntc, args.max_pixels)
+        images.write(target, image)
+        return f"{target}: {image.shape[1]} x {image.shape[0]}"
+
+    _run(jobs, decompress_one)
+
+
+def info(args: argparse.Namespace) -> None:
+    """What a .ntc file says of itself."""
+    def describe(source, _):
+        ntc = _read(source)
+        fields, _ = container.unpack(ntc, max_pixels=args.max_pixels)
+        known = _released(fields.fingerprint)
+        name = f"{known.parent.name}-{known.name}" if known else "not in the zoo"
+        return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
+                f"({8 * len(ntc) / fields.width / fields.height:.4f} bpp), stream of "
+                f"{len(fields.stream)} bytes, model {fields.fingerprint} ({name})")
+
+    _run([(path, None) for path in _expand(args.paths, (container.SUFFIX,))], describe)
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Rate, distortion and seconds of every image of a data set, and their means."""
+    model = load_model(args.model)
+    sources = data.find(args.dataset)
+    coding.measure(model, sources[0].read())  # the first run of each operation sets it up
+    rows = []
+    for source in tqdm.tqdm(sources, unit="image", disable=None):
+        row, _ = coding.measure(model, source.read())
+        rows.append({"image": source.name, **row})
+    rows.append(tables.mean_row(rows))
+    print(tables.render(rows, columns=(
+        "image", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
+        *sorted(key for key in rows[0] if "_time" in key))))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
+    print(f"peak memory {peak:.2f} GiB, model {model.fingerprint[:8]}")
+    if args.output:
+        tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
+                    dataset=args.dataset, peak_memory_gib=peak)
+        print(f"written: {args.output}.json, {args.output}.csv")
+
+
+def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """Pairs of input and output file. Raises UserError before any work if one already exists."""
+    paths = [pathlib.Path(path) for path in args.paths]
+    if len(paths) == 2 and paths[1].suffix.lower() in outputs and not paths[0].is_dir():
+        jobs = [(paths[0], paths[1])]
+    else:
+        jobs = [(path, pathlib.Path(args.output_dir or path.parent, path.stem + new_suffix))
+                for path in _expand(paths, suffixes)]
+    if args.output_dir:
+        pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    targets = [target for _, target in jobs]
+    for target in targets:
+        if target.exists() and not args.force:
+            raise UserError(f"{target} exists already; --force overwrites it")
+        if targets.count(target) > 1:
+            raise UserError(f"several inputs would be written to {target}; give them one by one")
+    return jobs
+
+
+def _expand(paths, suffixes) -> list[pathlib.Path]:
+    files = []
+    for path in map(pathlib.Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
+        if not inside:
+            raise UserError(f"{path}: no {' '.join(suffixes)} files in this folder")
+        files += inside
+    return files
+
+
+def _run(jobs, job: Callable) -> None:
+    """Runs every job; a broken input does not keep the others from being done."""
+    failures = 0
+    for source, target in tqdm.tqdm(jobs, unit="file", disable=None if len(jobs) > 1 else True):
+        try:
+            tqdm.tqdm.write(job(source, target))
+        except UserError as error:
+            failures += 1
+            message = str(error) if str(source) in str(error) else f"{source}: {error}"
+            tqdm.tqdm.write(f"error: {message}", file=sys.stderr)
+    if failures:
+        if len(jobs) > 1:
+            print(f"error: {failures} of {len(jobs)} files failed", file=sys.stderr)
+        sys.exit(2)
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+
+
+def _find_by_fingerprint(ntc: bytes, max_pixels: int) -> str:
+    fingerprint = container.unpack(ntc, max_pixels)[0].fingerprint
+    path = _released(fingerprint)
+    if path is None:
+        raise UserError(f"written by model {fingerprint}, which is not in the zoo (or the file is "
+                        "damaged); name the model with --model")
+    return str(path)
+
+
+def _released(fingerprint: str) -> pathlib.Path | None:
+    return next((path for path in export.released_models()
+                 if export.fingerprint(path).startswith(fingerprint)), None)
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="codec", description="Learned image compression: files.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model_help = "folder of an exported model or of a run, or a name of the zoo"
+
+    files = argparse.ArgumentParser(add_help=False)
+    files.add_argument("paths", nargs="+", metavar="PATH", help="files or folders; of two paths, "
+                       "the second is the output if its suffix says so")
+    files.add_argument("--max_pixels", type=int, default=coding.MAX_PIXELS, metavar="N",
+                       help="refuse larger images (default: %(default)s)")
+    outputs = argparse.ArgumentParser(add_help=False)
+    outputs.add_argument("--output_dir", help="where outputs go (default: beside the inputs)")
+    outputs.add_argument("--force", action="store_true", help="overwrite existing files")
+
+    command = commands.add_parser("compress", parents=[files, outputs], help=compress.__doc__)
+    command.add_argument("--model", required=True, help=model_help)
+    command.set_defaults(command=compress)
+    command = commands.add_parser("decompress", parents=[files, outputs], help=decompress.__doc__)
+    command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
+    command.set_defaults(command=decompress)
+    command = commands.add_parser("info", parents=[files], help=info.__doc__)
+    command.set_defaults(command=info)
+    command = commands.add_parser("benchmark", help=benchmark.__doc__)
+    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("--dataset", default="photos/validation",
+                         help="name of a data set, folder or glob (default: %(default)s)")
+    command.add_argument("--output", help="write OUTPUT.json and OUTPUT.csv")
+    command.set_defaults(command=benchmark)
+    return parser.parse_args(argv)
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command line."""
+    args = _parse(argv)
+    args.command(args)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

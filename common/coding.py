@@ -1,0 +1,103 @@
+"""Images to .ntc files and back, with any model of the zoo."""
+
+import time
+
+import numpy as np
+import tensorflow as tf
+
+from common import data, images, metrics, quantizers
+from common.cli import UserError
+from common.container import Container, unpack
+from common.entropy import CodingError, RangeDecoder, RangeEncoder
+from common.model import Model
+from common.timing import recording, stage
+
+# Without tiles, memory grows with the image: about 1 GB for 10 megapixels and 32 channels.
+MAX_PIXELS = 50_000_000
+
+
+def compress(model: Model, image: np.ndarray) -> bytes:
+    """Codes an image.
+
+    Args:
+      model: an exported model.
+      image: uint8 [H, W, 3].
+
+    Returns:
+      The bytes of a .ntc file.
+
+    Raises:
+      UserError: the model's latents are not finite.
+    """
+    latents = infer(model, image)
+    coder = RangeEncoder(model.tables)
+    try:
+        model.encode(latents, coder)
+    except CodingError as error:
+        raise UserError(str(error)) from error
+    with stage("coding"):
+        stream = coder.finish()
+    height, width, _ = image.shape
+    return Container(model.fingerprint[:8], height, width, stream).pack(coder.crc)
+
+
+def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The inverse of `compress`: the bytes of a .ntc file to an image, uint8 [H, W, 3].
+
+    Raises:
+      UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
+    """
+    container, check = unpack(ntc, max_pixels)
+    if container.fingerprint != model.fingerprint[:8]:
+        raise UserError(f"written by model {container.fingerprint}, not by this one "
+                        f"({model.fingerprint[:8]})")
+    coder = RangeDecoder(model.tables, container.stream)
+    try:
+        latents = model.decode(coder, container.height, container.width)
+    except CodingError as error:
+        raise UserError(f"the file is damaged ({error})") from error
+    check(coder.crc)
+    with stage("synthesis"):
+        x_hat = model.to_image(latents["y"])[0, :container.height, :container.width]
+        return images.to_uint8(x_hat).numpy()
+
+
+def infer(model: Model, image: np.ndarray) -> dict[str, tf.Tensor]:
+    """The latents of a uint8 image [H, W, 3], in a batch of one."""
+    with stage("analysis"):
+        return model.infer(data.to_float(image)[None])
+
+
+def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Codes an image for real and measures it.
+
+    Args:
+      model: an exported model.
+      image: uint8 [H, W, 3].
+
+    Returns:
+      By name: bytes of the file, bpp (of that file), estimated_bpp, the metrics of
+      `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
+      (encoding_time.analysis, ...); and the decoded image.
+    """
+    pixels = image.shape[0] * image.shape[1]
+    with recording() as encoding:
+        start = time.perf_counter()
+        ntc = compress(model, image)
+        encoding_time = time.perf_counter() - start
+    with recording() as decoding:
+        start = time.perf_counter()
+        decoded = decompress(model, ntc, max_pixels=pixels)
+        decoding_time = time.perf_counter() - start
+    bits = model.generate(infer(model, image), quantizers.Round()).bits
+    row = {
+        "bytes": len(ntc),
+        "bpp": 8 * len(ntc) / pixels,
+        "estimated_bpp": sum(float(b[0]) for b in bits.values()) / pixels,
+        **metrics.all_metrics(image, decoded),
+        "encoding_time": encoding_time,
+        "decoding_time": decoding_time,
+        **{f"encoding_time.{name}": seconds for name, seconds in encoding.items()},
+        **{f"decoding_time.{name}": seconds for name, seconds in decoding.items()},
+    }
+    return row, decoded

@@ -1,0 +1,61 @@
+"""Tables of measurements: printed, and saved as JSON and CSV."""
+
+import csv
+import importlib.metadata
+import os
+import pathlib
+import platform
+import statistics
+from collections.abc import Sequence
+
+from common.files import replacing, write_json
+
+Row = dict[str, str | float]
+
+
+def mean_row(rows: Sequence[Row]) -> Row:
+    """Means of all numeric columns over the rows; the column `image` says "mean"."""
+    return {key: "mean" if key == "image" else statistics.fmean(row[key] for row in rows)
+            for key in rows[0]}
+
+
+def render(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """A table with aligned columns, numbers to four significant decimals."""
+    cells = [list(columns)] + [[_cell(row[column]) for column in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
+                               for i, (cell, width) in enumerate(zip(line, widths)))
+                     for line in cells)
+
+
+def save(path: str | os.PathLike, rows: Sequence[Row], **facts) -> None:
+    """Writes `path`.json, with `facts` and the versions of software, and `path`.csv."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(f"{path}.json", {**facts, **environment(), "rows": rows})
+    write_csv(f"{path}.csv", rows)
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
+    """Writes rows with the columns of the first."""
+    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def environment() -> dict:
+    """Host, processors and versions that a measurement depends on."""
+    packages = ("tensorflow", "tensorflow-compression", "tensorflow-probability", "numpy")
+    return {
+        "host": platform.node(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _cell(value) -> str:
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 10_000 else f"{value:.4f}"
+    return str(value)
