@@ -1,0 +1,33 @@
+# make demo | test | lint: each does all set-up by itself. PYTHON= names another Python 3.11.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
+	"import sys; print('$(p)') if sys.version_info[:2] == (3, 11) else None" 2>/dev/null)))
+GPU ?=
+ENV := .venv/$(if $(GPU),gpu,dev).installed
+RUN := .venv/bin/python
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(ENV)
+	$(RUN) demo.py
+
+test: $(ENV)
+	$(RUN) -m pytest -m "not slow"
+
+test-slow: $(ENV)
+	$(RUN) -m pytest -m slow
+
+lint: $(ENV)
+	.venv/bin/ruff check .
+
+.venv/%.installed: requirements.txt requirements-dev.txt requirements-gpu.txt
+	@$(if $(PYTHON),,echo "error: no Python 3.11 found (TensorFlow 2.14 supports no later one); \
+	install it, e.g. 'apt install python3.11 python3.11-venv', or name it: make PYTHON=..." >&2; exit 2)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
+	{ echo "error: '$(PYTHON)' is not Python 3.11, which the pinned TensorFlow 2.14 needs" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+	touch $@
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache demo

@@ -1,0 +1,23 @@
+"""`make demo`: a few minutes more training of a released model, on the embedded photographs."""
+
+from mshyper.configs import small
+
+
+def get_config():
+    config = small.get_config()
+    config.train.warm_start = "mshyper-small-2"
+    config.train.rd_lambda = 0.01
+    config.train.num_steps = 500
+    config.train.optimizer.learning_rate = 2e-4
+    config.train.schedule.warmup = 0.1
+    config.train.log_interval = 50
+    config.train.checkpoint_interval = 250
+    return config
+
+
+def get_hyper():
+    return [{}]
+
+
+def get_runname(config):
+    return f"demo-rd_lambda={config.train.rd_lambda:g}"
