@@ -17,8 +17,9 @@ from collections.abc import Callable
 
 import tqdm
 
-from common import coding, container, data, export, images, tables
+from common import coding, data, export, images, tables
 from common.cli import UserError, report
+from common.container import SUFFIX, Container
 from common.files import replacing
 from common.model import Model
 
@@ -41,7 +42,7 @@ def load_model(name: str) -> Model:
 
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
-    jobs = _jobs(args, images.SUFFIXES, container.SUFFIX, outputs=(container.SUFFIX,))
+    jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
     model = load_model(args.model)
 
     def compress_one(source, target):
@@ -60,12 +61,13 @@ def compress(args: argparse.Namespace) -> None:
 
 def decompress(args: argparse.Namespace) -> None:
     """.ntc files to image files."""
-    jobs = _jobs(args, (container.SUFFIX,), ".png", outputs=images.SUFFIXES)
+    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.SUFFIXES)
     loaded = {}
 
     def decompress_one(source, target):
         ntc = _read(source)
-        name = args.model or _find_by_fingerprint(ntc, args.max_pixels)
+        fingerprint = Container.unpack(ntc, args.max_pixels).fingerprint
+        name = args.model or _find_by_fingerprint(fingerprint)
         if name not in loaded:
             loaded[name] = load_model(name)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)
@@ -79,14 +81,14 @@ def info(args: argparse.Namespace) -> None:
     """What a .ntc file says of itself."""
     def describe(source, _):
         ntc = _read(source)
-        fields, _ = container.unpack(ntc, max_pixels=args.max_pixels)
+        fields = Container.unpack(ntc, args.max_pixels)
         known = _released(fields.fingerprint)
         name = f"{known.parent.name}-{known.name}" if known else "not in the zoo"
         return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
                 f"({8 * len(ntc) / fields.width / fields.height:.4f} bpp), stream of "
                 f"{len(fields.stream)} bytes, model {fields.fingerprint} ({name})")
 
-    _run([(path, None) for path in _expand(args.paths, (container.SUFFIX,))], describe)
+    _run([(path, None) for path in _expand(args.paths, (SUFFIX,))], describe)
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -165,12 +167,11 @@ def _read(path: pathlib.Path) -> bytes:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
-def _find_by_fingerprint(ntc: bytes, max_pixels: int) -> str:
-    fingerprint = container.unpack(ntc, max_pixels)[0].fingerprint
+def _find_by_fingerprint(fingerprint: str) -> str:
     path = _released(fingerprint)
     if path is None:
-        raise UserError(f"written by model {fingerprint}, which is not in the zoo (or the file is "
-                        "damaged); name the model with --model")
+        raise UserError(f"written by model {fingerprint}, which is not in the zoo; name the model "
+                        "with --model")
     return str(path)
 
 

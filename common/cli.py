@@ -30,8 +30,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     def parse(argv):
         try:
             return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
-        except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-            # Overrides of a config raise plain Python errors from inside the flag parser.
+        except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
+            sys.exit(_fail(f"the config has no key {error.args[0]}"))
+        except (flags.Error, OSError, TypeError, ValueError) as error:
             sys.exit(_fail(error))
 
     logging.set_verbosity(logging.WARNING)
@@ -42,7 +43,6 @@ def _wants_help(argv: list[str]) -> bool:
     return any(arg.lstrip("-") in ("help", "helpfull", "helpshort") for arg in argv[1:])
 
 
-def _fail(error: Exception) -> int:
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+def _fail(message) -> int:
+    print("error: " + " ".join(str(message).split()), file=sys.stderr)
     return 2

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from common import data, images, metrics, quantizers
 from common.cli import UserError
-from common.container import Container, unpack
+from common.container import Container
 from common.entropy import CodingError, RangeDecoder, RangeEncoder
 from common.model import Model
 from common.timing import recording, stage
@@ -38,7 +38,7 @@ def compress(model: Model, image: np.ndarray) -> bytes:
     with stage("coding"):
         stream = coder.finish()
     height, width, _ = image.shape
-    return Container(model.fingerprint[:8], height, width, stream).pack(coder.crc)
+    return Container(model.fingerprint[:8], height, width, stream, coder.crc).pack()
 
 
 def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -47,7 +47,7 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     Raises:
       UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
     """
-    container, check = unpack(ntc, max_pixels)
+    container = Container.unpack(ntc, max_pixels)
     if container.fingerprint != model.fingerprint[:8]:
         raise UserError(f"written by model {container.fingerprint}, not by this one "
                         f"({model.fingerprint[:8]})")
@@ -55,8 +55,10 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     try:
         latents = model.decode(coder, container.height, container.width)
     except CodingError as error:
-        raise UserError(f"the file is damaged ({error})") from error
-    check(coder.crc)
+        raise UserError(f"the file cannot be decoded ({error})") from error
+    if coder.crc != container.symbols_crc:
+        raise UserError("this machine decodes other symbols than were written: its floating-point "
+                        "arithmetic differs from the writer's")
     with stage("synthesis"):
         x_hat = model.to_image(latents["y"])[0, :container.height, :container.width]
         return images.to_uint8(x_hat).numpy()

@@ -1,15 +1,16 @@
 """The .ntc file: one image, range-coded.
 
-    "NT1"            magic and version                        3 bytes
-    fingerprint      first bytes of the model's               4
-    height, width    of the image                             2 to 6, varints
-    length           of the stream                            1 to 4, varint
+    "NT1"            magic and version                               3 bytes
+    fingerprint      first bytes of the model's                      4
+    height, width    of the image, varints                           2 to 5 (up to 200 megapixels)
     stream           the latents
-    CRC-32           of all before and of the decoded symbols 4, little-endian
+    CRC-32           of the decoded symbols                          4, little-endian
+    CRC-32           of all bytes before                             4, little-endian
 
-Varints are little-endian groups of seven bits, the top bit of a byte set if more follow. Besides
-the stream a file spends at most 20 bytes (on streams below 256 MiB and images below 200
-megapixels, whose sides cannot both need three bytes).
+The last is checked before anything is decoded, so that damage is found at once; the one before it
+after decoding, so that a decoder whose arithmetic differs from the encoder's cannot show a wrong
+image. The stream's length follows from the file's. Varints are little-endian groups of seven bits,
+the top bit of a byte set if more follow. Besides the stream a file spends at most 20 bytes.
 """
 
 import dataclasses
@@ -32,79 +33,54 @@ class Container:
       fingerprint: first 8 hexadecimal digits of the fingerprint of the model that wrote it.
       height, width: of the image, in pixels.
       stream: range-coded latents.
+      symbols_crc: CRC-32 of the symbols that the stream decodes to.
     """
 
     fingerprint: str
     height: int
     width: int
     stream: bytes
+    symbols_crc: int
 
-    def pack(self, symbols_crc: int) -> bytes:
-        """The file's bytes; `symbols_crc` is the CRC-32 of the coded symbols."""
+    def pack(self) -> bytes:
+        """The file's bytes."""
         body = b"".join([
             MAGIC, bytes.fromhex(self.fingerprint), _varint(self.height), _varint(self.width),
-            _varint(len(self.stream)), self.stream])
-        return body + _CRC.pack(_crc(body, symbols_crc))
+            self.stream, _CRC.pack(self.symbols_crc)])
+        return body + _CRC.pack(zlib.crc32(body))
 
+    @classmethod
+    def unpack(cls, data: bytes, max_pixels: int) -> "Container":
+        """Reads a file, and trusts no field before its checksum has been compared.
 
-def unpack(data: bytes, max_pixels: int) -> tuple[Container, "Check"]:
-    """Reads a file's fields, checking sizes before anything depends on them.
+        Args:
+          data: the whole file.
+          max_pixels: larger images are refused.
 
-    Args:
-      data: the whole file.
-      max_pixels: larger images are refused.
-
-    Returns:
-      The fields, and a check to call with the CRC-32 of the decoded symbols: the fields cannot be
-      trusted before it has passed.
-
-    Raises:
-      UserError: not a .ntc file, truncated, with bytes after its end, or too large.
-    """
-    if not data:
-        raise UserError("the file is empty")
-    if data[:2] != MAGIC[:2]:
-        raise UserError("not a .ntc file")
-    if data[:3] != MAGIC:
-        raise UserError("a .ntc file of another version, or damaged; this program reads version "
-                        f"{MAGIC[2:].decode()}")
-    position = len(MAGIC) + _FINGERPRINT_BYTES
-    fingerprint = data[len(MAGIC):position].hex()
-    sizes = []
-    for _ in range(3):
-        size, position = _read_varint(data, position)
-        sizes.append(size)
-    height, width, length = sizes
-    if not height or not width:
-        raise UserError("the file is damaged (its image has no pixels)")
-    if height * width > max_pixels:
-        raise UserError(f"the file claims an image of {width} x {height}, more than "
-                        f"{max_pixels / 1e6:g} megapixels; --max_pixels allows more")
-    excess = len(data) - (position + length + _CRC.size)
-    if excess:
-        state = f"has {excess} bytes after its end" if excess > 0 else f"lacks {-excess} bytes"
-        raise UserError(f"the file is damaged (it {state})")
-    stream, body = data[position:position + length], data[:-_CRC.size]
-    stored, = _CRC.unpack(data[-_CRC.size:])
-    return Container(fingerprint, height, width, stream), Check(body, stored)
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """Compares a decoded file with its checksum."""
-
-    body: bytes
-    stored: int
-
-    def __call__(self, symbols_crc: int) -> None:
-        """Raises UserError unless header, stream and the decoded symbols are what was written."""
-        if _crc(self.body, symbols_crc) != self.stored:
-            raise UserError("the file is damaged, or was written on a machine whose arithmetic "
-                            "differs (its checksum does not match)")
-
-
-def _crc(body: bytes, symbols_crc: int) -> int:
-    return zlib.crc32(_CRC.pack(symbols_crc), zlib.crc32(body))
+        Raises:
+          UserError: not a .ntc file, damaged, truncated, with bytes after its end, or too large.
+        """
+        if not data:
+            raise UserError("the file is empty")
+        if data[:2] != MAGIC[:2]:
+            raise UserError("not a .ntc file")
+        if data[:3] != MAGIC:
+            raise UserError("a .ntc file of another version, or damaged; this program reads "
+                            f"version {MAGIC[2:].decode()}")
+        body, crc = data[:-_CRC.size], data[-_CRC.size:]
+        if crc != _CRC.pack(zlib.crc32(body)):
+            raise UserError("the file is damaged: bytes have been lost, added or changed (its "
+                            "checksum does not match)")
+        header, symbols_crc = body[len(MAGIC):-_CRC.size], body[-_CRC.size:]
+        height, position = _read_varint(header, _FINGERPRINT_BYTES)
+        width, position = _read_varint(header, position)
+        if not height or not width:
+            raise UserError("the file is malformed (its image has no pixels)")
+        if height * width > max_pixels:
+            raise UserError(f"the file claims an image of {width} x {height}, more than "
+                            f"{max_pixels / 1e6:g} megapixels; --max_pixels allows more")
+        return cls(header[:_FINGERPRINT_BYTES].hex(), height, width, header[position:],
+                   *_CRC.unpack(symbols_crc))
 
 
 def _varint(value: int) -> bytes:
@@ -117,11 +93,8 @@ def _varint(value: int) -> bytes:
 
 def _read_varint(data: bytes, position: int) -> tuple[int, int]:
     value = 0
-    for i in range(5):
-        if position + i >= len(data):
-            raise UserError("the file is damaged (it ends within its header)")
-        byte = data[position + i]
+    for i, byte in enumerate(data[position:position + 5]):
         value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             return value, position + i + 1
-    raise UserError("the file is damaged (a size in its header is not a number)")
+    raise UserError("the file is malformed (a size in its header is not a number)")

@@ -147,17 +147,11 @@ class Tables:
 
     @classmethod
     def build(cls, priors) -> "Tables":
-        """Tables of several priors in a row; distribution numbers count on from one to the next.
-
-        Raises:
-          CodingError: a prior's probabilities are not finite.
-        """
+        """Tables of several priors in a row; distribution numbers count on from one to the next."""
         cdfs, minima = [], []
         for prior in priors:
             pmfs, prior_minima = prior.pmfs()
             for pmf in pmfs:
-                if not np.all(np.isfinite(pmf)):
-                    raise CodingError("the prior's probabilities are not finite")
                 escape = max(0.0, 1.0 - float(np.sum(pmf, dtype=np.float64)))
                 cdf = tfc.pmf_to_quantized_cdf(
                     np.append(pmf, escape).astype(np.float32), precision=PRECISION)

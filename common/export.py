@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import configs
 from common.cli import UserError
-from common.entropy import CodingError, Tables
+from common.entropy import Tables
 from common.files import replacing, write_json
 from common.model import Model
 
@@ -31,10 +31,8 @@ def save(model: Model, config: dict, path: str | os.PathLike) -> str:
     Raises:
       UserError: the weights are not finite, or the folder cannot be written.
     """
-    try:
-        model.build_tables()
-    except CodingError as error:
-        raise UserError(f"cannot export to {path}: {error}") from error
+    _require_finite(model, path)
+    model.build_tables()
     with replacing(path) as folder:
         folder.mkdir(parents=True)
         write_json(folder / "config.json", config)
@@ -95,10 +93,7 @@ def load_weights(model: Model, path: str | os.PathLike) -> None:
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: its weights do not fit the model ({reason})") from None
-    for variable in model.variables:
-        if not np.all(np.isfinite(variable.numpy())):
-            raise UserError(f"{path}: weight {variable.name} is not finite; "
-                            "the model is damaged or its training diverged")
+    _require_finite(model, path)
 
 
 def read_config(path: str | os.PathLike) -> dict:
@@ -149,6 +144,13 @@ def find(name: str | os.PathLike) -> pathlib.Path:
 def released_models() -> list[pathlib.Path]:
     """The folders of all released models."""
     return [path.parent for path in configs.ZOO_DIR.glob("*/*/fingerprint")]
+
+
+def _require_finite(model: Model, path) -> None:
+    for variable in model.variables:
+        if not np.all(np.isfinite(variable.numpy())):
+            raise UserError(f"{path}: weight {variable.name} is not finite; "
+                            "the model is damaged or its training diverged")
 
 
 def _fingerprint(path: pathlib.Path, config: dict) -> str:

@@ -230,9 +230,9 @@ def main(model_class: type[Model]) -> None:
     flags.mark_flag_as_required("config")
 
     def train(_):
-        config = config_flag.value
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         config_module = load_config_module(path)
+        config = config_flag.value
         wid = hid.value or 0
         if hid.value is not None:
             apply_hyper(config, config_module.get_hyper(), hid.value)
@@ -259,7 +259,9 @@ def apply_hyper(config, hyper: list[dict], hid: int) -> None:
 
 
 def load_config_module(path: str):
-    """Imports a config file by its path."""
+    """Imports a config file by its path. Raises UserError if there is none."""
+    if not os.path.isfile(path):
+        raise UserError(f"no config file {path}; see the folders <package>/configs")
     spec = importlib.util.spec_from_file_location("config_module", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
