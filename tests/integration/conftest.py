@@ -1,0 +1,38 @@
+"""A model small enough to train within seconds, and its run."""
+
+import pathlib
+
+import pytest
+
+from common import training
+from mshyper.configs import small
+from mshyper.models import Model
+
+
+def tiny_config():
+    """The `small` config with a few channels, crops and steps."""
+    config = small.get_config()
+    config.model.analysis.channels = (8, 8, 8, 12)
+    config.model.synthesis.channels = (8, 8, 8, 3)
+    config.model.hyper_analysis.channels = (8, 8, 8)
+    config.model.hyper_synthesis.channels = (8, 8, 24)
+    config.data.patch_size = 64
+    config.data.batch_size = 2
+    config.train.num_steps = 20
+    config.train.log_interval = 5
+    config.train.checkpoint_interval = 10
+    return config
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> pathlib.Path:
+    """Folder of a finished run of the tiny model."""
+    workdir = tmp_path_factory.mktemp("experiments") / "tiny" / "wid=0-tiny"
+    training.run(Model, tiny_config(), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_run) -> pathlib.Path:
+    """Folder of the exported tiny model."""
+    return tiny_run / "model"

@@ -1,0 +1,229 @@
+"""The codec's command line: real photographs round trip, bad input is one line and exit code 2."""
+
+import dataclasses
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import codec
+import configs
+from common import coding, data, images, quantizers
+from common.cli import UserError
+from common.container import Container
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return data.find("photos/validation")[0].path
+
+
+@pytest.fixture(scope="module")
+def ntc(tiny_model, photo, tmp_path_factory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("ntc") / "photo.ntc"
+    codec.main(["compress", "--model", str(tiny_model), str(photo), str(path)])
+    return path
+
+
+@pytest.fixture(autouse=True)
+def zoo(tiny_model, tmp_path_factory, monkeypatch):
+    """The tiny model as the only one of the zoo."""
+    path = tmp_path_factory.getbasetemp() / "zoo"
+    if not path.exists():
+        shutil.copytree(tiny_model, path / "tiny" / "1")
+    monkeypatch.setattr(configs, "ZOO_DIR", path)
+
+
+def fails(arguments, capsys, *words):
+    """Asserts one clear line and exit code 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as failure:
+        codec.main([str(argument) for argument in arguments])
+    assert failure.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), lines
+    for word in words:
+        assert word in lines[0]
+
+
+def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):
+    codec.main(["decompress", str(ntc), str(tmp_path / "out.png")])
+    model = codec.load_model(tiny_model)
+    original = images.read(photo)
+    generated = model(data.to_float(original)[None])
+    expected = images.to_uint8(generated.x_hat)[0].numpy()
+    np.testing.assert_array_equal(images.read(tmp_path / "out.png"), expected)
+
+
+def test_the_file_is_as_large_as_estimated(photo, tiny_model):
+    row, _ = coding.measure(codec.load_model(tiny_model), images.read(photo))
+    pixels = np.prod(images.read(photo).shape[:2])
+    assert row["bytes"] <= 1.005 * row["estimated_bpp"] * pixels / 8 + 20
+    assert row["bytes"] >= 0.95 * row["estimated_bpp"] * pixels / 8
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 65), (67, 131), (65, 1), (64, 128)])
+def test_odd_sizes(height, width, photo, tiny_model, tmp_path):
+    source, target, back = (tmp_path / name for name in ("in.png", "in.ntc", "out.png"))
+    image = images.read(photo)[:height, :width]
+    images.write(source, image)
+    codec.main(["compress", "--model", str(tiny_model), str(source), str(target)])
+    codec.main(["decompress", str(target), str(back)])
+    model = codec.load_model(tiny_model)
+    latents = model.infer(data.to_float(image)[None])
+    x_hat = model.generate(latents, quantizers.Round()).x_hat[0, :height, :width]
+    np.testing.assert_array_equal(images.read(back), images.to_uint8(x_hat).numpy())
+
+
+def test_folders_and_names(photo, tmp_path, capsys):
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    for name in ("a.png", "b.png"):
+        images.write(inputs / name, images.read(photo)[:64, :96])
+    (inputs / "notes.txt").write_text("not an image")
+    codec.main(["compress", "--model", "tiny-1", str(inputs), "--output_dir",
+                str(tmp_path / "out")])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.ntc", "b.ntc"]
+    codec.main(["decompress", str(tmp_path / "out")])
+    assert images.read(tmp_path / "out" / "b.png").shape == (64, 96, 3)
+    capsys.readouterr()
+    codec.main(["info", str(tmp_path / "out" / "a.ntc")])
+    assert "96 x 64" in capsys.readouterr().out
+
+
+def test_a_broken_file_does_not_stop_the_others(photo, tmp_path, capsys):
+    images.write(tmp_path / "good.png", images.read(photo)[:64, :96])
+    (tmp_path / "bad.png").write_bytes(b"")
+    with pytest.raises(SystemExit) as failure:
+        codec.main(["compress", "--model", "tiny-1", str(tmp_path)])
+    assert failure.value.code == 2
+    assert (tmp_path / "good.ntc").exists() and not (tmp_path / "bad.ntc").exists()
+    errors = capsys.readouterr().err
+    assert "bad.png" in errors and "1 of 2 files failed" in errors
+
+
+def test_nothing_is_overwritten_unasked(ntc, photo, tmp_path, capsys):
+    target = tmp_path / "photo.png"
+    target.write_text("precious")
+    fails(["decompress", ntc, target], capsys, "exists", "--force")
+    assert target.read_text() == "precious"
+    codec.main(["decompress", str(ntc), str(target), "--force"])
+    assert images.read(target).shape == images.read(photo).shape
+
+
+def test_inputs_that_would_share_an_output(photo, tmp_path, capsys):
+    for name in ("a.png", "a.bmp"):
+        images.write(tmp_path / name, images.read(photo)[:16, :16])
+    fails(["compress", "--model", "tiny-1", tmp_path], capsys, "a.ntc")
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_inputs_that_are_not_images(content, tmp_path, capsys):
+    (tmp_path / "in.png").write_bytes(content)
+    fails(["compress", "--model", "tiny-1", tmp_path / "in.png"], capsys, "in.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"], "a partial file was left"
+
+
+def test_missing_input_and_model(tmp_path, photo, capsys):
+    fails(["compress", "--model", "tiny-1", tmp_path / "none.png"], capsys, "none.png", "no such")
+    fails(["compress", "--model", "none-1", photo, tmp_path / "x.ntc"], capsys, "none-1", "tiny-1")
+    fails(["compress", "--model", "tiny-1", photo, tmp_path / "no" / "x.ntc"], capsys, "x.ntc")
+    fails(["decompress", tmp_path / "none.ntc"], capsys, "none.ntc", "No such file")
+
+
+def test_too_many_pixels(ntc, photo, tmp_path, capsys):
+    fails(["compress", "--model", "tiny-1", photo, tmp_path / "x.ntc", "--max_pixels", "1000"],
+          capsys, "megapixels")
+    file = Container.unpack(ntc.read_bytes(), 10**9)
+    huge = dataclasses.replace(file, height=10**6, width=10**6).pack()
+    (tmp_path / "huge.ntc").write_bytes(huge)
+    fails(["decompress", tmp_path / "huge.ntc"], capsys, "huge.ntc", "claims")
+
+
+def test_damaged_files_never_give_an_image(ntc, tmp_path, capsys):
+    data_ = ntc.read_bytes()
+    rng = np.random.default_rng(0)
+    cuts = [data_[:n] for n in (0, 1, 10, len(data_) // 2, len(data_) - 1)]
+    flips = []
+    for position in (*range(11), *rng.integers(11, len(data_), 20)):
+        damaged = bytearray(data_)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        flips.append(bytes(damaged))
+    path = tmp_path / "bad.ntc"
+    for damaged in [*cuts, *flips, data_ + b"\0"]:
+        path.write_bytes(damaged)
+        fails(["decompress", "--model", "tiny-1", path], capsys, "bad.ntc")
+        assert [file.name for file in tmp_path.iterdir()] == ["bad.ntc"]
+
+
+def test_symbols_that_differ_from_the_writers_are_an_error(ntc, tmp_path, capsys):
+    """What a decoder with other arithmetic would meet: a whole file, but other symbols."""
+    file = Container.unpack(ntc.read_bytes(), 10**9)
+    for changed in (dict(symbols_crc=file.symbols_crc ^ 1), dict(width=file.width + 16),
+                    dict(stream=file.stream[:len(file.stream) // 2]), dict(stream=b"")):
+        (tmp_path / "bad.ntc").write_bytes(dataclasses.replace(file, **changed).pack())
+        fails(["decompress", tmp_path / "bad.ntc"], capsys, "bad.ntc")
+        assert [path.name for path in tmp_path.iterdir()] == ["bad.ntc"]
+
+
+def test_a_file_of_another_model(ntc, tiny_model, tmp_path, capsys):
+    file = Container.unpack(ntc.read_bytes(), 10**9)
+    other = dataclasses.replace(file, fingerprint="01020304").pack()
+    (tmp_path / "other.ntc").write_bytes(other)
+    fails(["decompress", tmp_path / "other.ntc"], capsys, "01020304", "not in the zoo")
+    fails(["decompress", "--model", tiny_model, tmp_path / "other.ntc"], capsys, "01020304")
+
+
+def test_latents_that_are_not_finite_are_refused(tiny_model, photo):
+    model = codec.load_model(tiny_model)
+    bias = next(v for v in model.analysis.variables if "bias" in v.name and v.shape == [12])
+    for value in (np.nan, np.inf, 1e12):
+        bias.assign(np.full(12, value))
+        with pytest.raises(UserError, match="finite"):
+            coding.compress(model, images.read(photo)[:64, :64])
+
+
+def test_benchmark(tmp_path, capsys):
+    codec.main(["benchmark", "--model", "tiny-1", "--output", str(tmp_path / "b")])
+    result = json.loads((tmp_path / "b.json").read_text())
+    *rows, mean = result["rows"]
+    assert [row["image"] for row in rows] == ["coffee.png", "flower.jpg"]
+    assert mean["bpp"] == pytest.approx(np.mean([row["bpp"] for row in rows]))
+    for row in rows:
+        parts = [value for key, value in row.items() if key.startswith("encoding_time.")]
+        assert len(parts) == 3 and 0 < sum(parts) <= row["encoding_time"]
+    assert "peak memory" in capsys.readouterr().out
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.slow
+def test_as_a_program(photo, tiny_model, tmp_path):
+    def run(*arguments):
+        return subprocess.run([sys.executable, "-m", "codec", *map(str, arguments)],
+                              capture_output=True, text=True, check=False)
+
+    assert run("compress", "--model", tiny_model, photo, tmp_path / "a.ntc").returncode == 0
+    done = run("decompress", "--model", tiny_model, tmp_path / "a.ntc", tmp_path / "a.png")
+    assert done.returncode == 0 and images.read(tmp_path / "a.png").shape == (400, 600, 3)
+    done = run("compress", "--model", tiny_model, tmp_path / "none.png")
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_inputs_are_shown_as_a_viewer_would(tiny_model, photo, tmp_path):
+    """A rotated, transparent and a 16-bit file code like the pictures they show."""
+    model = codec.load_model(tiny_model)
+    picture = Image.fromarray(images.read(photo)[:64, :96])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown rotated by 90 degrees
+    file = io.BytesIO()
+    picture.save(file, "PNG", exif=exif)
+    (tmp_path / "rotated.png").write_bytes(file.getvalue())
+    shown = coding.decompress(model, coding.compress(model, images.read(tmp_path / "rotated.png")))
+    assert shown.shape == (96, 64, 3)

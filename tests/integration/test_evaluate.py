@@ -1,0 +1,87 @@
+"""evaluate.py: numbers of real files, in the schemas it promises."""
+
+import csv
+import json
+
+import pytest
+
+import codec
+import evaluate
+from common import coding, data
+
+
+@pytest.fixture(scope="module")
+def output(tiny_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results")
+    published = folder / "published.json"
+    published.write_text(json.dumps({"JPEG": {"bpp": [0.2, 0.5], "psnr": [24, 29]}}))
+    evaluate.main(["--runs", str(tiny_run.parent), "--dataset", "photos/validation", "--output",
+                   str(folder), "--save_images", "--published", str(published), "--curves",
+                   "JPEG"])
+    return folder / "photos-validation"
+
+
+def test_files(output):
+    assert {path.name for path in output.iterdir()} == {
+        "tiny", "tiny.json", "curves.csv", "curves.png"}
+    assert {path.name for path in (output / "tiny/wid=0-tiny").iterdir()} == {
+        "coffee.png", "flower.png"}
+
+
+def test_numbers_are_those_of_the_files(output, tiny_model):
+    result = json.loads((output / "tiny/wid=0-tiny.json").read_text())
+    image = data.find("photos/validation")[0].read()
+    row, _ = coding.measure(codec.load_model(tiny_model), image)
+    assert result["images"][0]["bytes"] == row["bytes"]
+    assert result["images"][0]["psnr"] == pytest.approx(row["psnr"])
+    assert result["mean"]["psnr"] == pytest.approx(
+        sum(image["psnr"] for image in result["images"]) / 2)
+
+
+def test_summary_has_compressais_schema(output):
+    summary = json.loads((output / "tiny.json").read_text())
+    assert summary.keys() == {"name", "description", "results"}
+    assert summary["results"].keys() == {
+        "bpp", "psnr-rgb", "ms-ssim-rgb", "encoding_time", "decoding_time"}
+    assert all(len(values) == 1 for values in summary["results"].values())
+
+
+def test_csv_has_luma(output):
+    with open(output / "curves.csv") as file:
+        row, = csv.DictReader(file)
+    assert float(row["psnr_y"]) > 10 and row["run"] == "wid=0-tiny"
+
+
+def test_skip_existing(output, tiny_run):
+    path = output / "tiny/wid=0-tiny.json"
+    result = json.loads(path.read_text())
+    result["mean"]["psnr"] = 99.0
+    path.write_text(json.dumps(result))
+    arguments = ["--runs", str(tiny_run), "--dataset", "photos/validation", "--output",
+                 str(output.parent)]
+    evaluate.main([*arguments, "--skip_existing"])
+    assert json.loads((output / "tiny.json").read_text())["results"]["psnr-rgb"] == [99.0]
+    evaluate.main(arguments)
+    assert json.loads((output / "tiny.json").read_text())["results"]["psnr-rgb"] != [99.0]
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--runs", "nowhere"], "no model 'nowhere'"),
+    (["--runs", "{run}", "--dataset", "nowhere"], "neither a data set"),
+    (["--runs", "{run}", "--curves", "JPEG"], "--published"),
+    (["--runs", "{run}", "--published", "nowhere.json", "--curves", "JPEG"], "nowhere.json"),
+])
+def test_mistakes(arguments, message, tiny_run, capsys, tmp_path):
+    with pytest.raises(SystemExit) as failure:
+        evaluate.main([a.format(run=tiny_run) for a in arguments] + ["--output", str(tmp_path)])
+    assert failure.value.code == 2
+    error, = capsys.readouterr().err.strip().splitlines()
+    assert message in error
+
+
+def test_an_unfinished_run_is_an_error(tmp_path, capsys):
+    (tmp_path / "wid=0-x" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(SystemExit) as failure:
+        evaluate.main(["--runs", str(tmp_path), "--dataset", "photos/validation"])
+    assert failure.value.code == 2
+    assert "no exported model yet" in capsys.readouterr().err

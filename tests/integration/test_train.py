@@ -1,0 +1,201 @@
+"""Training as a whole: folders, resuming, errors."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import export, training
+from common.cli import UserError
+from mshyper.models import Model
+from tests.integration.conftest import tiny_config
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(workdir):
+    reader = tf.train.load_checkpoint(str(workdir / "checkpoints"))
+    return {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
+            if key.endswith("VARIABLE_VALUE") and "save_counter" not in key}
+
+
+def test_a_run_leaves_what_it_should(tiny_run):
+    assert {"config.json", "run_info.json", "metrics.jsonl", "tensorboard", "checkpoints",
+            "model"} == {path.name for path in tiny_run.iterdir()}
+    lines = metrics(tiny_run)
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (5, "train"), (10, "train"), (10, "validation"),
+        (15, "train"), (20, "train"), (20, "validation")]
+    for line in lines:
+        assert line["rd_loss"] == pytest.approx(line["bpp"] + 0.01 * line["mse"], rel=1e-3)
+        assert line["bpp"] == pytest.approx(line["bpp_y"] + line["bpp_z"], rel=1e-3)
+    assert lines[-1]["rd_loss"] < lines[2]["rd_loss"], "training does not train"
+    info = json.loads((tiny_run / "run_info.json").read_text())
+    assert info["seed"] == 0 and info["versions"]["tensorflow"] == tf.__version__
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["SOAP", "Adam"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, optimizer):
+    config = tiny_config()
+    config.train.optimizer.cls = optimizer
+    config.train.num_steps = 14  # no multiple of the interval: the last epoch is short
+    config.train.checkpoint_interval = 4
+    config.train.log_interval = 3
+    training.run(Model, config, tmp_path / "whole")
+
+    on_train_batch_end = training.Journal.on_train_batch_end
+    kill_at = iter([3, 10, 13, math.inf])
+
+    def run_until_killed():
+        last = next(kill_at)
+
+        def kill(self, batch, logs=None):
+            on_train_batch_end(self, batch, logs)
+            if int(self.model.optimizer.iterations) == last:
+                raise Killed
+
+        monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
+        training.run(Model, config, tmp_path / "parts")
+
+    for _ in range(3):
+        with pytest.raises(Killed):
+            run_until_killed()
+    run_until_killed()
+
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (
+        tmp_path / "parts/metrics.jsonl").read_text()
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for key in whole:
+        np.testing.assert_array_equal(whole[key], parts[key], err_msg=key)
+    assert export.fingerprint(tmp_path / "whole/model") == export.fingerprint(
+        tmp_path / "parts/model")
+
+
+def test_running_a_finished_run_again_changes_nothing(tiny_run):
+    before = {path: path.stat().st_mtime_ns for path in (tiny_run / "model").iterdir()}
+    lines = metrics(tiny_run)
+    training.run(Model, tiny_config(), tiny_run)
+    assert {path: path.stat().st_mtime_ns for path in (tiny_run / "model").iterdir()} == before
+    assert metrics(tiny_run) == lines
+
+
+def test_another_config_does_not_touch_the_run(tiny_run):
+    config = tiny_config()
+    config.train.rd_lambda = 0.5
+    with pytest.raises(UserError, match=r"train\.rd_lambda differ"):
+        training.run(Model, config, tiny_run)
+
+
+def test_the_seed_decides(tmp_path, tiny_run):
+    config = tiny_config()
+    config.seed = 1
+    config.train.num_steps = 5
+    training.run(Model, config, tmp_path / "run")
+    assert metrics(tmp_path / "run")[0]["rd_loss"] != metrics(tiny_run)[0]["rd_loss"]
+
+
+def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
+    config = tiny_config()
+    config.train.warm_start = str(tiny_model)
+    config.train.num_steps = 1
+    config.train.optimizer.learning_rate = 10.0
+    config.train.optimizer.cls = "Adam"  # SOAP's first step only initialises it
+    training.run(Model, config, tmp_path / "run")
+    first, _, last = metrics(tmp_path / "run")
+    best = min(line["rd_loss"] for line in metrics(tiny_run) if line["split"] == "validation")
+    assert first["step"] == 0 and first["rd_loss"] == pytest.approx(best, rel=1e-4)
+    assert last["rd_loss"] > first["rd_loss"], "the step was meant to do harm"
+    kept, given = (export.load(Model, path) for path in (tmp_path / "run/model", tiny_model))
+    for a, b in zip(kept.trainable_variables, given.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_without_validation_the_last_weights_are_exported(tmp_path):
+    config = tiny_config()
+    config.data.validation = ""
+    config.train.num_steps = 3
+    path = training.run(Model, config, tmp_path / "run")
+    exported = export.load(Model, path).analysis.trainable_variables[0].numpy()
+    last = weights(tmp_path / "run")
+    assert any(np.array_equal(exported, value) for value in last.values())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = tiny_config()
+    config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
+    with pytest.raises(UserError, match=r"not finite at step \d+"):
+        training.run(Model, config, tmp_path / "run")
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("data.train", "nowhere/*.png", "neither a data set"),
+    ("data.batch_size", 3, "no multiple"),
+    ("model.analysis.cls", "MBT2018Analisys", "did you mean 'MBT2018Analysis'"),
+    ("train.optimizer.cls", "Sopa", "unknown optimizer"),
+    ("train.quantizer", "Noise", "unknown quantizer"),
+    ("train.schedule.cls", "Cosine", "unknown schedule"),
+    ("train.jit_compile", "maybe", "auto, on or off"),
+    ("train.warm_start", "no-such-model-1", "no model"),
+])
+def test_mistakes_in_the_config(tmp_path, key, value, message):
+    config = tiny_config()
+    config.data.crops_per_image = 2
+    with config.unlocked():
+        config.update_from_flattened_dict({key: value})
+    with pytest.raises(UserError, match=message):
+        training.run(Model, config, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_xla_trains_like_the_plain_graph(tmp_path):
+    losses = {}
+    for setting in ("on", "off"):
+        config = tiny_config()
+        config.train.num_steps = 3
+        config.train.log_interval = 1
+        config.train.jit_compile = setting
+        training.run(Model, config, tmp_path / setting)
+        losses[setting] = [line["rd_loss"] for line in metrics(tmp_path / setting)]
+    np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments, message", [
+    (["--config", "mshyper/configs/small.py", "--config.train.num_step=3"], "num_steps"),
+    (["--config", "nowhere.py"], "no config file nowhere.py"),
+    ([], "--config"),
+    (["--config", "mshyper/configs/small.py", "--hid", "7"], "entries 0 to 1"),
+])
+def test_mistakes_on_the_command_line(arguments, message):
+    done = subprocess.run([sys.executable, "-m", "mshyper.train", *arguments],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
+
+
+@pytest.mark.slow
+def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "factorized.train", "--config", "factorized/configs/bls2017.py",
+         "--hid", "0", "--experiments_dir", tmp_path, "--config.train.num_steps=2",
+         "--config.data.train=photos/train", "--config.data.validation=photos/validation",
+         "--config.data.patch_size=32", "--config.data.batch_size=1",
+         "--config.train.rd_lambda=0.03", "--config.model.analysis.channels=(4,4,4)",
+         "--config.model.synthesis.channels=(4,4,3)"],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = json.loads(
+        (tmp_path / "bls2017/wid=0-bls2017-rd_lambda=0.03/config.json").read_text())
+    assert config["train"]["rd_lambda"] == 0.03 and config["train"]["num_steps"] == 2
