@@ -7,7 +7,6 @@ import sys
 
 import matplotlib
 import numpy as np
-import tensorflow as tf
 
 import codec
 from common import coding, data, images, jpeg, metrics, tables, training
@@ -97,5 +96,4 @@ Where everything lies:
 
 
 if __name__ == "__main__":
-    tf.get_logger().setLevel("ERROR")
     main(sys.argv)

@@ -1,0 +1,168 @@
+"""Two libraries measured side by side: a live process of each, taking turns.
+
+Both processes load, trace and warm up before anything is measured, and then alternate A B A B, so
+that a change of the machine's clock happens to both. The machine must be idle all the same: the
+threads of OpenMP wait for each other after every operation, so that beside one busy process
+PyTorch on all cores is several times slower, and TensorFlow is not.
+
+A benchmark is one module that is run in three ways: by the user, and with `--side` once in each
+environment, as a worker that answers calls on stdin. Imports of either library sit inside
+functions, for neither environment has both.
+"""
+
+import argparse
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+PYTHONS = {
+    "ours": pathlib.Path(sys.executable),
+    "CompressAI": ROOT / ".compressai" / "bin" / "python",
+}
+_PACKAGES = {
+    "ours": ("tensorflow", "tensorflow-compression", "numpy"),
+    "CompressAI": ("torch", "compressai", "numpy"),
+}
+_SIDE = "--side"
+
+# What a worker can be asked to do, by name. Arguments and results are JSON.
+Methods = dict[str, Callable]
+
+
+# --- The driver -------------------------------------------------------------------------------
+
+
+class Worker:
+    """One side's live process.
+
+    Args:
+      side: key of `PYTHONS`.
+      module: the benchmark, as for `python -m`.
+      arguments: command line for the benchmark.
+    """
+
+    def __init__(self, side: str, module: str, arguments: list[str]):
+        self.side = side
+        self._process = subprocess.Popen(
+            [PYTHONS[side], "-W", "ignore", "-m", module, *arguments, _SIDE, side],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+
+    def call(self, method: str, **arguments):
+        """Calls a method of the worker and waits for its result."""
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer
+            print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit(f"error: the process of {self.side} has ended; its message is above")
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Lets the process end."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def workers(module: str, arguments: list[str]) -> Iterator[list[Worker]]:
+    """Starts the processes of both sides for the block, ours first."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"warning: load average {load:.1f}; beside other work the comparison is not fair",
+              file=sys.stderr)
+    if not PYTHONS["CompressAI"].exists():
+        print("error: CompressAI is not installed; see benchmarks/README.md", file=sys.stderr)
+        sys.exit(2)
+    with contextlib.ExitStack() as stack:
+        started = []
+        for side in PYTHONS:
+            started.append(Worker(side, module, arguments))
+            stack.callback(started[-1].close)
+        yield started
+
+
+def alternate(sides: list[Worker], rounds: int, method: str, **arguments) -> dict[str, list]:
+    """Calls `method` of each side in turn, `rounds` times; the results by side."""
+    results = {worker.side: [] for worker in sides}
+    for _ in range(rounds):
+        for worker in sides:
+            results[worker.side].append(worker.call(method, **arguments))
+    return results
+
+
+def facts(sides: list[Worker], args: argparse.Namespace) -> dict:
+    """What a measurement depends on: date, machine, options, versions."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "options": {name: value for name, value in vars(args).items() if name != "side"},
+        "versions": {worker.side: worker.call("versions") for worker in sides},
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+# --- The workers ------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that all benchmarks have."""
+    parser.add_argument("--threads", type=int, default=os.cpu_count(),
+                        help="threads of each side; default: %(default)s, all cores")
+    parser.add_argument(_SIDE, choices=PYTHONS, help=argparse.SUPPRESS)
+
+
+def serve(side: str, build: Callable[[], Methods]) -> None:
+    """Answers calls on stdin with what `build` returns, until stdin closes."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print; answers stay clean
+    methods = {"versions": lambda: {p: importlib.metadata.version(p) for p in _PACKAGES[side]}}
+    methods |= build()
+    for line in sys.stdin:
+        method, arguments = json.loads(line)
+        print(json.dumps(methods[method](**arguments)), file=answers, flush=True)
+
+
+def tensorflow(threads: int):
+    """Imports TensorFlow for `threads` threads, with fixed seeds."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    tf.keras.utils.set_random_seed(0)
+    return tf
+
+
+def torch(threads: int):
+    """Imports PyTorch and CompressAI for `threads` threads, with fixed seeds."""
+    import compressai  # noqa: F401  (before the number of threads is set, lest it sets its own)
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    return torch
+
+
+def seconds(function: Callable, *args) -> float:
+    """Time of one call."""
+    start = time.perf_counter()
+    function(*args)
+    return time.perf_counter() - start

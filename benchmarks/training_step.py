@@ -1,0 +1,116 @@
+"""Seconds a training step of mbt2018, N = M = 192: `python -m benchmarks.training_step`.
+
+A step is forward, loss, backward and Adam's update with the gradients' norm clipped to 1, in
+float32 on the CPU, on one and the same batch of noise.
+
+    ours         `Trainer.train_step` with mshyper/configs/mbt2018.py, as a tf.function.
+    CompressAI   `MeanScaleHyperprior(192, 192)` with the loop of its examples/train.py: the same
+                 loss, and after it the auxiliary loss of the prior's quantiles with its own Adam.
+                 Ours has no such loss (quantiles are found at export), so this is part of what a
+                 step costs there. Memory layout and the rest are PyTorch's defaults.
+"""
+
+import argparse
+import statistics
+import sys
+
+import numpy as np
+
+from benchmarks import side_by_side
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    parser.add_argument("--steps", type=int, default=2, help="steps a turn")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before measuring")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=256, help="height and width of the images")
+    side_by_side.add_arguments(parser)
+    args = parser.parse_args()
+    if args.side:
+        side = {"ours": ours, "CompressAI": compressai}[args.side]
+        side_by_side.serve(args.side, lambda: side(args))
+    else:
+        measure(args)
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measures both sides; prints a table and writes results/training_step.json."""
+    from common import files, tables
+
+    with side_by_side.workers("benchmarks.training_step", sys.argv[1:]) as sides:
+        for worker in sides:
+            worker.call("run", steps=args.warmup)
+        turns = side_by_side.alternate(sides, args.rounds, "run", steps=args.steps)
+        facts = side_by_side.facts(sides, args)
+    seconds = {side: [s for turn in of_side for s in turn] for side, of_side in turns.items()}
+    rows = [{"seconds a step": side, "median": statistics.median(all_seconds),
+             "least": min(all_seconds), "most": max(all_seconds)}
+            for side, all_seconds in seconds.items()]
+    ratio = rows[0]["median"] / rows[1]["median"]
+    print(tables.render(rows, rows[0].keys()))
+    print(f"\nours / CompressAI: {ratio:.3f}")
+    side_by_side.RESULTS.mkdir(exist_ok=True)
+    files.write_json(side_by_side.RESULTS / "training_step.json",
+                     {**facts, "ratio": ratio, "rows": rows, "seconds": seconds})
+
+
+def ours(args: argparse.Namespace) -> side_by_side.Methods:
+    """The worker of our side."""
+    tf = side_by_side.tensorflow(args.threads)
+    from common import export, optimizers, schedules, training
+    from mshyper.configs import mbt2018
+    from mshyper.models import Model
+
+    config = mbt2018.get_config()
+    codec = export.build(Model, config.to_dict())
+    rate = schedules.learning_rate(
+        config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
+    trainer = training.Trainer(codec, config)
+    trainer.compile(optimizer=optimizers.build(config.train.optimizer, rate))
+    trainer.optimizer.build(codec.trainable_variables)
+    train_step = tf.function(trainer.train_step)
+    batch = tf.constant(_batch(args))
+
+    def step():
+        train_step(batch)["rd_loss"].numpy()
+
+    return {"run": lambda steps: [side_by_side.seconds(step) for _ in range(steps)]}
+
+
+def compressai(args: argparse.Namespace) -> side_by_side.Methods:
+    """The worker of CompressAI."""
+    torch = side_by_side.torch(args.threads)
+    from compressai.losses import RateDistortionLoss
+    from compressai.models import MeanScaleHyperprior
+    from compressai.optimizers import net_aux_optimizer
+
+    net = MeanScaleHyperprior(192, 192).train()
+    criterion = RateDistortionLoss(lmbda=0.01)
+    adams = net_aux_optimizer(
+        net, {"net": {"type": "Adam", "lr": 1e-4}, "aux": {"type": "Adam", "lr": 1e-3}})
+    batch = torch.from_numpy(_batch(args)).permute(0, 3, 1, 2).contiguous()
+
+    def step():
+        adams["net"].zero_grad()
+        adams["aux"].zero_grad()
+        loss = criterion(net(batch), batch)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        adams["net"].step()
+        net.aux_loss().backward()
+        adams["aux"].step()
+        loss.item()
+
+    return {"run": lambda steps: [side_by_side.seconds(step) for _ in range(steps)]}
+
+
+def _batch(args):
+    size = (args.batch, args.patch, args.patch, 3)
+    return np.random.default_rng(0).random(size, np.float32)
+
+
+if __name__ == "__main__":
+    main()
