@@ -17,6 +17,15 @@ import tensorflow_compression as tfc
 from common.cli import UserError
 
 
+# By default each device takes a generator of its own.
+_ALGORITHM = "philox"
+
+
+def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
+    """A seed, int32 [2], that depends on `seed` [2] and an integer, on every device alike."""
+    return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
+
+
 class Round:
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
 
@@ -46,8 +55,11 @@ class UniformNoise:
         self._seed = seed
 
     def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
-        key = tf.random.experimental.stateless_fold_in(self._seed, zlib.crc32(name.encode()))
-        return tf.random.stateless_uniform(tf.shape(value), key, -0.5, 0.5, value.dtype)
+        key = fold_in(self._seed, zlib.crc32(name.encode()))
+        # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
+        integers = tf.random.stateless_uniform(
+            tf.shape(value), key, None, None, tf.int32, alg=_ALGORITHM)
+        return tf.cast(integers, value.dtype) * 2.0**-32
 
     def __call__(self, value, offset, name):
         del offset

@@ -45,7 +45,7 @@ class Trainer(tf.keras.Model):
 
     def train_step(self, x):
         step = self.optimizer.iterations
-        key = tf.random.experimental.stateless_fold_in([self._config.seed, 0], step)
+        key = quantizers.fold_in([self._config.seed, 0], step)
         quantizer = quantizers.for_training(self._config.train.quantizer, key)
         rd_lambda = schedules.rd_lambda(
             step, self._config.train.rd_lambda, self._config.train.num_steps,

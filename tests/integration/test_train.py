@@ -163,12 +163,13 @@ def test_xla_trains_like_the_plain_graph(tmp_path):
     losses = {}
     for setting in ("on", "off"):
         config = tiny_config()
+        config.train.optimizer.cls = "Adam"
         config.train.num_steps = 3
         config.train.log_interval = 1
         config.train.jit_compile = setting
         training.run(Model, config, tmp_path / setting)
         losses[setting] = [line["rd_loss"] for line in metrics(tmp_path / setting)]
-    np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-3)
+    np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -1,0 +1,68 @@
+"""Bytes of the zoo's models and of JPEG at equal PSNR: `python -m benchmarks.versus_jpeg`.
+
+Each image is coded by each model to a real file. JPEG (4:2:0, optimised Huffman tables) codes it
+at every quality from 1 to 95; its size at the model's PSNR is interpolated, in the logarithm,
+between the two qualities around it. Sizes are compared image by image.
+"""
+
+import argparse
+import datetime
+import math
+
+import numpy as np
+import tqdm
+
+import codec
+from benchmarks.side_by_side import RESULTS
+from common import coding, data, files, jpeg, metrics, tables
+from common.cli import report
+
+QUALITIES = range(1, 96)
+
+
+def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
+    """Sizes in bytes of the JPEG files of `image` with these PSNRs in dB; NaN out of range."""
+    points = [(metrics.psnr(image, jpeg.decode(file)), math.log(len(file)))
+              for file in (jpeg.encode(image, quality) for quality in QUALITIES)]
+    curve = np.array(sorted(points)).T
+    return np.exp(np.interp(psnrs, *curve, left=np.nan, right=np.nan)).tolist()
+
+
+@report
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--models", nargs="+", default=["mshyper-small-1", "mshyper-small-2"])
+    parser.add_argument("--dataset", default="kodak")
+    args = parser.parse_args()
+    models = {name: codec.load_model(name) for name in args.models}
+    rows = {name: [] for name in models}
+    for source in tqdm.tqdm(data.find(args.dataset), unit="image", disable=None):
+        image = source.read()
+        measured = {name: coding.measure(model, image)[0] for name, model in models.items()}
+        sizes = jpeg_bytes_at(image, [row["psnr"] for row in measured.values()])
+        for (name, row), size in zip(measured.items(), sizes):
+            rows[name].append({
+                "image": source.name,
+                **{key: row[key] for key in ("bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim")},
+                "file / estimate": row["bpp"] / row["estimated_bpp"],
+                "JPEG bytes": size,
+                "saved": 1 - row["bytes"] / size,
+            })
+    means = []
+    for name in models:
+        print(f"\n{name}")
+        rows[name].append(tables.mean_row(rows[name]))
+        print(tables.render(rows[name], rows[name][0].keys()))
+        means.append({"model": name, **rows[name][-1]})
+    path = RESULTS / "versus_jpeg.json"
+    RESULTS.mkdir(exist_ok=True)
+    files.write_json(path, {
+        "date": datetime.date.today().isoformat(), "dataset": args.dataset, **tables.environment(),
+        "fingerprints": {name: model.fingerprint for name, model in models.items()},
+        "means": means, "rows": rows})
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
