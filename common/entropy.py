@@ -24,11 +24,14 @@ NUM_SCALES = 64
 MIN_SCALE = 0.11
 MAX_SCALE = 256.0
 
-# About what a symbol outside its table costs: 16 bits to escape, some for Elias' gamma code.
+# What a symbol just outside its table costs: 16 bits to escape, and one digit of 4 bits.
 MAX_BITS = 20.0
 
-# Far beyond what any model produces; the range coder does not return from values above 2^31.
+# Far beyond what any model produces.
 MAX_SYMBOL = 2**20
+
+# Longest table; what lies outside is escaped. Every symbol takes at least one of 2^16 counts.
+_MAX_TABLE = 2**13
 
 
 class CodingError(Exception):
@@ -70,6 +73,9 @@ class DeepFactorized(tf.keras.layers.Layer):
         """One pmf a channel over `minimum + i + offset`, and the minima int32 [channels]."""
         lower = np.floor(self._quantiles(TAIL_MASS / 2) - self.offset).astype(np.int32)
         upper = np.ceil(self._quantiles(1 - TAIL_MASS / 2) - self.offset).astype(np.int32)
+        centre = np.round(self._quantiles(0.5) - self.offset).astype(np.int32)
+        lower = np.maximum(lower, centre - _MAX_TABLE // 2)
+        upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
         grid = np.arange(np.max(upper - lower) + 1)[:, None] + lower
         pmf = self._noisy.prob(tf.cast(grid, tf.float32) + self.offset).numpy()
         return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
@@ -136,28 +142,42 @@ def _bits(log_probability: tf.Tensor) -> tf.Tensor:
 class Tables:
     """Integer cumulative distributions of all priors of a model, in the range coder's layout.
 
+    The last symbol of each distribution escapes: the value lies outside of the table and follows
+    in digits. The library has an escape code of its own, but its decoder does not return when a
+    damaged stream ends within one.
+
     Attributes:
-      cdfs: int32 [L]; for each distribution -PRECISION (minus: with an escape symbol for values
-        outside the table), then its cumulative counts from 0 to 2^PRECISION.
+      cdfs: int32 [L]; for each distribution PRECISION, then its cumulative counts from 0 to
+        2^PRECISION. The last distribution is that of the digits.
       minima: int32 [D]; the value of the first symbol of each distribution.
+      sizes: int32 [D]; the number of symbols of each, the escape not counted.
     """
 
     cdfs: np.ndarray
     minima: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
     def build(cls, priors) -> "Tables":
         """Tables of several priors in a row; distribution numbers count on from one to the next."""
-        cdfs, minima = [], []
+        cdfs, minima, sizes = [], [], []
         for prior in priors:
             pmfs, prior_minima = prior.pmfs()
             for pmf in pmfs:
                 escape = max(0.0, 1.0 - float(np.sum(pmf, dtype=np.float64)))
                 cdf = tfc.pmf_to_quantized_cdf(
                     np.append(pmf, escape).astype(np.float32), precision=PRECISION)
-                cdfs += [[-PRECISION], cdf.numpy()]
+                cdfs += [[PRECISION], cdf.numpy()]
+                sizes.append(len(pmf))
             minima.append(prior_minima)
-        return cls(np.concatenate(cdfs).astype(np.int32), np.concatenate(minima).astype(np.int32))
+        cdfs += [[PRECISION], np.arange(_DIGITS + 1) * 2**PRECISION // _DIGITS]
+        minima, sizes = np.append(np.concatenate(minima), 0), np.append(sizes, _DIGITS - 1)
+        return cls(*(array.astype(np.int32) for array in (np.concatenate(cdfs), minima, sizes)))
+
+
+# An escaped value's digit: three bits of it, lowest first, and in the fourth whether more follow.
+_DIGITS = 16
+_MAX_DIGITS = 8
 
 
 class RangeEncoder:
@@ -168,7 +188,7 @@ class RangeEncoder:
     """
 
     def __init__(self, tables: Tables):
-        self._minima = tables.minima
+        self._tables = tables
         self._handle = tfc.create_range_encoder([], tables.cdfs)
         self.crc = 0
 
@@ -183,14 +203,28 @@ class RangeEncoder:
           CodingError: a symbol is not finite, or larger than any model produces.
         """
         symbols = np.asarray(symbols)
-        if not np.all(np.abs(symbols) <= MAX_SYMBOL):  # NaN fails the comparison
+        # NaN fails both comparisons. The library does not return from NaN or values above 2^31.
+        if not np.all((symbols >= -MAX_SYMBOL) & (symbols <= MAX_SYMBOL)):
             raise CodingError("latents are not finite or exceed 2^20: the model is damaged, or "
                               "was never trained on images like this one")
         symbols = symbols.astype("<i4")
         self.crc = zlib.crc32(symbols.tobytes(), self.crc)
         distributions = np.asarray(distributions, np.int32)
+        position = symbols - self._tables.minima[distributions]
+        size = self._tables.sizes[distributions]
+        below, above = position < 0, position >= size
+        self._append(np.where(below | above, size, position), distributions)
+        # Distances from the table's ends, even above it and odd below.
+        beyond = np.where(below, -2 * position - 1, 2 * (position - size))[below | above]
+        while beyond.size:
+            rest = beyond >> 3
+            self._append((beyond & 7) | np.where(rest > 0, 8, 0),
+                         np.full(beyond.shape, len(self._tables.sizes) - 1))
+            beyond = rest[rest > 0]
+
+    def _append(self, positions, distributions) -> None:
         self._handle = tfc.entropy_encode_index(
-            self._handle, distributions, symbols - self._minima[distributions])
+            self._handle, distributions.astype(np.int32), positions.astype(np.int32))
 
     def finish(self) -> bytes:
         return tfc.entropy_encode_finalize(self._handle).numpy()
@@ -205,7 +239,7 @@ class RangeDecoder:
     """
 
     def __init__(self, tables: Tables, stream: bytes):
-        self._minima = tables.minima
+        self._tables = tables
         self._handle = tfc.create_range_decoder(stream, tables.cdfs)
         self.crc = 0
 
@@ -216,11 +250,30 @@ class RangeDecoder:
           CodingError: the stream is not one that the encoder wrote.
         """
         distributions = np.asarray(distributions, np.int32)
-        try:
-            self._handle, symbols = tfc.entropy_decode_index(
-                self._handle, distributions, distributions.shape, tf.int32)
-        except tf.errors.OpError as error:
-            raise CodingError("the stream is damaged") from error
-        symbols = symbols.numpy() + self._minima[distributions]
+        position = np.array(self._next(distributions))
+        size = self._tables.sizes[distributions]
+        escaped = position == size
+        beyond = self._digits(int(np.sum(escaped)))
+        position[escaped] = np.where(
+            beyond % 2, -(beyond + 1) // 2, size[escaped] + beyond // 2)
+        symbols = position + self._tables.minima[distributions]
         self.crc = zlib.crc32(symbols.astype("<i4").tobytes(), self.crc)
         return symbols
+
+    def _digits(self, count: int) -> np.ndarray:
+        values = np.zeros(count, np.int32)
+        more = np.arange(count)
+        for shift in range(0, 3 * _MAX_DIGITS, 3):
+            if not more.size:
+                return values
+            digits = self._next(np.full(more.shape, len(self._tables.sizes) - 1, np.int32))
+            values[more] |= (digits & 7) << shift
+            more = more[digits >= 8]
+        if more.size:
+            raise CodingError("an escaped value is too large")
+        return values
+
+    def _next(self, distributions) -> np.ndarray:
+        self._handle, positions = tfc.entropy_decode_index(
+            self._handle, distributions, distributions.shape, tf.int32)
+        return positions.numpy()

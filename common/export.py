@@ -6,6 +6,7 @@
     fingerprint          SHA-256 over package, architecture, weights and tables, in hexadecimal
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -37,8 +38,7 @@ def save(model: Model, config: dict, path: str | os.PathLike) -> str:
         folder.mkdir(parents=True)
         write_json(folder / "config.json", config)
         tf.train.Checkpoint(codec=model).write(str(folder / "weights"))
-        np.savez_compressed(folder / "tables.npz", cdfs=model.tables.cdfs,
-                            minima=model.tables.minima)
+        np.savez_compressed(folder / "tables.npz", **dataclasses.asdict(model.tables))
         fingerprint = _fingerprint(folder, config)
         (folder / "fingerprint").write_text(fingerprint + "\n")
     return fingerprint
@@ -59,8 +59,8 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
     load_weights(model, path)
     try:
         with np.load(path / "tables.npz") as tables:
-            model.tables = Tables(tables["cdfs"], tables["minima"])
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            model.tables = Tables(**tables)
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path / 'tables.npz'} cannot be read ({error})") from None
     model.fingerprint = fingerprint(path)
     return model
