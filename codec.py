@@ -46,10 +46,7 @@ def compress(args: argparse.Namespace) -> None:
     model = load_model(args.model)
 
     def compress_one(source, target):
-        image = images.read(source)
-        if image.shape[0] * image.shape[1] > args.max_pixels:
-            raise UserError(f"{source} has more than {args.max_pixels / 1e6:g} megapixels; "
-                            "--max_pixels allows more")
+        image = images.read(source, args.max_pixels)
         ntc = coding.compress(model, image)
         with replacing(target) as temporary:
             temporary.write_bytes(ntc)

@@ -53,7 +53,7 @@ class Source:
 
     def size(self) -> tuple[int, int]:
         """Height and width, from the file's header alone. Raises UserError."""
-        if self.path.suffix == ".npy":
+        if self.path.suffix.lower() == ".npy":
             return _open_npy(self.path).shape[-3:-1]
         try:
             with Image.open(self.path) as image:
@@ -63,7 +63,7 @@ class Source:
 
     def read(self) -> np.ndarray:
         """The image, uint8 [H, W, 3]. Raises UserError."""
-        if self.path.suffix != ".npy":
+        if self.path.suffix.lower() != ".npy":
             return images.read(self.path)
         array = _open_npy(self.path)
         array = array if self.index is None else array[self.index]
@@ -83,7 +83,7 @@ def find(name: str) -> list[Source]:
     paths = _find_paths(name)
     sources = []
     for path in paths:
-        if path.suffix != ".npy":
+        if path.suffix.lower() != ".npy":
             sources.append(Source(path))
             continue
         array = _open_npy(path)
@@ -107,8 +107,8 @@ def _find_paths(name: str) -> list[pathlib.Path]:
                             "(set NTC_DATA_DIR to the folder that holds your data sets)")
     elif os.path.isdir(name):
         paths = sorted(os.path.join(name, file) for file in os.listdir(name))
-    else:
-        paths = sorted(glob.glob(name, recursive=True))
+    else:  # a name with brackets may be a file's as it stands
+        paths = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not paths:
             known = ", ".join(["photos", *configs.DATASETS])
             raise UserError(f"'{name}' is neither a data set ({known}) nor a path with image files")

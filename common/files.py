@@ -18,23 +18,23 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     The temporary path may become a file or a directory. When the block raises, nothing is left.
 
     Raises:
-      UserError: the directory that should hold `path` does not exist or cannot be written.
+      UserError: `path` cannot be written.
     """
     path = pathlib.Path(path)
     # The suffix stays last, because writers choose the format by it.
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.parent / f".{path.stem}.{os.getpid()}.tmp{path.suffix}"
     try:
         yield temporary
-        if path.is_dir():
+        if temporary.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
-    except (FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def write_json(path: str | os.PathLike, value) -> None:

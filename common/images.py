@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -14,32 +13,39 @@ from common.files import replacing
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 
-def read(path: str | os.PathLike) -> np.ndarray:
+# Decoding has its own limit, so that a few kilobytes cannot ask for gigabytes of memory.
+Image.MAX_IMAGE_PIXELS = None
+MAX_PIXELS = 200_000_000
+
+
+def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file the way an image viewer shows it.
 
     EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is
-    laid over white, 16-bit samples are rounded to 8 bits, and grey becomes RGB.
+    laid over white, 16-bit grey is rounded to 8 bits (of 16-bit colour, Pillow keeps the high
+    byte), and grey becomes RGB.
 
     Returns:
       uint8 array [H, W, 3].
 
     Raises:
-      UserError: the file is missing, empty, truncated, or not an image.
+      UserError: the file is missing, empty, truncated, not an image, or has more than
+        `max_pixels` pixels.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return np.asarray(_to_rgb(image))
+        with Image.open(path) as image:
+            if image.width * image.height > max_pixels:
+                raise UserError(f"{path} has {image.width} x {image.height} pixels, more than "
+                                f"{max_pixels / 1e6:g} megapixels")
+            image.load()
+            return np.asarray(_to_rgb(image))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not an image file") from None
     except Image.UnidentifiedImageError:
         raise UserError(f"{path} is not an image file (or is empty)") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError,
-            Image.DecompressionBombWarning) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UserError(f"{path}: cannot be read as an image ({error})") from None
 
 
@@ -60,7 +66,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             return ImageCms.profileToProfile(
                 image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass  # A damaged profile is ignored, as viewers do.
     return image.convert("RGB")
 

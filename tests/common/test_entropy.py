@@ -1,0 +1,341 @@
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import stats
+
+from common import entropy
+
+TABLE = entropy.ScaleTable()
+SCALES = np.exp(np.linspace(math.log(0.11), math.log(256.0), 64))
+
+
+def density(channels=5, seed=0):
+    """A learned prior whose weights are anything; its grid is centred."""
+    prior, rng = entropy.DeepFactorized(channels), np.random.default_rng(seed)
+    for weight in prior.trainable_variables:
+        weight.assign_add(rng.normal(0, 0.8, weight.shape))
+    prior.update_offset()
+    return prior
+
+
+@pytest.fixture(scope="module", params=range(3))
+def prior(request):
+    return density(seed=request.param)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return entropy.Tables.build([TABLE])
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Symbols drawn from the Gaussians of the scale table, and their table entries."""
+    rng = np.random.default_rng(0)
+    distributions = rng.integers(0, 64, 30_000)
+    return np.round(rng.normal(0, SCALES[distributions])), distributions
+
+
+def encode(tables, *calls):
+    """The stream and the checksum of some calls (symbols, distributions)."""
+    encoder = entropy.RangeEncoder(tables)
+    for symbols, distributions in calls:
+        encoder.encode(np.asarray(symbols), np.asarray(distributions))
+    return encoder.finish(), encoder.crc
+
+
+# --- Learned density --------------------------------------------------------------------------
+
+
+def cumulative(prior, value):
+    """The density's own cumulative and its complement, at value [..., channels]."""
+    base, value = prior._noisy.base, tf.constant(value, tf.float32)
+    return base.cdf(value).numpy(), base.survival_function(value).numpy()
+
+
+def test_weights_of_the_density_are_trainable():
+    # Three filters a layer: 3 + 9 + 3 matrix entries, 3 + 3 + 1 biases, 3 + 3 factors.
+    sizes = [tf.size(weight).numpy() for weight in entropy.DeepFactorized(5).trainable_variables]
+    assert sum(sizes) == 5 * (15 + 7 + 6)
+
+
+def test_bits_are_those_of_the_pmf(prior):
+    pmfs, minima = prior.pmfs()
+    for channel, (pmf, minimum) in enumerate(zip(pmfs, minima)):
+        grid = minimum + np.arange(len(pmf)) + prior.offset.numpy()[channel]
+        value = np.repeat(grid[:, None], prior.channels, axis=1).astype(np.float32)
+        bits = prior.bits(value).numpy()[:, channel]
+        np.testing.assert_allclose(
+            2.0**-bits, np.maximum(pmf, 2.0**-entropy.MAX_BITS), rtol=1e-3)
+        below, _ = cumulative(prior, value - 0.5)
+        up_to, _ = cumulative(prior, value + 0.5)
+        np.testing.assert_allclose(pmf, (up_to - below)[:, channel], atol=1e-6)
+
+
+def test_pmf_sums_to_one_less_the_tails(prior):
+    for pmf in prior.pmfs()[0]:
+        assert 1 - entropy.TAIL_MASS - 1e-5 < np.sum(pmf, dtype=np.float64) < 1 + 1e-5
+
+
+def test_tables_end_where_the_tails_begin(prior):
+    pmfs, minima = prior.pmfs()
+    maxima = minima + [len(pmf) - 1 for pmf in pmfs]
+    grid = np.stack([minima - 0.5, maxima + 0.5, minima + 1.5, maxima - 1.5]) + prior.offset
+    below, above = cumulative(prior, grid)
+    assert np.all(below[0] + above[1] <= entropy.TAIL_MASS * 1.001)
+    # One symbol less at an end would cut off more than its half of the tails.
+    assert np.all(below[2] > entropy.TAIL_MASS / 2 * 0.999)
+    assert np.all(above[3] > entropy.TAIL_MASS / 2 * 0.999)
+
+
+def test_update_offset_centres_the_grid_on_the_median(prior):
+    offset = prior.offset.numpy()
+    assert np.all(np.abs(offset) <= 0.5) and np.any(np.abs(offset) > 0.05)
+    grid = np.arange(-300, 301)[:, None] + offset
+    below, _ = cumulative(prior, grid)
+    np.testing.assert_allclose(np.min(np.abs(below - 0.5), axis=0), 0, atol=1e-5)
+
+
+def test_offset_stays_zero_where_it_is_not_wanted():
+    prior = entropy.DeepFactorized(3, use_offset=False)
+    for weight in prior.trainable_variables:
+        weight.assign_add(tf.ones_like(weight) * 0.3)
+    prior.update_offset()
+    np.testing.assert_array_equal(prior.offset, np.zeros(3))
+
+
+def test_density_too_wide_for_a_table_does_not_reach_the_library(monkeypatch):
+    # The library ends the process when a table has more symbols than counts.
+    original = entropy.tfc.pmf_to_quantized_cdf
+
+    def checked(pmf, precision):
+        assert len(pmf) <= 2**precision
+        return original(pmf, precision=precision)
+
+    monkeypatch.setattr(entropy.tfc, "pmf_to_quantized_cdf", checked)
+    prior = entropy.DeepFactorized(1)
+    for weight in prior.trainable_variables:
+        if "matrix" in weight.name:
+            weight.assign_sub(tf.fill(weight.shape, 2.5))
+    try:
+        tables = entropy.Tables.build([prior])
+    except entropy.CodingError:
+        return
+    symbols = np.array([-100_000, 0, 100_000])
+    stream, _ = encode(tables, (symbols, np.zeros(3, int)))
+    np.testing.assert_array_equal(
+        entropy.RangeDecoder(tables, stream).decode(np.zeros(3, int)), symbols)
+
+
+# --- Scale table ------------------------------------------------------------------------------
+
+
+def test_pmfs_are_differences_of_the_gaussian_cumulative():
+    pmfs, minima = TABLE.pmfs()
+    assert len(pmfs) == len(minima) == 64
+    for scale, pmf, minimum in zip(SCALES, pmfs, minima):
+        distance = np.abs(minimum + np.arange(len(pmf)))  # the upper tail is exact in floats
+        expected = stats.norm.sf((distance - 0.5) / scale) - stats.norm.sf((distance + 0.5) / scale)
+        np.testing.assert_allclose(pmf, expected, rtol=1e-8)
+        maximum = minimum + len(pmf) - 1
+        outside = stats.norm.cdf((minimum - 0.5) / scale) + stats.norm.sf((maximum + 0.5) / scale)
+        assert outside <= entropy.TAIL_MASS
+        assert np.sum(pmf) == pytest.approx(1 - outside, abs=1e-12)
+
+
+def test_bits_of_a_table_entry_are_those_of_its_pmf():
+    for index, (pmf, minimum) in enumerate(zip(*TABLE.pmfs())):
+        value = tf.constant(minimum + np.arange(len(pmf)), tf.float32)
+        bits = TABLE.bits(value, tf.constant(index, tf.float32))
+        expected = np.minimum(-np.log2(pmf), entropy.MAX_BITS)
+        np.testing.assert_allclose(bits, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_bits_between_entries_are_those_of_the_scale_between():
+    bits = float(TABLE.bits(tf.constant(1.3), TABLE.index(tf.math.log(0.7))))
+    mass = stats.norm.cdf(1.8 / 0.7) - stats.norm.cdf(0.8 / 0.7)
+    assert bits == pytest.approx(-math.log2(mass), rel=1e-4)
+
+
+def test_index_spans_the_table():
+    log_scale = tf.math.log([0.001, 0.11, SCALES[20], 256.0, 1e6])
+    np.testing.assert_allclose(TABLE.index(log_scale), [0, 0, 20, 63, 63], atol=1e-4)
+
+
+def test_gradient_of_the_index_pushes_back_into_the_table():
+    log_scale = tf.Variable(tf.math.log([0.01, 1.0, 1000.0]))
+    slope = 63 / math.log(256 / 0.11)
+
+    def gradient(sign):
+        with tf.GradientTape() as tape:
+            loss = sign * tf.reduce_sum(TABLE.index(log_scale))
+        return tape.gradient(loss, log_scale)
+
+    # Descent on +index lowers log_scale: blocked below the table, allowed above it.
+    np.testing.assert_allclose(gradient(1), [0, slope, slope], rtol=1e-5)
+    np.testing.assert_allclose(gradient(-1), [-slope, -slope, 0], rtol=1e-5)
+
+
+def test_gradient_reaches_value_and_scale():
+    value, log_scale = tf.constant([0.7, -5.0]), tf.constant([0.3, 0.3])
+    with tf.GradientTape() as tape:
+        tape.watch([value, log_scale])
+        bits = TABLE.bits(value, TABLE.index(log_scale))
+    by_value, by_scale = tape.gradient(bits, [value, log_scale])
+    assert by_value[0] > 0 > by_value[1]  # away from the mean is dearer
+    assert by_scale[0] > 0 > by_scale[1]  # the first is within its scale, the second far outside
+
+
+@pytest.mark.parametrize("value", [-30.0, 100.0, -5000.0])
+def test_outliers_cost_an_escape_and_are_pulled_in(value):
+    value, log_scale = tf.constant(value), tf.math.log(0.5)
+    with tf.GradientTape() as tape:
+        tape.watch([value, log_scale])
+        bits = TABLE.bits(value, TABLE.index(log_scale))
+    assert float(bits) == entropy.MAX_BITS
+    by_value, by_scale = tape.gradient(bits, [value, log_scale])
+    assert math.isfinite(by_value) and by_value * value > 0
+    assert math.isfinite(by_scale) and by_scale < 0
+
+
+# --- Tables -----------------------------------------------------------------------------------
+
+
+def test_layout_of_the_tables():
+    prior = density()
+    tables = entropy.Tables.build([prior, TABLE])
+    pmfs = prior.pmfs()[0] + TABLE.pmfs()[0]
+    assert tables.cdfs.dtype == tables.minima.dtype == np.int32
+    np.testing.assert_array_equal(
+        tables.minima[:-1], np.concatenate([prior.pmfs()[1], TABLE.pmfs()[1]]))
+    np.testing.assert_array_equal(tables.sizes[:-1], [len(pmf) for pmf in pmfs])
+    position = 0
+    for pmf in pmfs:
+        cdf = tables.cdfs[position + 1:position + len(pmf) + 3]
+        assert tables.cdfs[position] == 16  # bits; negative would mean the library's escape code
+        assert cdf[0] == 0 and cdf[-1] == 2**16
+        counts = np.diff(cdf)
+        assert np.all(counts > 0)
+        # Within rounding, and what is taken from the likely to give every symbol a count.
+        np.testing.assert_allclose(counts[:-1] / 2**16, pmf, atol=2 / 2**16, rtol=0.03)
+        position += len(pmf) + 3
+    assert tables.cdfs[position] == 16  # last, the digits of escaped values, equally likely
+    np.testing.assert_array_equal(np.diff(tables.cdfs[position + 1:]), [2**12] * 16)
+
+
+# --- Range coder ------------------------------------------------------------------------------
+
+
+def test_round_trip_of_several_calls(samples):
+    tables = entropy.Tables.build([density(), TABLE])
+    symbols, distributions = samples
+    rng = np.random.default_rng(1)
+    calls = [
+        (rng.integers(-20, 21, (2, 3, 5)), np.broadcast_to(np.arange(5), (2, 3, 5))),
+        (np.zeros((0, 7)), np.zeros((0, 7), int)),
+        (symbols.reshape(100, 300), distributions.reshape(100, 300) + 5),
+        (np.zeros(0), np.zeros(0, int)),
+        (np.array(-3), np.array(40)),
+    ]
+    stream, crc = encode(tables, *calls)
+    decoder = entropy.RangeDecoder(tables, stream)
+    for symbols, distributions in calls:
+        decoded = decoder.decode(distributions)
+        assert decoded.dtype == np.int32
+        np.testing.assert_array_equal(decoded, symbols)
+    assert decoder.crc == crc
+
+
+def test_nothing_is_a_valid_stream(tables):
+    stream, crc = encode(tables)
+    assert entropy.RangeDecoder(tables, stream).crc == crc == 0
+
+
+def test_symbols_outside_the_tables_escape(tables):
+    limit = 2**20
+    symbols = np.array([2, -2, 5, 1109, 1110, -1110, 5000, limit, -limit, 0])
+    distributions = np.array([0, 0, 0, 63, 63, 63, 0, 63, 0, 0])
+    stream, crc = encode(tables, (symbols, distributions))
+    decoder = entropy.RangeDecoder(tables, stream)
+    np.testing.assert_array_equal(decoder.decode(distributions), symbols)
+    assert decoder.crc == crc
+
+
+def test_size_is_the_information_content(tables, samples):
+    symbols, distributions = samples
+    size = len(encode(tables, (symbols, distributions))[0])
+    distance, scale = np.abs(symbols), SCALES[distributions]
+    mass = stats.norm.sf((distance - 0.5) / scale) - stats.norm.sf((distance + 0.5) / scale)
+    information = -np.sum(np.log2(mass)) / 8
+    assert information - 1 < size < information * 1.005 + 4
+
+
+@pytest.mark.parametrize("symbol", [
+    math.nan, math.inf, -math.inf, 2e9, -2e9, 2**20 + 1, np.float32(1e38), np.int32(-2**31),
+    np.int64(2**40)])
+def test_impossible_symbols_never_reach_the_library(tables, monkeypatch, symbol):
+    def endless(*_):
+        raise AssertionError("the library does not return from these")
+
+    monkeypatch.setattr(entropy.tfc, "entropy_encode_index", endless)
+    symbols = np.full((2, 3), 1, dtype=np.asarray(symbol).dtype)
+    symbols[1, 1] = symbol
+    with pytest.raises(entropy.CodingError, match="latents"):
+        entropy.RangeEncoder(tables).encode(symbols, np.zeros((2, 3), int))
+
+
+def decoded_otherwise(tables, stream, distributions, crc):
+    """Whether a reader of `stream` learns that it is not what the encoder wrote."""
+    decoder = entropy.RangeDecoder(tables, stream)
+    try:
+        decoder.decode(distributions)
+    except entropy.CodingError:
+        return True
+    return decoder.crc != crc
+
+
+def test_corruption_changes_the_checksum(tables, samples):
+    symbols, distributions = (part[:2000] for part in samples)
+    stream, crc = encode(tables, (symbols, distributions))
+    assert not decoded_otherwise(tables, stream, distributions, crc)
+    for position in range(0, len(stream) - 1, 20):
+        damaged = bytearray(stream)
+        damaged[position] ^= 1 << position % 8
+        assert decoded_otherwise(tables, bytes(damaged), distributions, crc), position
+
+
+def test_truncation_changes_the_checksum(tables, samples):
+    symbols, distributions = (part[:2000] for part in samples)
+    stream, crc = encode(tables, (symbols, distributions))
+    for end in range(0, len(stream) - 1, 20):
+        assert decoded_otherwise(tables, stream[:end], distributions, crc), end
+
+
+@pytest.mark.slow
+def test_stream_that_ends_within_an_escape_code_does_not_hang():
+    # In a process of its own, because a hanging decoder cannot be interrupted.
+    program = """
+import numpy as np
+from common import entropy
+tables = entropy.Tables.build([entropy.ScaleTable()])
+encoder = entropy.RangeEncoder(tables)
+encoder.encode(np.array([1000]), np.array([0]))
+whole = encoder.finish()
+for stream in [whole[:end] for end in range(len(whole))] + [b"\\xff" * 2]:
+    decoder = entropy.RangeDecoder(tables, stream)
+    try:
+        decoder.decode(np.array([0]))
+    except entropy.CodingError:
+        continue
+    assert decoder.crc != encoder.crc
+print("all refused")
+"""
+    root = pathlib.Path(__file__).parents[2]
+    result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True,
+                            text=True, timeout=60)
+    assert result.stdout.strip() == "all refused", result.stderr

@@ -1,0 +1,219 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageCms
+
+from common import images
+from common.cli import UserError
+
+
+def save(path, array, mode=None, **options):
+    image = Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path, **options)
+    return path
+
+
+def test_png_is_read_back_as_it_was_written(tmp_path, photo):
+    images.write(tmp_path / "a.png", photo)
+    read = images.read(tmp_path / "a.png")
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, photo)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), photo)
+
+
+def test_one_pixel(tmp_path):
+    pixel = np.array([[[1, 2, 3]]], np.uint8)
+    np.testing.assert_array_equal(images.read(save(tmp_path / "a.png", pixel)), pixel)
+
+
+def test_grey_becomes_rgb(tmp_path, photo):
+    grey = photo[:40, :50, 1]
+    read = images.read(save(tmp_path / "a.png", grey))
+    np.testing.assert_array_equal(read, np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_black_and_white(tmp_path):
+    bits = np.array([[0, 255], [255, 0]], np.uint8)
+    read = images.read(save(tmp_path / "a.png", bits, mode="1"))
+    np.testing.assert_array_equal(read, np.repeat(bits[..., None], 3, axis=2))
+
+
+def test_palette(tmp_path, photo):
+    image = Image.fromarray(photo[:40, :50]).quantize(16)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(images.read(tmp_path / "a.png"), image.convert("RGB"))
+
+
+def test_transparent_entry_of_a_palette_is_white(tmp_path):
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "a.png", transparency=1)
+    np.testing.assert_array_equal(images.read(tmp_path / "a.png"), [[[10, 20, 30], [255] * 3]])
+
+
+def test_transparency_is_laid_over_white(tmp_path):
+    rgba = np.array([[[100, 0, 200, 255], [100, 0, 200, 0], [100, 0, 200, 51]]], np.uint8)
+    read = images.read(save(tmp_path / "a.png", rgba))
+    np.testing.assert_allclose(  # 51 / 255 = 1 / 5
+        read, [[[100, 0, 200], [255] * 3, [224, 204, 244]]], atol=1)
+
+
+def test_sixteen_bit_grey_is_rounded(tmp_path):
+    samples = np.array([[0, 128, 129, 257, 385, 386, 65406, 65407, 65535]], np.uint16)
+    read = images.read(save(tmp_path / "a.png", samples))
+    np.testing.assert_array_equal(read[0, :, 0], [0, 0, 1, 1, 1, 2, 254, 255, 255])
+    assert np.all(read == read[..., :1])
+
+
+def test_sixteen_bit_rgb_is_right_within_a_level(tmp_path):
+    # Pillow itself drops the low byte of these.
+    path = tmp_path / "a.png"
+    write_png(path, 16, b"\0" + struct.pack(">HHH", 129, 511, 65535))
+    np.testing.assert_allclose(images.read(path).astype(int), [[[1, 2, 255]]], atol=1)
+
+
+def test_float_samples_are_refused(tmp_path):
+    path = save(tmp_path / "a.tiff", np.full((2, 2), 0.5, np.float32))
+    with pytest.raises(UserError, match="a.tiff.*float"):
+        images.read(path)
+
+
+@pytest.mark.parametrize("orientation, shown", [
+    (1, lambda stored: stored),
+    (2, lambda stored: stored[:, ::-1]),
+    (3, lambda stored: stored[::-1, ::-1]),
+    (6, lambda stored: np.rot90(stored, -1)),
+    (8, lambda stored: np.rot90(stored)),
+])
+def test_exif_orientation_is_applied(tmp_path, photo, orientation, shown):
+    stored, exif = photo[:40, :50], Image.Exif()
+    exif[0x0112] = orientation
+    read = images.read(save(tmp_path / "a.png", stored, exif=exif.tobytes()))
+    np.testing.assert_array_equal(read, shown(stored))
+
+
+def test_cmyk_jpeg(tmp_path, photo):
+    read = images.read(save(tmp_path / "a.jpg", photo, mode="CMYK", quality=95, subsampling=0))
+    assert read.shape == photo.shape
+    assert np.mean(np.abs(read - photo.astype(float))) < 3  # an inverted one would be off by 100
+
+
+def test_colour_profile_is_converted_to_srgb(tmp_path):
+    # sRGB with the primaries red and green swapped: its "red" is green.
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"----"), (b"gXYZ", b"rXYZ"), (b"----", b"gXYZ")):
+        profile = profile.replace(old, new, 1)
+    red = np.full((2, 2, 3), (255, 0, 0), np.uint8)
+    np.testing.assert_allclose(
+        images.read(save(tmp_path / "a.png", red, icc_profile=profile)),
+        np.full((2, 2, 3), (0, 255, 0)), atol=2)
+
+
+def test_damaged_colour_profile_is_ignored(tmp_path, photo):
+    path = save(tmp_path / "a.png", photo[:8, :8], icc_profile=b"not a profile")
+    np.testing.assert_array_equal(images.read(path), photo[:8, :8])
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
+def test_what_is_not_an_image_is_a_user_error(tmp_path, content):
+    (tmp_path / "wrong.png").write_bytes(content)
+    with pytest.raises(UserError, match="wrong.png"):
+        images.read(tmp_path / "wrong.png")
+
+
+def test_missing_file_and_folder_are_user_errors(tmp_path):
+    with pytest.raises(UserError, match="absent.png: no such file"):
+        images.read(tmp_path / "absent.png")
+    with pytest.raises(UserError, match=f"{tmp_path.name} is a folder"):
+        images.read(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_truncated_image_is_a_user_error(tmp_path, photo, suffix, kept):
+    whole = save(tmp_path / f"a.{suffix}", photo[:100, :100]).read_bytes()
+    (tmp_path / f"cut.{suffix}").write_bytes(whole[:int(len(whole) * kept)])
+    with pytest.raises(UserError, match=f"cut.{suffix}"):
+        images.read(tmp_path / f"cut.{suffix}")
+
+
+@pytest.mark.parametrize("name", ["a.ntc", "a", "a.npy"])
+def test_unknown_suffix_writes_nothing(tmp_path, photo, name):
+    with pytest.raises(UserError, match=".png"):
+        images.write(tmp_path / name, photo)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder_writes_nothing(tmp_path, photo):
+    with pytest.raises(UserError, match="absent"):
+        images.write(tmp_path / "absent" / "a.png", photo)
+    assert not list(tmp_path.iterdir())
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, photo):
+    path = save(tmp_path / "a.png", photo[:8, :8])
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        images.write(path, np.zeros((4, 4, 7), np.uint8))
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", images.SUFFIXES)
+def test_every_suffix_can_be_written(tmp_path, photo, suffix):
+    crop = photo[:64, :48]
+    images.write(tmp_path / f"a{suffix.upper()}", crop)
+    read = images.read(tmp_path / f"a{suffix.upper()}")
+    assert np.mean(np.abs(read - crop.astype(float))) < 6
+    assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix.upper()}"]
+
+
+def test_to_uint8_rounds_and_clips():
+    values = tf.constant([-3.0, 0.0, 0.4, 0.6, 127.4, 127.6, 254.6, 255.0, 300.0]) / 255
+    result = images.to_uint8(values)
+    assert result.dtype == tf.uint8
+    np.testing.assert_array_equal(result, [0, 0, 0, 1, 127, 128, 255, 255, 255])
+
+
+@pytest.mark.parametrize("size, padded", [
+    ((1, 1), (16, 16)), ((1, 65), (16, 80)), ((67, 131), (80, 144)), ((32, 48), (32, 48))])
+def test_padding_repeats_the_edge_and_is_undone_by_cropping(photo, size, padded):
+    height, width = size
+    x = photo[None, :height, :width].astype(np.float32)
+    expected = np.pad(
+        x, [(0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)], mode="edge")
+    static = images.pad_to_multiple(tf.constant(x), 16)
+    np.testing.assert_array_equal(static, expected)
+    np.testing.assert_array_equal(images.crop_to(static, x), x)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
+    def there_and_back(x):
+        there = images.pad_to_multiple(x, 16)
+        return there, images.crop_to(there, x)
+
+    dynamic, back = there_and_back(x)
+    np.testing.assert_array_equal(dynamic, expected)
+    np.testing.assert_array_equal(back, x)
+
+
+def write_png(path, depth, rows):
+    """An RGB PNG file of one pixel; Pillow writes none of 16 bits."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(
+            ">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 1, 1, depth, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def test_more_pixels_than_allowed(tmp_path):
+    path = tmp_path / "large.png"
+    Image.new("RGB", (40, 25)).save(path)
+    assert images.read(path, max_pixels=1000).shape == (25, 40, 3)
+    with pytest.raises(UserError, match="large.png has 40 x 25"):
+        images.read(path, max_pixels=999)

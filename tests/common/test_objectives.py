@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import objectives
+from common.model import Generated
+
+X = tf.zeros([2, 2, 4, 3])
+BITS = {"y": tf.constant([8.0, 24.0]), "z": tf.constant([4.0, 0.0])}
+
+
+def test_loss_of_a_case_done_by_hand():
+    # One example is exact, every sample of the other is off by 0.2.
+    x_hat = tf.stack([X[0], X[1] + 0.2])
+    measured = objectives.rate_distortion(X, Generated(x_hat, BITS), 0.01)
+    mse = (0.2 * 255) ** 2 / 2
+    expected = {"bpp_y": 16 / 8, "bpp_z": 2 / 8, "bpp": 18 / 8, "mse": mse,
+                "rd_loss": 18 / 8 + 0.01 * mse, "psnr": 10 * math.log10(255**2 / mse)}
+    assert {k: float(v) for k, v in measured.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_is_cropped_and_pixels_are_those_of_the_original():
+    x_hat = tf.pad(X, [[0, 0], [0, 14], [0, 12], [0, 0]], constant_values=1.0)
+    measured = objectives.rate_distortion(X, Generated(x_hat, BITS), 1.0)
+    assert float(measured["mse"]) == 0
+    assert float(measured["bpp"]) == pytest.approx(18 / 8)
+    assert math.isfinite(float(measured["psnr"]))
+
+
+def test_eight_bit_rounds_and_clips():
+    def mse(x, x_hat, eight_bit):
+        generated = Generated(tf.fill([1, 1, 1, 3], x_hat), {"y": tf.zeros(1)})
+        x = tf.fill([1, 1, 1, 3], x)
+        return float(objectives.rate_distortion(x, generated, 1.0, eight_bit=eight_bit)["mse"])
+
+    assert mse(100 / 255, 100.4 / 255, True) == 0
+    assert mse(100 / 255, 100.4 / 255, False) == pytest.approx(0.16, rel=1e-3)
+    assert mse(100 / 255, 100.6 / 255, True) == pytest.approx(1, rel=1e-5)
+    assert mse(1.0, 1.5, True) == mse(0.0, -0.5, True) == 0
+
+
+def test_gradient_reaches_image_and_rates():
+    x_hat, bits = tf.fill([2, 2, 4, 3], 0.5), tf.constant([8.0, 24.0])
+    with tf.GradientTape() as tape:
+        tape.watch([x_hat, bits])
+        loss = objectives.rate_distortion(X, Generated(x_hat, {"y": bits}), 0.01)["rd_loss"]
+    by_image, by_bits = tape.gradient(loss, [x_hat, bits])
+    np.testing.assert_allclose(by_bits, [1 / 16, 1 / 16])  # mean over 2 examples of 8 pixels
+    np.testing.assert_allclose(by_image, np.full(x_hat.shape, 0.01 * 255**2 * 2 * 0.5 / 48),
+                               rtol=1e-5)
+
+
+def test_rates_of_low_precision_are_averaged_and_summed_in_float32():
+    bits = {"y": tf.constant([2048, 1], tf.float16), "z": tf.constant([1024, 1024], tf.float16)}
+    x_hat = tf.zeros([2, 1, 1, 3], tf.float16)
+    measured = objectives.rate_distortion(tf.zeros([2, 1, 1, 3]), Generated(x_hat, bits), 1.0)
+    assert measured["bpp"].dtype == measured["rd_loss"].dtype == tf.float32
+    assert float(measured["bpp_y"]) == 1024.5  # float16 has 1024 and 1025
+    assert float(measured["bpp"]) == 2048.5
