@@ -37,11 +37,6 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     return float(tf.image.ssim_multiscale(a[None], b[None], 255)[0])
 
 
-def ms_ssim_db(value: float) -> float:
-    """MS-SSIM in decibels, -10 log10(1 - value)."""
-    return -10 * math.log10(1 - value) if value < 1 else math.inf
-
-
 def all_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Every distortion of uint8 image `b` against `a` [H, W, 3], by name."""
     return {"psnr": psnr(a, b), "psnr_y": psnr_y(a, b), "mse": mse(a, b), "ms_ssim": ms_ssim(a, b)}

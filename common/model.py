@@ -15,7 +15,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from common import entropy, images, quantizers
-from common.timing import stage
 
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's.
 Latents = dict[str, tf.Tensor]
@@ -75,9 +74,7 @@ class Model(tf.keras.Model):
 
     def call(self, x: tf.Tensor) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
-        with stage("analysis"):
-            latents = self.infer(x)
-        generated = self.generate(latents, quantizers.Round())
+        generated = self.generate(self.infer(x), quantizers.Round())
         return generated._replace(x_hat=images.crop_to(generated.x_hat, x))
 
     def to_latent(self, x: tf.Tensor) -> tf.Tensor:

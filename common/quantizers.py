@@ -16,7 +16,6 @@ import tensorflow_compression as tfc
 
 from common.cli import UserError
 
-
 # By default each device takes a generator of its own.
 _ALGORITHM = "philox"
 

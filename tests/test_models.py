@@ -1,0 +1,227 @@
+"""The four verbs of every model: infer, generate, encode, decode."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import factorized.models
+import mshyper.models
+from common import data, entropy, images, objectives, quantizers
+
+ANALYSIS = dict(cls="MBT2018Analysis", channels=(8, 8, 8, 12))
+SYNTHESIS = dict(cls="MBT2018Synthesis", channels=(8, 8, 8, 3))
+HYPER_ANALYSIS = dict(cls="HyperAnalysis", channels=(8, 8, 10))
+SIZES = [(1, 1), (1, 65), (67, 131)]
+
+
+def hyper(last, predict_mean):
+    return mshyper.models.Model(
+        ANALYSIS, SYNTHESIS, HYPER_ANALYSIS,
+        dict(cls="HyperSynthesis", channels=(8, 8, last)), predict_mean=predict_mean)
+
+
+BUILDERS = {
+    "factorized": lambda: factorized.models.Model(ANALYSIS, SYNTHESIS),
+    "mean_scale": lambda: hyper(24, predict_mean=True),
+    "scale_only": lambda: hyper(12, predict_mean=False),
+}
+
+
+def make(name):
+    """A model with tables, whose latents are neither all zero nor far from what it predicts."""
+    tf.keras.utils.set_random_seed(0)
+    model, rng = BUILDERS[name](), np.random.default_rng(0)
+    model.initialize()
+    for prior in model.priors:
+        for weight in getattr(prior, "trainable_variables", []):
+            weight.assign_add(rng.normal(0, 0.3, weight.shape))
+    x = picture(data.find("photos/validation")[0].read(), 256, 320)
+    standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    if name != "factorized":
+        standardize(model.hyper_analysis, lambda: model.infer(x)["z"], 3.0)
+        kernel, bias = kernel_and_bias(model.hyper_synthesis)
+        kernel.assign(kernel * 0.1)
+        log_scales = rng.normal(math.log(3), 0.2, 12)
+        bias.assign(np.concatenate([rng.normal(0, 1, bias.shape[0] - 12), log_scales]))
+    model.build_tables()
+    return model
+
+
+def kernel_and_bias(transform):
+    """The variables of its last layer."""
+    return sorted(transform.layers[-1].trainable_weights, key=lambda weight: -weight.shape.rank)
+
+
+def standardize(transform, output, deviation):
+    """Gives every channel of the last layer's output mean 0 and this standard deviation."""
+    kernel, bias = kernel_and_bias(transform)
+    mean, variance = tf.nn.moments(output(), axes=(0, 1, 2))
+    factor = deviation / tf.sqrt(variance)
+    kernel.assign(kernel * factor)
+    bias.assign((bias - mean) * factor)
+
+
+@functools.cache
+def shared(name):
+    """A model for tests that leave its weights as they are."""
+    return make(name)
+
+
+@pytest.fixture(params=list(BUILDERS))
+def model(request):
+    return shared(request.param)
+
+
+@pytest.fixture
+def mean_scale():
+    return shared("mean_scale")
+
+
+class Recording(quantizers.Round):
+    """Rounds, and keeps what the decoder gets."""
+
+    def __init__(self):
+        self.decoded = {}
+
+    def __call__(self, value, offset, name):
+        rate, self.decoded[name] = super().__call__(value, offset, name)
+        return rate, self.decoded[name]
+
+
+def picture(photo, height, width):
+    return data.to_float(photo[100:100 + height, 200:200 + width])[None]
+
+
+def encode(model, latents):
+    coder = entropy.RangeEncoder(model.tables)
+    model.encode(latents, coder)
+    return coder.finish(), coder.crc
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_decode_returns_what_generate_uses(model, photo, height, width):
+    x = picture(photo, height, width)
+    latents, quantizer = model.infer(x), Recording()
+    x_hat = model.generate(latents, quantizer).x_hat
+    stream, crc = encode(model, latents)
+    coder = entropy.RangeDecoder(model.tables, stream)
+    decoded = model.decode(coder, height, width)
+    assert coder.crc == crc
+    assert decoded.keys() == quantizer.decoded.keys() == latents.keys()
+    for name, expected in quantizer.decoded.items():
+        np.testing.assert_array_equal(decoded[name], expected)
+        assert np.std(expected) > 0.5  # not all alike
+    np.testing.assert_array_equal(model.to_image(decoded["y"]), x_hat)
+
+
+def test_latents_have_the_stated_sizes(model, photo):
+    shapes = {name: value.shape for name, value in model.infer(picture(photo, 67, 131)).items()}
+    assert shapes.pop("y") == (1, 5, 9, 12)
+    assert shapes in ({}, {"z": (1, 2, 3, 10)})
+
+
+def test_stated_rate_is_the_coded_rate(model, photo):
+    x = picture(photo, 256, 320)
+    latents = model.infer(x)
+    bits = sum(float(b) for b in model.generate(latents, quantizers.Round()).bits.values())
+    stream, _ = encode(model, latents)
+    assert bits > 8000
+    assert abs(8 * len(stream) - bits) < 0.005 * bits + 32
+
+
+def test_rates_of_a_batch_are_those_of_its_images(model, photo):
+    x = tf.concat([picture(photo, 64, 64), picture(photo[::-1], 64, 64)], axis=0)
+    both = model(x)
+    singles = [model(x[i:i + 1]) for i in (0, 1)]
+    for name, bits in both.bits.items():
+        assert bits.shape == (2,) and bits.dtype == tf.float32
+        np.testing.assert_allclose(bits, [float(s.bits[name]) for s in singles], rtol=1e-4)
+        assert bits[0] != bits[1]
+    np.testing.assert_allclose(both.x_hat[1], singles[1].x_hat[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_call_crops_to_the_image(model, photo, height, width):
+    x = picture(photo, height, width)
+    generated = model(x)
+    assert generated.x_hat.shape == x.shape
+    whole = model.generate(model.infer(x), quantizers.Round())
+    assert whole.x_hat.shape == (1, -(-height // 16) * 16, -(-width // 16) * 16, 3)
+    np.testing.assert_array_equal(generated.x_hat, images.crop_to(whole.x_hat, x))
+
+
+def test_gradient_reaches_every_trainable_weight(model, photo):
+    x = picture(photo, 64, 96)
+    with tf.GradientTape() as tape:
+        generated = model.generate(
+            model.infer(x), quantizers.UniformNoise(tf.constant([1, 2])), training=True)
+        loss = objectives.rate_distortion(x, generated, 0.01)["rd_loss"]
+    weights = model.trainable_variables
+    names = {weight.name for weight in weights}
+    for prior in model.priors:  # the densities must not be forgotten by Keras
+        assert {weight.name for weight in getattr(prior, "trainable_variables", [])} <= names
+    for weight, gradient in zip(weights, tape.gradient(loss, weights)):
+        assert gradient is not None, weight.name
+        assert np.all(np.isfinite(gradient)) and np.any(gradient.numpy() != 0), weight.name
+
+
+def test_a_smaller_offset_between_latent_and_mean_is_cheaper(mean_scale, photo):
+    # y itself is costly; y at its predicted mean costs less than anywhere else.
+    latents, quantizer = mean_scale.infer(picture(photo, 64, 64)), Recording()
+    far = mean_scale.generate(latents, quantizer).bits["y"]
+
+    class Means(quantizers.Round):
+        def __call__(self, value, offset, name):
+            return super().__call__(offset + tf.zeros_like(value) if name == "y" else value,
+                                    offset, name)
+
+    assert float(mean_scale.generate(latents, Means()).bits["y"]) < 0.8 * float(far)
+
+
+def test_training_rate_uses_scales_between_the_table_entries(mean_scale, photo):
+    latents = mean_scale.infer(picture(photo, 64, 64))
+    stored, continuous = (
+        mean_scale.generate(latents, quantizers.Round(), training=training).bits
+        for training in (False, True))
+    assert float(stored["z"]) == float(continuous["z"])
+    assert float(stored["y"]) != float(continuous["y"])
+    np.testing.assert_allclose(stored["y"], continuous["y"], rtol=0.01)
+
+
+@pytest.mark.parametrize("name, same", [("scale_only", True), ("mean_scale", False)])
+def test_only_the_scale_hyperprior_ignores_the_sign_of_y(photo, name, same):
+    model, x = make(name), picture(photo, 64, 64)
+    before = model.infer(x)
+    for weight in model.analysis.layers[-1].trainable_weights:
+        weight.assign(-weight)
+    after = model.infer(x)
+    np.testing.assert_array_equal(after["y"], -before["y"])
+    assert np.allclose(after["z"], before["z"], atol=1e-5) == same
+
+
+def test_scale_only_rounds_to_whole_numbers(photo):
+    model, quantizer = shared("scale_only"), Recording()
+    model.generate(model.infer(picture(photo, 64, 64)), quantizer)
+    y = quantizer.decoded["y"].numpy()
+    np.testing.assert_array_equal(y, np.round(y))
+
+
+def test_offsets_follow_the_weights():
+    model = make("factorized")
+    before = model.prior.offset.numpy()
+    for weight in model.prior.trainable_variables:
+        if "bias" in weight.name:
+            weight.assign_add(tf.fill(weight.shape, 0.2))
+    model.update_offsets()
+    assert np.all(model.prior.offset.numpy() != before)
+
+
+def test_impossible_latents_are_refused(model, photo):
+    latents = model.infer(picture(photo, 64, 64))
+    for value in (np.nan, np.inf, 2e9):
+        damaged = dict(latents, y=latents["y"] * value)
+        with pytest.raises(entropy.CodingError):
+            encode(model, damaged)
