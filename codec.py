@@ -91,12 +91,7 @@ def info(args: argparse.Namespace) -> None:
 def benchmark(args: argparse.Namespace) -> None:
     """Rate, distortion and seconds of every image of a data set, and their means."""
     model = load_model(args.model)
-    sources = data.find(args.dataset)
-    coding.measure(model, sources[0].read())  # the first run of each operation sets it up
-    rows = []
-    for source in tqdm.tqdm(sources, unit="image", disable=None):
-        row, _ = coding.measure(model, source.read())
-        rows.append({"image": source.name, **row})
+    rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset))]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, columns=(
         "image", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",

@@ -52,11 +52,7 @@ def main(_) -> None:
 
     print(f"\n2. Evaluation on {config.data.validation}, photographs it never saw: actual files")
     model = codec.load_model(exported)
-    rows = []
-    for source in data.find(config.data.validation):
-        image = source.read()
-        row, _ = coding.measure(model, image)
-        rows.append({"image": source.name, **row})
+    rows = [row for row, _ in coding.measure_all(model, data.find(config.data.validation))]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, ("image", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
                                "encoding_time", "decoding_time")))

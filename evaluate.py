@@ -18,7 +18,6 @@ import re
 import sys
 
 import matplotlib
-import tqdm
 
 import codec
 from common import coding, data, export, images, tables
@@ -68,15 +67,12 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
         if found["fingerprint"] == export.fingerprint(model_path) and found["dataset"] == dataset:
             return found
     model = codec.load_model(model_path)
-    sources = data.find(dataset)
-    coding.measure(model, sources[0].read())  # the first run of each operation sets it up
     rows = []
-    for source in tqdm.tqdm(sources, desc=name, unit="image", disable=None):
-        row, decoded = coding.measure(model, source.read())
-        rows.append({"image": source.name, **row})
+    for row, decoded in coding.measure_all(model, data.find(dataset), name):
+        rows.append(row)
         if save_images:
             (output / name).mkdir(parents=True, exist_ok=True)
-            images.write(output / name / f"{pathlib.Path(source.name).stem}.png", decoded)
+            images.write(output / name / f"{pathlib.Path(row['image']).stem}.png", decoded)
     result = {
         "run": name,
         "fingerprint": model.fingerprint,

@@ -12,7 +12,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
     unfolding, G_(i) G_(i)^T. Their eigenvectors rotate the gradient into a basis in which Adam's
     diagonal scaling is nearly a full one. Vectors, scalars and long axes are left to plain Adam.
     Transform coding is ill-conditioned, and this reaches in a thousand steps what Adam does not in
-    several thousand (arXiv 2601.20769 measured it for learned codecs; so did benchmarks/).
+    several thousand (measured for learned codecs in arXiv 2601.20769).
 
     Args:
       learning_rate: float or schedule.
