@@ -14,7 +14,7 @@ from common.entropy import CodingError, RangeDecoder, RangeEncoder
 from common.model import Model
 from common.timing import recording, stage
 
-# Without tiles, memory grows with the image: with 32 channels, decoding takes half a GB a megapixel.
+# Without tiles, memory grows with the image: half a GB a megapixel for decoding with 32 channels.
 MAX_PIXELS = 25_000_000
 
 
