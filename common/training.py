@@ -27,6 +27,9 @@ from common.files import write_json
 from common.model import Model
 
 
+flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags defined in `main`
+
+
 class Trainer(tf.keras.Model):
     """Keras's view of training: a codec, its objective and schedules.
 

@@ -1,4 +1,7 @@
-"""Trains a factorised prior; see common/training.py."""
+"""Trains a factorised prior; see common/training.py.
+
+    python -m factorized.train --config factorized/configs/bls2017.py --hid 2 --config.train.num_steps=1000
+"""
 
 from common import training
 from factorized.models import Model
