@@ -26,7 +26,6 @@ from common.cli import UserError
 from common.files import write_json
 from common.model import Model
 
-
 flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags defined in `main`
 
 

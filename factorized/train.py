@@ -1,6 +1,6 @@
 """Trains a factorised prior; see common/training.py.
 
-    python -m factorized.train --config factorized/configs/bls2017.py --hid 2 --config.train.num_steps=1000
+    python -m factorized.train --config factorized/configs/bls2017.py --hid 2
 """
 
 from common import training

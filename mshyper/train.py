@@ -1,6 +1,6 @@
 """Trains a scale or mean-scale hyperprior; see common/training.py.
 
-    python -m mshyper.train --config mshyper/configs/mbt2018.py --hid 2 --config.train.num_steps=1000
+    python -m mshyper.train --config mshyper/configs/mbt2018.py --hid 2
 """
 
 from common import training
