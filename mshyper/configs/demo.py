@@ -7,11 +7,12 @@ def get_config():
     config = small.get_config()
     config.train.warm_start = "mshyper-small-2"
     config.train.rd_lambda = 0.01
-    config.train.num_steps = 500
+    config.data.batch_size = 2
+    config.train.num_steps = 400
     config.train.optimizer.learning_rate = 2e-4
     config.train.schedule.warmup = 0.1
     config.train.log_interval = 50
-    config.train.checkpoint_interval = 250
+    config.train.checkpoint_interval = 200
     return config
 
 

@@ -44,7 +44,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["SOAP", "Adam"])
+@pytest.mark.parametrize("optimizer", ["SOAP", pytest.param("Adam", marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, optimizer):
     config = tiny_config()
     config.train.optimizer.cls = optimizer
