@@ -8,8 +8,9 @@ RUN := .venv/bin/python
 
 .PHONY: demo test test-slow lint clean
 
+# XLA looks for libdevice where the CUDA wheels put it.
 demo: $(ENV)
-	$(RUN) demo.py
+	$(if $(GPU),XLA_FLAGS=--xla_gpu_cuda_data_dir=$$(echo .venv/lib/python*/site-packages/nvidia/cuda_nvcc)) $(RUN) demo.py
 
 test: $(ENV)
 	$(RUN) -m pytest -m "not slow"

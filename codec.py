@@ -34,7 +34,9 @@ def load_model(name: str) -> Model:
     package = export.read_config(path).get("package")
     try:
         model_class = importlib.import_module(f"{package}.models").Model
-    except (ModuleNotFoundError, AttributeError):
+    except (ModuleNotFoundError, AttributeError) as error:
+        if getattr(error, "name", None) not in (package, f"{package}.models", "Model"):
+            raise
         raise UserError(f"{path}: its config names the package '{package}', which this version "
                         "does not have") from None
     return export.load(model_class, path)
@@ -47,7 +49,7 @@ def compress(args: argparse.Namespace) -> None:
 
     def compress_one(source, target):
         image = images.read(source, args.max_pixels)
-        ntc = coding.compress(model, image)
+        ntc = coding.compress(model, image, args.max_pixels)
         with replacing(target) as temporary:
             temporary.write_bytes(ntc)
         pixels = image.shape[0] * image.shape[1]
@@ -108,6 +110,8 @@ def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathl
     """Pairs of input and output file. Raises UserError before any work if one already exists."""
     paths = [pathlib.Path(path) for path in args.paths]
     if len(paths) == 2 and paths[1].suffix.lower() in outputs and not paths[0].is_dir():
+        if args.output_dir:
+            raise UserError(f"give either the output {paths[1]} or --output_dir, not both")
         jobs = [(paths[0], paths[1])]
     else:
         jobs = [(path, pathlib.Path(args.output_dir or path.parent, path.stem + new_suffix))
@@ -173,7 +177,8 @@ def _released(fingerprint: str) -> pathlib.Path | None:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="codec", description="Learned image compression: files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m codec", description="Learned image compression: files.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model_help = "folder of an exported model or of a run, or a name of the zoo"
 

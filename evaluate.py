@@ -12,6 +12,7 @@ the zoo. Models of one folder are the points of one curve. Below OUTPUT/<dataset
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import re
@@ -33,15 +34,19 @@ def find_runs(names: list[str]) -> dict[str, list[pathlib.Path]]:
     """The exported models behind the names of runs, grouped into curves.
 
     Raises:
-      UserError: a name leads to no exported model, or a run of an experiment has none yet.
+      UserError: a name leads to no exported model, a run of an experiment has none yet, or two
+        folders have one name.
     """
-    curves = {}
+    curves, folders = {}, {}
     for name in names:
         runs = sorted(pathlib.Path(name).glob("wid=*")) or [name]
         for run in runs:
-            model = export.find(run)
+            model = export.find(run).resolve()
             folder = model.parent.parent if model.name == "model" else model.parent
-            curves.setdefault(folder.resolve().name, []).append(model)
+            if folders.setdefault(folder.name, folder) != folder:
+                raise UserError(f"{folders[folder.name]} and {folder} would be curves of one name; "
+                                "evaluate them into two folders --output")
+            curves.setdefault(folder.name, []).append(model)
     return curves
 
 
@@ -62,17 +67,19 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     """
     name = model_path.parent.name if model_path.name == "model" else model_path.name
     path = output / f"{name}.json"
-    if skip_existing and path.exists():
-        found = json.loads(path.read_text())
-        if found["fingerprint"] == export.fingerprint(model_path) and found["dataset"] == dataset:
-            return found
+    if skip_existing and path.exists() and (not save_images or (output / name).is_dir()):
+        with contextlib.suppress(ValueError, KeyError):  # a damaged file is written anew
+            found = json.loads(path.read_text())
+            if (found["fingerprint"], found["dataset"]) == (
+                    export.fingerprint(model_path), dataset):
+                return found
     model = codec.load_model(model_path)
     rows = []
     for row, decoded in coding.measure_all(model, data.find(dataset), name):
         rows.append(row)
         if save_images:
             (output / name).mkdir(parents=True, exist_ok=True)
-            images.write(output / name / f"{pathlib.Path(row['image']).stem}.png", decoded)
+            images.write(output / name / f"{row['image'].removesuffix('.png')}.png", decoded)
     result = {
         "run": name,
         "fingerprint": model.fingerprint,
@@ -107,9 +114,13 @@ def read_published(path: str, names: list[str]) -> dict[str, dict]:
         published = json.loads(pathlib.Path(path).read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(published, dict):
+        raise UserError(f'{path}: need {{"<name>": {{"bpp": [...], "psnr": [...]}}}}')
     for name in names:
         if name not in published:
             raise UserError(f"{path} has no curve '{name}'; it has: {', '.join(published)}")
+        if not {"bpp", "psnr"} <= published[name].keys():
+            raise UserError(f"{path}: the curve '{name}' lacks bpp or psnr")
     return {name: published[name] for name in names}
 
 
@@ -140,7 +151,8 @@ def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str,
 @report
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="evaluate", description="Rate-distortion evaluation.")
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluate", description="Rate-distortion evaluation.")
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN",
                         help="folders of runs, experiments or exported models, or zoo names")
     parser.add_argument("--dataset", default="kodak",
@@ -153,8 +165,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--curves", nargs="+", default=[], metavar="NAME",
                         help="which of the published curves to plot")
     args = parser.parse_args(argv)
-    if args.curves and not args.published:
-        raise UserError("--curves needs --published, the file that holds them")
+    if bool(args.curves) != bool(args.published):
+        raise UserError("--published (the file) and --curves (the names) need each other")
     published = read_published(args.published, args.curves) if args.published else {}
     folder = pathlib.Path(args.output, re.sub(r"[^\w.]+", "-", args.dataset).strip("-"))
     curves = {

@@ -2,7 +2,8 @@
 
 Each image is coded by each model to a real file. JPEG (4:2:0, optimised Huffman tables) codes it
 at every quality from 1 to 95; its size at the model's PSNR is interpolated, in the logarithm,
-between the two qualities around it. Sizes are compared image by image.
+between the two qualities around it. Sizes are compared image by image; images at whose PSNR there
+is no JPEG are left out and counted.
 """
 
 import argparse
@@ -52,8 +53,10 @@ def main() -> None:
     means = []
     for name in models:
         print(f"\n{name}")
-        rows[name].append(tables.mean_row(rows[name]))
+        compared = [row for row in rows[name] if math.isfinite(row["JPEG bytes"])]
+        rows[name].append(tables.mean_row(compared))
         print(tables.render(rows[name], rows[name][0].keys()))
+        print(f"mean over {len(compared)} of {len(rows[name]) - 1} images")
         means.append({"model": name, **rows[name][-1]})
     path = RESULTS / "versus_jpeg.json"
     RESULTS.mkdir(exist_ok=True)

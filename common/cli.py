@@ -18,6 +18,8 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
             main(*args)
         except UserError as error:
             sys.exit(_fail(error))
+        except OSError as error:  # a full disk, a folder that cannot be written
+            sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else error))
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -31,7 +33,7 @@ def run(main: Callable[[list[str]], None]) -> None:
         try:
             return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
         except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
-            sys.exit(_fail(f"the config has no key {error.args[0]}"))
+            sys.exit(_fail(f"the config has no key {str(error.args[0]).strip(chr(39))}"))
         except (flags.Error, OSError, TypeError, ValueError) as error:
             sys.exit(_fail(error))
 

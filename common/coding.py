@@ -1,5 +1,6 @@
 """Images to .ntc files and back, with any model of the zoo."""
 
+import sys
 import time
 from collections.abc import Iterator
 
@@ -18,19 +19,22 @@ from common.timing import recording, stage
 MAX_PIXELS = 25_000_000
 
 
-def compress(model: Model, image: np.ndarray) -> bytes:
+def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
     """Codes an image.
 
     Args:
       model: an exported model.
       image: uint8 [H, W, 3].
+      max_pixels: larger images, after padding, are refused.
 
     Returns:
       The bytes of a .ntc file.
 
     Raises:
-      UserError: the model's latents are not finite.
+      UserError: the image is too large, or the model's latents are not finite.
     """
+    height, width, _ = image.shape
+    _check_size(model, height, width, max_pixels)
     latents = infer(model, image)
     coder = RangeEncoder(model.tables)
     try:
@@ -39,7 +43,6 @@ def compress(model: Model, image: np.ndarray) -> bytes:
         raise UserError(str(error)) from error
     with stage("coding"):
         stream = coder.finish()
-    height, width, _ = image.shape
     return Container(model.fingerprint[:8], height, width, stream, coder.crc).pack()
 
 
@@ -53,6 +56,7 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     if container.fingerprint != model.fingerprint[:8]:
         raise UserError(f"written by model {container.fingerprint}, not by this one "
                         f"({model.fingerprint[:8]})")
+    _check_size(model, container.height, container.width, max_pixels)
     coder = RangeDecoder(model.tables, container.stream)
     try:
         latents = model.decode(coder, container.height, container.width)
@@ -66,10 +70,22 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
         return images.to_uint8(x_hat).numpy()
 
 
+def _check_size(model, height, width, max_pixels):
+    """A line of 25 million pixels is padded to a strip of 400 million."""
+    stride = model.analysis.stride
+    padded = -(-height // stride) * -(-width // stride) * stride**2
+    if padded > max(max_pixels, stride**2):
+        raise UserError(f"an image of {width} x {height}, padded to {padded / 1e6:.1f} megapixels, "
+                        f"exceeds the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
+
+
 def infer(model: Model, image: np.ndarray) -> dict[str, tf.Tensor]:
     """The latents of a uint8 image [H, W, 3], in a batch of one."""
     with stage("analysis"):
-        return model.infer(data.to_float(image)[None])
+        latents = model.infer(data.to_float(image)[None])
+        for latent in latents.values():
+            latent.numpy()  # waits for a GPU, so that the time is that of the work
+        return latents
 
 
 def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -87,11 +103,11 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
     pixels = image.shape[0] * image.shape[1]
     with recording() as encoding:
         start = time.perf_counter()
-        ntc = compress(model, image)
+        ntc = compress(model, image, max_pixels=sys.maxsize)
         encoding_time = time.perf_counter() - start
     with recording() as decoding:
         start = time.perf_counter()
-        decoded = decompress(model, ntc, max_pixels=pixels)
+        decoded = decompress(model, ntc, max_pixels=sys.maxsize)
         decoding_time = time.perf_counter() - start
     bits = model.generate(infer(model, image), quantizers.Round()).bits
     row = {

@@ -11,6 +11,7 @@ import glob
 import importlib.util
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -161,36 +162,16 @@ class Crops:
     def __init__(self, sources: list[Source], patch_size: int, seed: int, *,
                  crops_per_image: int = 1, min_scale: float = 1.0, flip: bool = True,
                  cache_gib: float = 4.0):
-        self._patch_size = patch_size
+        self.patch_size = patch_size
+        self.crops_per_image = crops_per_image
         self._seed = seed
-        self._crops_per_image = crops_per_image
         self._min_scale = min_scale
         self._flip = flip
         self._skipped = set()
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            sizes = self._keep_readable(sources, list(pool.map(_size_or_error, sources)))
-            gib = sum(3 * h * w for h, w in sizes.values()) / 2**30
-            self._cache = {}
-            self._sources = list(sizes)
-            if gib <= cache_gib:
-                self._cache = self._keep_readable(
-                    self._sources, list(pool.map(_read_or_error, self._sources)))
-                self._sources = list(self._cache)
-        if self._skipped:
-            logging.warning("skipped %d unreadable of %d images", len(self._skipped), len(sources))
-        if not self._sources:
-            raise UserError(f"none of the {len(sources)} images of the training set can be read")
-
-    def _keep_readable(self, sources, results) -> dict:
-        for source, result in zip(sources, results):
-            if isinstance(result, UserError):
-                self._skip(source, result)
-        return {s: r for s, r in zip(sources, results) if not isinstance(r, UserError)}
-
-    def _skip(self, source: Source, error: UserError) -> None:
-        if source not in self._skipped:
-            self._skipped.add(source)
-            logging.warning("skipped: %s", error)
+        sizes = _of_readable(sources, Source.size)
+        fits = sum(3 * h * w for h, w in sizes.values()) / 2**30 <= cache_gib
+        self._cache = _of_readable(list(sizes), Source.read) if fits else {}
+        self._sources = list(self._cache or sizes)
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -201,7 +182,7 @@ class Crops:
         order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._sources))
         image = self._image(order[position])
         rng = np.random.default_rng([self._seed, 1, int(n)])
-        return np.stack([self._crop(image, rng) for _ in range(self._crops_per_image)])
+        return np.stack([self._crop(image, rng) for _ in range(self.crops_per_image)])
 
     def _image(self, i: int) -> np.ndarray:
         for k in range(len(self._sources)):
@@ -210,12 +191,14 @@ class Crops:
                 return self._cache[source]
             try:
                 return source.read()
-            except UserError as error:  # a broken file stands in for its successor
-                self._skip(source, error)
+            except UserError as error:  # its successor stands in for a broken file
+                if source not in self._skipped:
+                    self._skipped.add(source)
+                    logging.warning("skipped: %s", error)
         raise UserError("no image of the training set can be read any more")
 
     def _crop(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        patch = self._patch_size
+        patch = self.patch_size
         missing = [max(0, patch - size) for size in image.shape[:2]]
         if any(missing):
             image = np.pad(image, [(0, m) for m in missing] + [(0, 0)], mode="symmetric")
@@ -228,35 +211,47 @@ class Crops:
         return crop[:, ::-1] if self._flip and rng.random() < 0.5 else crop
 
 
-def _size_or_error(source: Source):
-    try:
-        return source.size()
-    except UserError as error:
-        return error
-
-
-def _read_or_error(source: Source):
-    try:
-        return source.read()
-    except UserError as error:
-        return error
-
-
-def training_batches(crops: Crops, batch_size: int, patch_size: int, crops_per_image: int,
-                     start_step: int, num_steps: int) -> tf.data.Dataset:
-    """Batches `start_step` .. `num_steps` - 1, float32 [batch_size, patch, patch, 3] in [0, 1].
+def readable(sources: list[Source]) -> list[Source]:
+    """Those of the images that can be read; the others are named and counted in warnings.
 
     Raises:
-      UserError: `batch_size` is no multiple of `crops_per_image`.
+      UserError: none can.
     """
-    if batch_size % crops_per_image:
-        raise UserError(f"batch_size {batch_size} is no multiple of crops_per_image "
-                        f"{crops_per_image}")
-    draws = batch_size // crops_per_image
+    return list(_of_readable(sources, lambda source: source.read().shape))
+
+
+def _of_readable(sources: list[Source], function: Callable) -> dict:
+    """`function` of every source for which it raises no UserError, by source."""
+    def result_or_error(source):
+        try:
+            return function(source)
+        except UserError as error:
+            logging.warning("skipped: %s", error)
+            return error
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        results = list(pool.map(result_or_error, sources))
+    good = {s: r for s, r in zip(sources, results) if not isinstance(r, UserError)}
+    if len(good) < len(sources):
+        logging.warning("skipped %d unreadable of %d images", len(sources) - len(good),
+                        len(sources))
+    if not good:
+        raise UserError(f"none of the {len(sources)} images of the data set can be read")
+    return good
+
+
+def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: int
+                     ) -> tf.data.Dataset:
+    """Batches `start_step` .. `num_steps` - 1, float32 [batch_size, patch, patch, 3] in [0, 1].
+
+    `batch_size` is a multiple of `crops.crops_per_image`.
+    """
+    draws = batch_size // crops.crops_per_image
 
     def draw(n):
         batch = tf.numpy_function(crops.draw, [n], tf.uint8, stateful=False)
-        return tf.ensure_shape(batch, [crops_per_image, patch_size, patch_size, 3])
+        return tf.ensure_shape(
+            batch, [crops.crops_per_image, crops.patch_size, crops.patch_size, 3])
 
     return (tf.data.Dataset.range(start_step * draws, num_steps * draws)
             .map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

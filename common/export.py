@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import zipfile
+import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -21,6 +22,8 @@ from common.cli import UserError
 from common.entropy import Tables
 from common.files import replacing, write_json
 from common.model import Model
+
+_NPZ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def save(model: Model, config: dict, path: str | os.PathLike) -> str:
@@ -32,7 +35,7 @@ def save(model: Model, config: dict, path: str | os.PathLike) -> str:
     Raises:
       UserError: the weights are not finite, or the folder cannot be written.
     """
-    _require_finite(model, path)
+    require_finite(model, path)
     model.build_tables()
     with replacing(path) as folder:
         folder.mkdir(parents=True)
@@ -60,7 +63,7 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
     try:
         with np.load(path / "tables.npz") as tables:
             model.tables = Tables(**tables)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+    except _NPZ_ERRORS as error:
         raise UserError(f"{path / 'tables.npz'} cannot be read ({error})") from None
     model.fingerprint = fingerprint(path)
     return model
@@ -93,7 +96,7 @@ def load_weights(model: Model, path: str | os.PathLike) -> None:
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: its weights do not fit the model ({reason})") from None
-    _require_finite(model, path)
+    require_finite(model, path)
 
 
 def read_config(path: str | os.PathLike) -> dict:
@@ -146,7 +149,8 @@ def released_models() -> list[pathlib.Path]:
     return [path.parent for path in configs.ZOO_DIR.glob("*/*/fingerprint")]
 
 
-def _require_finite(model: Model, path) -> None:
+def require_finite(model: Model, path: str | os.PathLike) -> None:
+    """Raises UserError, naming `path` and the weight, unless all weights are finite."""
     for variable in model.variables:
         if not np.all(np.isfinite(variable.numpy())):
             raise UserError(f"{path}: weight {variable.name} is not finite; "
@@ -162,7 +166,7 @@ def _fingerprint(path: pathlib.Path, config: dict) -> str:
                   if key.endswith("VARIABLE_VALUE")}
         with np.load(path / "tables.npz") as tables:
             arrays |= dict(tables)
-    except (tf.errors.OpError, OSError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, *_NPZ_ERRORS) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: the model's files are damaged ({reason})") from None
     for key in sorted(arrays):

@@ -25,9 +25,13 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     temporary = path.parent / f".{path.stem}.{os.getpid()}.tmp{path.suffix}"
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        if temporary.is_dir() and path.is_dir():  # cannot be replaced in one step
+            old = temporary.with_name(temporary.name + ".old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:

@@ -61,6 +61,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image).convert("RGB")
+    if image.mode == "P":
+        image = image.convert("RGB")
     if profile and image.mode in ("RGB", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -74,13 +76,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 array [H, W, 3] in the format that the suffix of `path` names.
 
+    All formats are lossless but JPEG, which is written at quality 95 without subsampling.
+
     Raises:
       UserError: the suffix names no image format, or the file cannot be written.
     """
     if os.path.splitext(path)[1].lower() not in SUFFIXES:
         raise UserError(f"{path}: write to a name that ends in one of {' '.join(SUFFIXES)}")
+    options = {".webp": dict(lossless=True)}
+    options |= dict.fromkeys((".jpg", ".jpeg"), dict(quality=95, subsampling="4:4:4"))
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary)
+        Image.fromarray(image).save(temporary, **options.get(temporary.suffix.lower(), {}))
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,8 @@ from PIL import Image
 def encode(image: np.ndarray, quality: int) -> bytes:
     """A uint8 image [H, W, 3] as JPEG with optimised Huffman tables; quality is 1..95."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality, optimize=True)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0",
+                                optimize=True)
     return file.getvalue()
 
 

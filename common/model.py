@@ -40,9 +40,11 @@ class Model(tf.keras.Model):
 
     Attributes:
       tables: the range coder's tables; None until `build_tables` or an exported model sets them.
+      fingerprint: of the exported model that it was loaded from, else None.
     """
 
     tables: entropy.Tables | None = None
+    fingerprint: str | None = None
 
     @property
     def priors(self) -> list:

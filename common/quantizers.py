@@ -79,9 +79,9 @@ class SoftRound(UniformNoise):
     """Soft rounding with noise (Agustsson & Theis 2020, sections 4.1 and 4.2).
 
     With s the soft rounding of sharpness alpha, the rate is measured on s(value) + u, and the
-    decoder gets the conditional mean of the value given that. alpha -> 0 is `UniformNoise`,
-    alpha -> infinity is universal quantisation. The prior is left as it is: it learns the density
-    of what it is measured on.
+    decoder gets the conditional mean of the value given that. alpha -> 0 is `UniformNoise`; for
+    alpha -> infinity the decoder gets the rounded value, the rate sees it with noise. The prior is
+    left as it is: it learns the density of what it is measured on.
 
     Args:
       seed: int32 [2].

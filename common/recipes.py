@@ -30,7 +30,7 @@ def published() -> config_dict.ConfigDict:
             log_interval=1000,
             checkpoint_interval=10_000,  # also validation
             jit_compile="auto",  # "on", "off"; auto: XLA where there is a GPU
-            profile_steps=config_dict.placeholder(tuple),  # (first, last)
+            profile_steps=config_dict.placeholder(tuple),  # (first, last) since the start
             warm_start=config_dict.placeholder(str),  # an exported model, a run or a zoo name
         ),
     ))

@@ -23,7 +23,7 @@ from ml_collections import config_flags
 import configs
 from common import cli, data, export, images, objectives, optimizers, quantizers, schedules, tables
 from common.cli import UserError
-from common.files import write_json
+from common.files import replacing, write_json
 from common.model import Model
 
 flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags defined in `main`
@@ -57,9 +57,10 @@ class Trainer(tf.keras.Model):
             measured = objectives.rate_distortion(x, generated, rd_lambda)
         weights = self.codec.trainable_variables
         gradients = tape.gradient(measured["rd_loss"], weights)
-        learning_rate = tf.identity(self.optimizer.learning_rate)
         self.optimizer.apply_gradients(zip(gradients, weights))
-        return {**measured, "learning_rate": learning_rate, "rd_lambda": rd_lambda}
+        # Keras brings its learning rate up to date in `apply_gradients`.
+        return {**measured, "learning_rate": tf.identity(self.optimizer.learning_rate),
+                "rd_lambda": rd_lambda}
 
     def test_step(self, x):
         measured = objectives.rate_distortion(
@@ -94,27 +95,37 @@ class Journal(tf.keras.callbacks.Callback):
             checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
         self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        with self._writer.as_default():
+            for i, picture in enumerate(self._pictures):
+                tf.summary.image(f"validation/{i}/original", picture[None], 0)
         self._window = []
 
     def restore(self) -> int:
-        """Goes back to the last checkpoint, if there is one; returns the step it was made at."""
-        if self._manager.latest_checkpoint:
-            self._checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+        """Goes back to the last checkpoint, if there is one; returns the step it was made at.
+
+        Raises:
+          UserError: the checkpoint cannot be read.
+        """
+        latest = self._manager.latest_checkpoint
+        if latest:
+            try:
+                self._checkpoint.restore(latest).assert_consumed()
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"checkpoint {latest} cannot be restored ({reason})") from None
         step = int(self._checkpoint.optimizer.iterations)
         path = self._workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines
                 if step > 0 and _is_json(line) and json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        with replacing(path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
         return step
 
     def on_train_batch_end(self, batch, logs=None):
         step = int(self.model.optimizer.iterations)
         logs = {name: float(value) for name, value in logs.items()}
-        if not math.isfinite(logs["rd_loss"]):
-            raise UserError(
-                f"the loss is not finite at step {step}: lower the learning rate or the gradient "
-                f"clip; the last good checkpoint is {self._manager.latest_checkpoint}")
+        self._require_finite(logs["rd_loss"], step)
         self._window.append(logs)
         if step % self._config.train.log_interval == 0:
             self._write_window(step)
@@ -128,6 +139,7 @@ class Journal(tf.keras.callbacks.Callback):
         step = int(self.model.optimizer.iterations)
         self._write_window(step)
         measured = {name: float(value) for name, value in logs.items()}
+        self._require_finite(measured["rd_loss"], step)
         self._write(step, "validation", measured)
         self._write_pictures(step)
         if measured["rd_loss"] < float(self._checkpoint.best_loss):
@@ -137,13 +149,21 @@ class Journal(tf.keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         step = int(self.model.optimizer.iterations)
         self._write_window(step)
+        export.require_finite(self.model.codec, f"step {step}")
         if not self._config.data.validation:  # then the last is the best
             self._export()
         self._manager.save(checkpoint_number=step)
         self._writer.flush()
 
+    def _require_finite(self, loss, step):
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss is not finite at step {step}: lower the learning rate or the gradient "
+                f"clip; the last good checkpoint is {self._manager.latest_checkpoint}")
+
     def _export(self):
-        export.save(self.model.codec, self._config.to_dict(), self._workdir / "model")
+        export.save(self.model.codec, record(type(self.model.codec), self._config),
+                    self._workdir / "model")
 
     def _write_window(self, step):
         if self._window:
@@ -163,8 +183,6 @@ class Journal(tf.keras.callbacks.Callback):
             for i, picture in enumerate(self._pictures):
                 x_hat = self.model.codec(data.to_float(picture)[None]).x_hat
                 tf.summary.image(f"validation/{i}/reconstruction", images.to_uint8(x_hat), step)
-                if step == self._config.train.checkpoint_interval:
-                    tf.summary.image(f"validation/{i}/original", picture[None], step)
 
 
 def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib.Path:
@@ -177,8 +195,10 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
       UserError: a mistake in the config or the data, or a loss that is not finite.
     """
     workdir = pathlib.Path(workdir)
+    _check(config)
     sources = data.find(config.data.train)
-    validation_sources = data.find(config.data.validation) if config.data.validation else []
+    validation_sources = (
+        data.readable(data.find(config.data.validation)) if config.data.validation else [])
     warm_start = export.find(config.train.warm_start) if config.train.warm_start else None
     tf.keras.utils.set_random_seed(config.seed)
     codec = export.build(model_class, config.to_dict())
@@ -191,7 +211,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
         cache_gib=config.data.cache_gib)
 
-    _claim(workdir, config)
+    _claim(workdir, record(model_class, config))
     trainer = Trainer(codec, config)
     trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
     optimizer.build(codec.trainable_variables)
@@ -208,8 +228,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     if step < config.train.num_steps:
         interval = min(config.train.checkpoint_interval, config.train.num_steps)
         batches = data.training_batches(
-            crops, config.data.batch_size, config.data.patch_size, config.data.crops_per_image,
-            step, config.train.num_steps)
+            crops, config.data.batch_size, step, config.train.num_steps)
         trainer.fit(
             batches,
             initial_epoch=step // interval,
@@ -222,7 +241,10 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
 
 def main(model_class: type[Model]) -> None:
     """The command line of `<package>/train.py`."""
-    config_flag = config_flags.DEFINE_config_file("config", None, "config file", lock_config=True)
+    config_flag = config_flags.DEFINE_config_file(
+        "config", None, "config file; --config.<key>=<value> overrides an entry, for example "
+        "--config.train.num_steps=1000", lock_config=True)
+    flags.declare_key_flag("config")
     hid = flags.DEFINE_integer("hid", None, "train with entry number HID of get_hyper()")
     experiments_dir = flags.DEFINE_string(
         "experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live")
@@ -270,11 +292,29 @@ def load_config_module(path: str):
     return module
 
 
-def _claim(workdir: pathlib.Path, config) -> None:
+def record(model_class: type[Model], config) -> dict:
+    """The config as a run and its exported model keep it: with the package of the model."""
+    package = model_class.__module__.partition(".")[0]
+    return json.loads(json.dumps({"package": package, **config.to_dict()}))
+
+
+def _check(config) -> None:
+    for section, keys in (("data", ("patch_size", "batch_size", "crops_per_image")),
+                          ("train", ("num_steps", "log_interval", "checkpoint_interval"))):
+        for key in keys:
+            if config[section][key] < 1:
+                raise UserError(f"{section}.{key} is {config[section][key]}; need at least 1")
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}; need at least 0")
+    if config.data.batch_size % config.data.crops_per_image:
+        raise UserError(f"data.batch_size {config.data.batch_size} is no multiple of "
+                        f"data.crops_per_image {config.data.crops_per_image}")
+
+
+def _claim(workdir: pathlib.Path, wanted: dict) -> None:
     """Creates the run's folder, or checks that it belongs to a run of the same config."""
-    wanted = json.loads(json.dumps(config.to_dict()))
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and tf.train.latest_checkpoint(str(workdir / "checkpoints")):
         found = json.loads(path.read_text())
         different = sorted(_flat(wanted).items() ^ _flat(found).items())
         if different:
@@ -283,7 +323,7 @@ def _claim(workdir: pathlib.Path, config) -> None:
                             "another --xid, or remove that folder")
     else:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "run_info.json", _run_info(config))
+        write_json(workdir / "run_info.json", _run_info(wanted["seed"]))
         write_json(path, wanted)
 
 
@@ -297,7 +337,7 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _run_info(config) -> dict:
+def _run_info(seed: int) -> dict:
     try:
         git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
                              cwd=pathlib.Path(__file__).parent, check=True).stdout.strip()
@@ -306,7 +346,7 @@ def _run_info(config) -> dict:
     return {
         "command": sys.argv,
         "git": git,
-        "seed": config.seed,
+        "seed": seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **tables.environment(),
     }

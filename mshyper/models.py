@@ -54,7 +54,7 @@ class Model(model.Model):
 
     def generate(self, latents, quantizer, training=False):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
-        mean, index = self._parameters(z_hat, like=latents["y"])
+        mean, index = self._parameters(z_hat, tf.shape(latents["y"]))
         y_rate, y_hat = quantizer(latents["y"], mean, "y")
         bits = {
             "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
@@ -63,9 +63,9 @@ class Model(model.Model):
         bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
         return model.Generated(self.to_image(y_hat), bits)
 
-    def _parameters(self, z_hat, like):
-        """Mean and position in the scale table of every element of y (shaped as `like`)."""
-        parameters = images.crop_to(self.hyper_synthesis(z_hat), like)
+    def _parameters(self, z_hat, shape):
+        """Mean and position in the scale table of every element of y, which is [B, h, w, M]."""
+        parameters = self.hyper_synthesis(z_hat)[:, :shape[1], :shape[2]]
         if not self.predict_mean:
             return tf.zeros_like(parameters), self.y_prior.index(parameters)
         mean, log_scale = tf.split(parameters, 2, axis=-1)
@@ -77,7 +77,7 @@ class Model(model.Model):
             coder.encode(z_symbols, self._z_distributions(z_symbols.shape))
         with stage("hyper"):
             z_hat = z_symbols + self.z_prior.offset
-            mean, index = self._parameters(z_hat, like=latents["y"])
+            mean, index = self._parameters(z_hat, latents["y"].shape)
             y_symbols = tf.round(latents["y"] - mean).numpy()
             index = tf.round(index).numpy()
         with stage("coding"):
@@ -91,8 +91,7 @@ class Model(model.Model):
             z_hat = tf.cast(coder.decode(self._z_distributions(shape)), tf.float32)
             z_hat += self.z_prior.offset
         with stage("hyper"):
-            y_shape = np.empty((1, h, w, 0))
-            mean, index = self._parameters(z_hat, like=y_shape)
+            mean, index = self._parameters(z_hat, (1, h, w))
             index = tf.round(index).numpy()
         with stage("coding"):
             return {"y": coder.decode(self._y_distributions(index)) + mean, "z": z_hat}

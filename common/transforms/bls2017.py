@@ -2,6 +2,8 @@
 
     analysis    image  9x9 /4, GDN   5x5 /2, GDN   5x5 /2   y  (1/16 of the image's sides)
     synthesis   y   5x5 x2, IGDN   5x5 x2, IGDN   9x9 x4    image
+
+As in tensorflow-compression's bls2017 example: the paper has a GDN at y on either side too.
 """
 
 from common.transforms.layers import Transform, conv, deconv, gdn

@@ -40,8 +40,8 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation=None):
 def gdn(inverse: bool = False):
     """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
 
-    The simplified form of Johnston et al. 2019, section 3.3 (no square and root; equal quality),
-    as in the reference implementations. `inverse` multiplies instead.
+    The simplified form of Johnston et al. 2019 (Ballé et al. 2016 have squares and a root), which
+    is also the default of tensorflow-compression. `inverse` multiplies instead.
     """
     return tfc.GDN(inverse=inverse)
 

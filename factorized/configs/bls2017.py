@@ -5,7 +5,6 @@ from common import recipes
 
 def get_config():
     config = recipes.published()
-    config.package = "factorized"
     config.model = dict(
         analysis=dict(cls="BLS2017Analysis", channels=(256, 256, 256)),
         synthesis=dict(cls="BLS2017Synthesis", channels=(256, 256, 3)),

@@ -5,7 +5,6 @@ from common import recipes
 
 def get_config():
     config = recipes.published()
-    config.package = "mshyper"
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=(128, 128, 128, 192)),
         synthesis=dict(cls="MBT2018Synthesis", channels=(128, 128, 128, 3)),

@@ -9,7 +9,6 @@ from common import recipes
 
 def get_config():
     config = recipes.published()
-    config.package = "mshyper"
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=(192, 192, 192, 192)),
         synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),

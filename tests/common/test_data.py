@@ -272,8 +272,8 @@ def test_only_broken_files_are_a_user_error(tmp_path):
 
 def test_batches_from_any_step_are_the_tail_of_those_from_the_first(photos):
     drawer = data.Crops(photos, 16, 5, crops_per_image=2, min_scale=0.5)
-    whole = list(data.training_batches(drawer, 4, 16, 2, 0, 7))
-    tail = list(data.training_batches(drawer, 4, 16, 2, 4, 7))
+    whole = list(data.training_batches(drawer, 4, 0, 7))
+    tail = list(data.training_batches(drawer, 4, 4, 7))
     assert (len(whole), len(tail)) == (7, 3)
     np.testing.assert_array_equal(whole[4:], tail)
     assert not np.array_equal(whole[0], whole[1])
@@ -281,16 +281,10 @@ def test_batches_from_any_step_are_the_tail_of_those_from_the_first(photos):
 
 def test_batches_are_draws_in_order_in_the_unit_interval(photos):
     drawer = data.Crops(photos, 16, 5, crops_per_image=2)
-    batches = list(data.training_batches(drawer, 4, 16, 2, 0, 3))
+    batches = list(data.training_batches(drawer, 4, 0, 3))
     assert all(batch.shape == (4, 16, 16, 3) and batch.dtype == "float32" for batch in batches)
     expected = np.concatenate([drawer.draw(n) for n in range(6)]).reshape(3, 4, 16, 16, 3)
     np.testing.assert_allclose(batches, expected / 255, rtol=1e-6)
-
-
-def test_batch_must_hold_whole_draws(photos):
-    drawer = data.Crops(photos, 16, 0, crops_per_image=3)
-    with pytest.raises(UserError, match="batch_size 4.*crops_per_image 3"):
-        data.training_batches(drawer, 4, 16, 3, 0, 1)
 
 
 def test_whole_images_come_one_by_one(tmp_path, photo):
@@ -299,3 +293,10 @@ def test_whole_images_come_one_by_one(tmp_path, photo):
     first, second = data.whole_images(data.find(str(tmp_path)))
     assert (first.shape, second.shape) == ((1, 30, 41, 3), (1, 7, 5, 3))
     np.testing.assert_allclose(second[0], photo[:7, :5] / 255.0, rtol=1e-6)
+
+
+def test_readable_names_what_cannot_be_read(tmp_path, caplog):
+    save_plain(tmp_path, 2)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert len(data.readable(data.find(str(tmp_path)))) == 2
+    assert "broken.png" in caplog.text and "skipped 1 unreadable of 3" in caplog.text

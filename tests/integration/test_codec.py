@@ -146,6 +146,16 @@ def test_too_many_pixels(ntc, photo, tmp_path, capsys):
     fails(["decompress", tmp_path / "huge.ntc"], capsys, "huge.ntc", "claims")
 
 
+def test_the_limit_is_on_the_padded_image(tiny_model, photo):
+    model = codec.load_model(tiny_model)
+    line = images.read(photo)[:1, :100]
+    with pytest.raises(UserError, match="padded"):
+        coding.compress(model, line, max_pixels=1000)
+    ntc = coding.compress(model, line)
+    with pytest.raises(UserError, match="padded"):
+        coding.decompress(model, ntc, max_pixels=1000)
+
+
 def test_damaged_files_never_give_an_image(ntc, tmp_path, capsys):
     data_ = ntc.read_bytes()
     rng = np.random.default_rng(0)

@@ -25,7 +25,7 @@ def test_files(output):
     assert {path.name for path in output.iterdir()} == {
         "tiny", "tiny.json", "curves.csv", "curves.png"}
     assert {path.name for path in (output / "tiny/wid=0-tiny").iterdir()} == {
-        "coffee.png", "flower.png"}
+        "coffee.png", "flower.jpg.png"}
 
 
 def test_numbers_are_those_of_the_files(output, tiny_model):
