@@ -1,4 +1,4 @@
-"""`make demo`: a few minutes more training of a released model, on the embedded photographs."""
+"""`make demo`: a few minutes more of training of a released model, on the embedded photographs."""
 
 from mshyper.configs import small
 
@@ -7,12 +7,12 @@ def get_config():
     config = small.get_config()
     config.train.warm_start = "mshyper-small-2"
     config.train.rd_lambda = 0.01
-    config.data.batch_size = 2
-    config.train.num_steps = 400
-    config.train.optimizer.learning_rate = 2e-4
+    config.data.batch_size = 4
+    config.train.num_steps = 300
+    config.train.optimizer.learning_rate = 3e-5
     config.train.schedule.warmup = 0.1
     config.train.log_interval = 50
-    config.train.checkpoint_interval = 200
+    config.train.checkpoint_interval = 100
     return config
 
 
