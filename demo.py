@@ -5,8 +5,8 @@ import pathlib
 import shutil
 import sys
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import codec
 from common import coding, data, images, jpeg, metrics, tables, training
@@ -20,12 +20,10 @@ OUTPUT = pathlib.Path("demo")
 
 def show(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
     """Draws uint8 pictures of one size side by side, each under its title."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
     height, width, _ = next(iter(pictures.values())).shape
-    figure, panels = plt.subplots(1, len(pictures), layout="constrained",
-                                  figsize=(len(pictures) * width / 100, height / 100 + 0.5))
+    figure = Figure(figsize=(len(pictures) * width / 100, height / 100 + 0.5),
+                    layout="constrained")
+    panels = figure.subplots(1, len(pictures))
     for panel, (title, picture) in zip(panels, pictures.items()):
         panel.imshow(picture, interpolation="none")
         panel.set_title(title)

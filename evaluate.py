@@ -18,7 +18,7 @@ import pathlib
 import re
 import sys
 
-import matplotlib
+from matplotlib.figure import Figure
 
 import codec
 from common import coding, data, export, images, tables
@@ -127,10 +127,8 @@ def read_published(path: str, names: list[str]) -> dict[str, dict]:
 def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str, dict],
          title: str) -> None:
     """PSNR over bits per pixel: our curves in full lines, published ones dashed."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 6))
+    figure = Figure(figsize=(8, 6))
+    axes = figure.subplots()
     for name, curve in published.items():
         axes.plot(curve["bpp"], curve["psnr"], "--", linewidth=1, label=name)
     for name, results in curves.items():
@@ -145,7 +143,6 @@ def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str,
     axes.legend()
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 @report

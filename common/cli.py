@@ -11,7 +11,7 @@ class UserError(Exception):
 
 
 def report(main: Callable[..., None]) -> Callable[..., None]:
-    """Wraps `main` so that a `UserError` prints one line on stderr and exits with code 2."""
+    """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2."""
 
     def wrapped(*args):
         try:

@@ -71,7 +71,7 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
 
 
 def _check_size(model, height, width, max_pixels):
-    """A line of 25 million pixels is padded to a strip of 400 million."""
+    """Raises UserError for more pixels than allowed, after padding: a line becomes a strip."""
     stride = model.analysis.stride
     padded = -(-height // stride) * -(-width // stride) * stride**2
     if padded > max(max_pixels, stride**2):

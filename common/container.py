@@ -8,9 +8,9 @@
     CRC-32           of all bytes before                             4, little-endian
 
 The last is checked before anything is decoded, so that damage is found at once; the one before it
-after decoding, so that a decoder whose arithmetic differs from the encoder's cannot show a wrong
-image. The stream's length follows from the file's. Varints are little-endian groups of seven bits,
-the top bit of a byte set if more follow. Besides the stream a file spends at most 20 bytes.
+after decoding, so that a decoder whose arithmetic leads it to other symbols than the encoder's is
+noticed. The stream's length follows from the file's. Varints are little-endian groups of seven
+bits, the top bit of a byte set if more follow. Besides the stream a file spends at most 20 bytes.
 """
 
 import dataclasses

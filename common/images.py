@@ -12,7 +12,6 @@ from common.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
-
 # Decoding has its own limit, so that a few kilobytes cannot ask for gigabytes of memory.
 Image.MAX_IMAGE_PIXELS = None
 MAX_PIXELS = 200_000_000

@@ -205,7 +205,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
     optimizer = optimizers.build(config.train.optimizer, rate)
-    quantizers.for_training(config.train.quantizer, tf.zeros(2, tf.int32))
+    quantizers.for_training(config.train.quantizer, tf.zeros(2, tf.int32))  # is there one?
     crops = data.Crops(
         sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
