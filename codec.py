@@ -96,9 +96,11 @@ def benchmark(args: argparse.Namespace) -> None:
     rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset))]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, columns=(
-        "image", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
+        "image", "bytes", "bpp", "estimated_bpp", "integer_bpp", "psnr", "ms_ssim",
         *sorted(key for key in rows[0] if "_time" in key))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
+    cost = rows[-1]["integer_bpp"] / rows[-1]["estimated_bpp"] - 1
+    print(f"the integer networks' rate differs from the float networks' by {cost:+.4%}")
     print(f"peak memory {peak:.2f} GiB, model {model.fingerprint[:8]}")
     if args.output:
         tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,

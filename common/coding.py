@@ -11,7 +11,7 @@ import tqdm
 from common import data, images, metrics, quantizers
 from common.cli import UserError
 from common.container import Container
-from common.entropy import CodingError, RangeDecoder, RangeEncoder
+from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
 from common.model import Model
 from common.timing import recording, stage
 
@@ -63,8 +63,8 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     except CodingError as error:
         raise UserError(f"the file cannot be decoded ({error})") from error
     if coder.crc != container.symbols_crc:
-        raise UserError("this machine decodes other symbols than were written: its floating-point "
-                        "arithmetic differs from the writer's")
+        raise UserError("the file does not decode to the symbols that were written: its stream or "
+                        "its size was changed, and its checksum with it")
     with stage("synthesis"):
         x_hat = model.to_image(latents["y"])[0, :container.height, :container.width]
         return images.to_uint8(x_hat).numpy()
@@ -96,7 +96,8 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
       image: uint8 [H, W, 3].
 
     Returns:
-      By name: bytes of the file, bpp (of that file), estimated_bpp, the metrics of
+      By name: bytes of the file, bpp (of that file), estimated_bpp (information content by the
+      float networks), integer_bpp (by the integer networks that code), the metrics of
       `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
       (encoding_time.analysis, ...); and the decoded image.
     """
@@ -109,11 +110,15 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
         start = time.perf_counter()
         decoded = decompress(model, ntc, max_pixels=sys.maxsize)
         decoding_time = time.perf_counter() - start
-    bits = model.generate(infer(model, image), quantizers.Round()).bits
+    latents = infer(model, image)
+    bits = model.generate(latents, quantizers.Round()).bits
+    counter = BitCounter(model.priors)
+    model.encode(latents, counter)
     row = {
         "bytes": len(ntc),
         "bpp": 8 * len(ntc) / pixels,
         "estimated_bpp": sum(float(b[0]) for b in bits.values()) / pixels,
+        "integer_bpp": counter.bits / pixels,
         **metrics.all_metrics(image, decoded),
         "encoding_time": encoding_time,
         "decoding_time": decoding_time,

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from common import exact
+
 # 16 bits of probability and tails of 2^-16 cost under 0.0002 bit a symbol at scales below 8, and
 # under 0.01 at the largest; the library's defaults (12 bits, 2^-8) cost over 1 % at low rates.
 PRECISION = 16
@@ -70,6 +72,23 @@ class DeepFactorized(tf.keras.layers.Layer):
             median = self._quantiles(0.5)
             self.offset.assign(median - tf.round(median))
 
+    @property
+    def distributions(self) -> int:
+        """How many distributions it has in the tables: one a channel."""
+        return self.channels
+
+    def symbol_bits(self, symbols: np.ndarray, channels: np.ndarray) -> np.ndarray:
+        """Information content of symbols [N] of the given channels [N], in bits."""
+        order = np.argsort(channels, kind="stable")
+        counts = np.bincount(channels, minlength=self.channels)
+        columns = channels[order]
+        rows = np.arange(len(order)) - (np.cumsum(counts) - counts)[columns]
+        values = np.zeros([np.max(counts), self.channels], np.float32)
+        values[rows, columns] = symbols[order]
+        bits = np.empty(symbols.shape, np.float32)
+        bits[order] = self.bits(values + self.offset).numpy()[rows, columns]
+        return bits
+
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a channel over `minimum + i + offset`, and the minima int32 [channels]."""
         lower = np.floor(self._quantiles(TAIL_MASS / 2) - self.offset).astype(np.int32)
@@ -104,6 +123,7 @@ class ScaleTable:
     evaluation does too: the reported rate is the coded rate.
     """
 
+    distributions = NUM_SCALES
     _step = math.log(MAX_SCALE / MIN_SCALE) / (NUM_SCALES - 1)
 
     def index(self, log_scale: tf.Tensor) -> tf.Tensor:
@@ -111,11 +131,21 @@ class ScaleTable:
         index = (log_scale - math.log(MIN_SCALE)) / self._step
         return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
+    def exact_index(self, builder: exact.Builder, log_scale: exact.Value) -> exact.Value:
+        """The nearest entry, in integers: `index` of what a network in fixed point predicts."""
+        return builder.affine("scale_table", log_scale, 1 / self._step,
+                              -math.log(MIN_SCALE) / self._step,
+                              bits=0, low=0, high=NUM_SCALES - 1)
+
     def bits(self, value: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Information content of every element of `value` (mean removed) at `index`, in bits."""
         scale = tf.exp(index * self._step + math.log(MIN_SCALE))
         noisy = tfc.NoisyNormal(loc=tf.zeros([], value.dtype), scale=scale)
         return _bits(noisy.log_prob(value))
+
+    def symbol_bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Information content of symbols [N] (mean removed) at entries `index` [N], in bits."""
+        return self.bits(tf.cast(symbols, tf.float32), tf.cast(index, tf.float32)).numpy()
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a scale over `minimum + i`, and the minima int32 [64]."""
@@ -182,8 +212,21 @@ _DIGITS = 16
 _MAX_DIGITS = 8
 
 
+def require_codable(latents) -> np.ndarray:
+    """Returns `latents` as an array. Raises CodingError for what no model produces."""
+    latents = np.asarray(latents)
+    # NaN fails both comparisons. The library does not return from NaN or values above 2^31.
+    if not np.all((latents >= -MAX_SYMBOL) & (latents <= MAX_SYMBOL)):
+        raise CodingError("latents are not finite or exceed 2^20: the model is damaged, or was "
+                          "never trained on images like this one")
+    return latents
+
+
 class RangeEncoder:
     """Codes integers into one stream. Calls append to it; `finish` returns the bytes.
+
+    Each call first writes the values that lie outside of their tables, then a symbol for every
+    element, which for those is an escape: a serial decoder has all values before its first step.
 
     Attributes:
       crc: CRC-32 of all symbols so far (little-endian int32), for the container.
@@ -204,25 +247,24 @@ class RangeEncoder:
         Raises:
           CodingError: a symbol is not finite, or larger than any model produces.
         """
-        symbols = np.asarray(symbols)
-        # NaN fails both comparisons. The library does not return from NaN or values above 2^31.
-        if not np.all((symbols >= -MAX_SYMBOL) & (symbols <= MAX_SYMBOL)):
-            raise CodingError("latents are not finite or exceed 2^20: the model is damaged, or "
-                              "was never trained on images like this one")
-        symbols = symbols.astype("<i4")
+        symbols = require_codable(symbols).astype("<i4")
         self.crc = zlib.crc32(symbols.tobytes(), self.crc)
         distributions = np.asarray(distributions, np.int32)
         position = symbols - self._tables.minima[distributions]
         size = self._tables.sizes[distributions]
         below, above = position < 0, position >= size
-        self._append(np.where(below | above, size, position), distributions)
         # Distances from the table's ends, even above it and odd below.
         beyond = np.where(below, -2 * position - 1, 2 * (position - size))[below | above]
-        while beyond.size:
-            rest = beyond >> 3
-            self._append((beyond & 7) | np.where(rest > 0, 8, 0),
-                         np.full(beyond.shape, len(self._tables.sizes) - 1))
-            beyond = rest[rest > 0]
+        self._append_digits(np.array([beyond.size]))
+        self._append_digits(beyond)
+        self._append(np.where(below | above, size, position), distributions)
+
+    def _append_digits(self, values) -> None:
+        while values.size:
+            rest = values >> 3
+            self._append((values & 7) | np.where(rest > 0, 8, 0),
+                         np.full(values.shape, len(self._tables.sizes) - 1))
+            values = rest[rest > 0]
 
     def _append(self, positions, distributions) -> None:
         self._handle = tfc.entropy_encode_index(
@@ -252,13 +294,31 @@ class RangeDecoder:
           CodingError: the stream is not one that the encoder wrote.
         """
         distributions = np.asarray(distributions, np.int32)
-        position = np.array(self._next(distributions))
-        size = self._tables.sizes[distributions]
-        escaped = position == size
-        beyond = self._digits(int(np.sum(escaped)))
-        position[escaped] = np.where(
-            beyond % 2, -(beyond + 1) // 2, size[escaped] + beyond // 2)
-        symbols = position + self._tables.minima[distributions]
+        return self.decode_serially(
+            distributions.size,
+            lambda state: next_symbols(self._tables, state, tf.constant(distributions)))
+
+    def decode_serially(self, count: int, loop) -> np.ndarray:
+        """The next symbols, when which tables code them depends on those before.
+
+        Args:
+          count: how many symbols there are.
+          loop: calls `next_symbols` any number of times, in a graph if it likes. Takes its first
+            state and returns its last one and all symbols, int32 with `count` elements.
+
+        Returns:
+          The symbols that `loop` returned.
+
+        Raises:
+          CodingError: the stream is not one that the encoder wrote.
+        """
+        escapes, = self._digits(1)
+        if escapes > count:
+            raise CodingError(f"{escapes} values outside of the tables among {count}")
+        # Beyond the last value a damaged stream reads zeros.
+        values = tf.constant(np.append(self._digits(escapes), 0), tf.int32)
+        (self._handle, _, _), symbols = loop((self._handle, values, tf.constant(0)))
+        symbols = symbols.numpy()
         self.crc = zlib.crc32(symbols.astype("<i4").tobytes(), self.crc)
         return symbols
 
@@ -268,14 +328,62 @@ class RangeDecoder:
         for shift in range(0, 3 * _MAX_DIGITS, 3):
             if not more.size:
                 return values
-            digits = self._next(np.full(more.shape, len(self._tables.sizes) - 1, np.int32))
-            values[more] |= (digits & 7) << shift
-            more = more[digits >= 8]
+            self._handle, digits = tfc.entropy_decode_index(
+                self._handle, np.full(more.shape, len(self._tables.sizes) - 1, np.int32),
+                more.shape, tf.int32)
+            values[more] |= (digits.numpy() & 7) << shift
+            more = more[digits.numpy() >= 8]
         if more.size:
             raise CodingError("an escaped value is too large")
         return values
 
-    def _next(self, distributions) -> np.ndarray:
-        self._handle, positions = tfc.entropy_decode_index(
-            self._handle, distributions, distributions.shape, tf.int32)
-        return positions.numpy()
+
+def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tuple:
+    """Decodes the next symbols of a stream, in a graph or out of it.
+
+    Args:
+      tables: of the stream.
+      state: the decoder's handle, the escaped values, and how many of them were used; as
+        `RangeDecoder.decode_serially` hands it out.
+      distributions: int32; which table entry codes each symbol.
+
+    Returns:
+      The next state; and symbols, int32 of the shape of `distributions`.
+    """
+    handle, escapes, used = state
+    handle, position = tfc.entropy_decode_index(
+        handle, distributions, tf.shape(distributions), tf.int32)
+    size = tf.gather(tables.sizes, distributions)
+    escaped = position == size
+    flat = tf.cast(tf.reshape(escaped, [-1]), tf.int32)
+    which = tf.minimum(used + tf.cumsum(flat, exclusive=True), tf.size(escapes) - 1)
+    beyond = tf.reshape(tf.gather(escapes, which), tf.shape(position))
+    outside = tf.where(beyond % 2 == 1, -(beyond + 1) // 2, size + beyond // 2)
+    symbols = tf.where(escaped, outside, position) + tf.gather(tables.minima, distributions)
+    return (handle, escapes, used + tf.reduce_sum(flat)), symbols
+
+
+class BitCounter:
+    """A coder that writes nothing, and counts what an ideal one would.
+
+    Args:
+      priors: those that the model's tables were made of, in the same order.
+
+    Attributes:
+      bits: information content of all symbols so far, by the priors' continuous densities.
+    """
+
+    def __init__(self, priors):
+        self._priors = priors
+        self.bits = 0.0
+
+    def encode(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
+        """Counts symbols; arguments as those of `RangeEncoder.encode`."""
+        symbols, first = np.asarray(symbols), 0
+        for prior in self._priors:
+            last = first + prior.distributions
+            mine = (distributions >= first) & (distributions < last)
+            if np.any(mine):
+                bits = prior.symbol_bits(symbols[mine], distributions[mine] - first)
+                self.bits += float(np.sum(bits, dtype=np.float64))
+            first = last

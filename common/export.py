@@ -3,14 +3,17 @@
     config.json          the configuration of the run
     weights.*            tf.train.Checkpoint of the codec (Keras's own formats lose the priors)
     tables.npz           the range coder's tables
-    fingerprint          SHA-256 over package, architecture, weights and tables, in hexadecimal
+    networks.npz         in integers, the networks that encoder and decoder must agree on
+    fingerprint          SHA-256 over package, architecture and all of these, in hexadecimal
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import types
 import zipfile
 import zlib
 
@@ -20,6 +23,7 @@ import tensorflow as tf
 import configs
 from common.cli import UserError
 from common.entropy import Tables
+from common.exact import Network
 from common.files import replacing, write_json
 from common.model import Model
 
@@ -27,21 +31,25 @@ _NPZ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZi
 
 
 def save(model: Model, config: dict, path: str | os.PathLike) -> str:
-    """Builds the model's tables and writes it to the folder `path`, whole or not at all.
+    """Builds tables and integer networks, and writes the model to the folder `path`, or nothing.
 
     Returns:
       The fingerprint.
 
     Raises:
-      UserError: the weights are not finite, or the folder cannot be written.
+      UserError: the weights are not finite or have no fixed-point form, or the folder cannot be
+        written.
     """
     require_finite(model, path)
-    model.build_tables()
+    model.prepare_coding()
     with replacing(path) as folder:
         folder.mkdir(parents=True)
         write_json(folder / "config.json", config)
         tf.train.Checkpoint(codec=model).write(str(folder / "weights"))
         np.savez_compressed(folder / "tables.npz", **dataclasses.asdict(model.tables))
+        np.savez_compressed(folder / "networks.npz", **{
+            f"{name}/{key}": array for name, network in model.networks.items()
+            for key, array in network.to_arrays().items()})
         fingerprint = _fingerprint(folder, config)
         (folder / "fingerprint").write_text(fingerprint + "\n")
     return fingerprint
@@ -61,10 +69,15 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
     model = build(model_class, config)
     load_weights(model, path)
     try:
-        with np.load(path / "tables.npz") as tables:
-            model.tables = Tables(**tables)
+        model.tables = Tables(**_arrays(path / "tables.npz"))
+        networks = collections.defaultdict(dict)
+        for key, array in _arrays(path / "networks.npz").items():
+            name, _, key = key.partition("/")
+            networks[name][key] = array
+        model.networks = types.MappingProxyType(
+            {name: Network.from_arrays(arrays) for name, arrays in networks.items()})
     except _NPZ_ERRORS as error:
-        raise UserError(f"{path / 'tables.npz'} cannot be read ({error})") from None
+        raise UserError(f"{path}: its tables or networks cannot be read ({error})") from None
     model.fingerprint = fingerprint(path)
     return model
 
@@ -89,14 +102,45 @@ def load_weights(model: Model, path: str | os.PathLike) -> None:
     Raises:
       UserError: they are missing, not finite, or of another architecture.
     """
-    path = pathlib.Path(path)
+    _read_weights(tf.train.Checkpoint(codec=model), path)
+    require_finite(model, path)
+
+
+def warm_start(model: Model, path: str | os.PathLike) -> list[str]:
+    """Replaces the weights of those parts of `model` that an exported model has too.
+
+    Parts are known by their attribute: a joint_ar model takes analysis, synthesis and the hyper
+    transforms of an mshyper model.
+
+    Returns:
+      The parts that keep their fresh weights.
+
+    Raises:
+      UserError: no part, or one of another architecture, or weights that are not finite.
+    """
     try:
-        status = tf.train.Checkpoint(codec=model).read(str(path / "weights"))
+        keys = tf.train.load_checkpoint(str(pathlib.Path(path) / "weights")
+                                        ).get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError) as error:
+        raise UserError(f"{path}: its weights cannot be read ({error})") from None
+    names = {part for part, value in vars(model).items()
+             if isinstance(value, tf.keras.layers.Layer) and value.weights}
+    common = names & {key.split("/")[1] for key in keys if key.startswith("codec/")}
+    if not common:
+        raise UserError(f"{path} has none of the parts of this model ({', '.join(sorted(names))})")
+    parts = {name: getattr(model, name) for name in common}
+    _read_weights(tf.train.Checkpoint(codec=tf.train.Checkpoint(**parts)), path)
+    require_finite(model, path)
+    return sorted(names - common)
+
+
+def _read_weights(checkpoint: tf.train.Checkpoint, path) -> None:
+    try:
+        status = checkpoint.read(str(pathlib.Path(path) / "weights"))
         status.assert_existing_objects_matched()
     except (tf.errors.OpError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: its weights do not fit the model ({reason})") from None
-    require_finite(model, path)
 
 
 def read_config(path: str | os.PathLike) -> dict:
@@ -157,6 +201,11 @@ def require_finite(model: Model, path: str | os.PathLike) -> None:
                             "the model is damaged or its training diverged")
 
 
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path) as file:
+        return dict(file)
+
+
 def _fingerprint(path: pathlib.Path, config: dict) -> str:
     digest = hashlib.sha256()
     digest.update(json.dumps([config.get("package"), config.get("model")], sort_keys=True).encode())
@@ -164,8 +213,7 @@ def _fingerprint(path: pathlib.Path, config: dict) -> str:
         reader = tf.train.load_checkpoint(str(path / "weights"))
         arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
                   if key.endswith("VARIABLE_VALUE")}
-        with np.load(path / "tables.npz") as tables:
-            arrays |= dict(tables)
+        arrays |= _arrays(path / "tables.npz") | _arrays(path / "networks.npz")
     except (tf.errors.OpError, RuntimeError, *_NPZ_ERRORS) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: the model's files are damaged ({reason})") from None

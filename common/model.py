@@ -10,11 +10,13 @@ synthesis; a training step is infer, generate, loss; iterative inference makes t
 variables and minimises the same loss through generate.
 """
 
+import types
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from common import entropy, images, quantizers
+from common import entropy, exact, images, quantizers
 
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's.
 Latents = dict[str, tf.Tensor]
@@ -39,11 +41,14 @@ class Model(tf.keras.Model):
     float32 in [0, 1] and may have any height and width.
 
     Attributes:
-      tables: the range coder's tables; None until `build_tables` or an exported model sets them.
+      tables: the range coder's tables; None until `prepare_coding` or an exported model sets them.
+      networks: in integers, those whose outputs encoder and decoder must agree on; set likewise.
       fingerprint: of the exported model that it was loaded from, else None.
     """
 
     tables: entropy.Tables | None = None
+    # Not a dict: Keras would track its values.
+    networks: Mapping[str, exact.Network] = types.MappingProxyType({})
     fingerprint: str | None = None
 
     @property
@@ -97,7 +102,16 @@ class Model(tf.keras.Model):
             if isinstance(prior, entropy.DeepFactorized):
                 prior.update_offset()
 
-    def build_tables(self) -> None:
-        """Builds the range coder's tables from the current weights. Once, at export."""
+    def integer_networks(self) -> dict[str, exact.Network]:
+        """The current networks that coding depends on, in fixed point.
+
+        Raises:
+          exact.ConversionError: one has no faithful fixed-point form.
+        """
+        return {}
+
+    def prepare_coding(self) -> None:
+        """Builds tables and integer networks from the current weights. Once, at export."""
         self.update_offsets()
         self.tables = entropy.Tables.build(self.priors)
+        self.networks = types.MappingProxyType(self.integer_networks())

@@ -17,8 +17,14 @@
 import numpy as np
 import tensorflow as tf
 
-from common import entropy, images, model, transforms
+from common import entropy, exact, images, model, transforms
 from common.timing import stage
+
+# In coding, means are multiples of 2^-MEAN_BITS, and so is y.
+MEAN_BITS = 12
+
+# Integer networks see larger symbols of z clipped; trained models stay below 2^7.
+_LARGEST_Z = 2**12
 
 
 class Model(model.Model):
@@ -54,8 +60,8 @@ class Model(model.Model):
 
     def generate(self, latents, quantizer, training=False):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
-        mean, index = self._parameters(z_hat, tf.shape(latents["y"]))
-        y_rate, y_hat = quantizer(latents["y"], mean, "y")
+        psi = self._crop(self.hyper_synthesis(z_hat), tf.shape(latents["y"]))
+        y_rate, y_hat, mean, index = self._quantize(latents["y"], psi, quantizer, training)
         bits = {
             "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
             "z": self.z_prior.bits(z_rate),
@@ -63,42 +69,79 @@ class Model(model.Model):
         bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
         return model.Generated(self.to_image(y_hat), bits)
 
-    def _parameters(self, z_hat, shape):
-        """Mean and position in the scale table of every element of y, which is [B, h, w, M]."""
-        parameters = self.hyper_synthesis(z_hat)[:, :shape[1], :shape[2]]
+    def _quantize(self, y, psi, quantizer, training):
+        """Both values of y, their mean and position in the scale table, all [B, h, w, M].
+
+        `psi` [B, h, w, C] is the output of the hyper-synthesis.
+        """
+        del training
+        mean, index = self._parameters(psi)
+        return *quantizer(y, mean, "y"), mean, index
+
+    def _crop(self, psi, shape):
+        """The hyper-synthesis' output for y padded to a whole number of z, cut to y's size."""
+        return psi[:, :shape[1], :shape[2]]
+
+    def _parameters(self, parameters):
+        """Means and positions in the scale table from a network's output."""
         if not self.predict_mean:
             return tf.zeros_like(parameters), self.y_prior.index(parameters)
         mean, log_scale = tf.split(parameters, 2, axis=-1)
         return mean, self.y_prior.index(log_scale)
 
+    def integer_networks(self):
+        builder = exact.Builder()
+        z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
+        z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
+        psi = exact.convert(builder, self.hyper_synthesis, z_hat)
+        return {"hyper_synthesis": builder.network(*self._exact_parameters(builder, psi))}
+
+    def _exact_parameters(self, builder, parameters):
+        """`_parameters` in integers: the means in units of 2^-12, if any, and the positions."""
+        if not self.predict_mean:
+            return [self.y_prior.exact_index(builder, parameters)]
+        half = parameters.channels // 2
+        mean = builder.requantize(builder.slice(parameters, 0, half), MEAN_BITS)
+        log_scale = builder.slice(parameters, half, 2 * half)
+        return [mean, self.y_prior.exact_index(builder, log_scale)]
+
     def encode(self, latents, coder):
         with stage("coding"):
-            z_symbols = tf.round(latents["z"] - self.z_prior.offset)
+            z_symbols = tf.round(latents["z"] - self.z_prior.offset).numpy()
             coder.encode(z_symbols, self._z_distributions(z_symbols.shape))
         with stage("hyper"):
-            z_hat = z_symbols + self.z_prior.offset
-            mean, index = self._parameters(z_hat, latents["y"].shape)
-            y_symbols = tf.round(latents["y"] - mean).numpy()
-            index = tf.round(index).numpy()
-        with stage("coding"):
-            coder.encode(y_symbols, self._y_distributions(index))
+            psi = self._integer_psi(z_symbols, latents["y"].shape)
+        self._encode_y(latents["y"], psi, coder)
 
     def decode(self, coder, height, width):
         with stage("coding"):
             h, w = (-(-side // self.analysis.stride) for side in (height, width))
             hyper = self.hyper_analysis
             shape = (1, -(-h // hyper.stride), -(-w // hyper.stride), hyper.out_channels)
-            z_hat = tf.cast(coder.decode(self._z_distributions(shape)), tf.float32)
-            z_hat += self.z_prior.offset
+            z_symbols = coder.decode(self._z_distributions(shape))
         with stage("hyper"):
-            mean, index = self._parameters(z_hat, (1, h, w))
-            index = tf.round(index).numpy()
+            psi = self._integer_psi(z_symbols, (1, h, w))
+        y = self._decode_y(psi, coder)
+        return {"y": y, "z": tf.cast(z_symbols, tf.float32) + self.z_prior.offset}
+
+    def _integer_psi(self, z_symbols, shape):
+        return [self._crop(x, shape) for x in self.networks["hyper_synthesis"](z_symbols)]
+
+    def _encode_y(self, y, psi, coder):
+        *mean, index = psi
+        symbols = tf.round(tf.cast(y, tf.float64) - sum(mean) * 2.0**-MEAN_BITS)
         with stage("coding"):
-            return {"y": coder.decode(self._y_distributions(index)) + mean, "z": z_hat}
+            coder.encode(symbols.numpy(), self._y_distributions(index))
+
+    def _decode_y(self, psi, coder):
+        *mean, index = psi
+        with stage("coding"):
+            symbols = coder.decode(self._y_distributions(index))
+        return tf.cast(symbols + sum(mean) * 2.0**-MEAN_BITS, tf.float32)
 
     def _z_distributions(self, shape):
         """In the tables, the channels of z come first, then the scales of y."""
         return np.broadcast_to(np.arange(shape[-1]), shape)
 
     def _y_distributions(self, index):
-        return index.astype(np.int32) + self.z_prior.channels
+        return index.numpy().astype(np.int32) + self.z_prior.channels

@@ -17,23 +17,28 @@ HYPER_ANALYSIS = dict(cls="HyperAnalysis", channels=(8, 8, 10))
 SIZES = [(1, 1), (1, 65), (67, 131)]
 
 
-def hyper(last, predict_mean):
-    return mshyper.models.Model(
-        ANALYSIS, SYNTHESIS, HYPER_ANALYSIS,
-        dict(cls="HyperSynthesis", channels=(8, 8, last)), predict_mean=predict_mean)
+def hyperprior(last, **more):
+    """Arguments of the models that have one; its hyper-synthesis ends in `last` channels."""
+    return dict(analysis=ANALYSIS, synthesis=SYNTHESIS, hyper_analysis=HYPER_ANALYSIS,
+                hyper_synthesis=dict(cls="HyperSynthesis", channels=(8, 8, last)), **more)
 
 
-BUILDERS = {
-    "factorized": lambda: factorized.models.Model(ANALYSIS, SYNTHESIS),
-    "mean_scale": lambda: hyper(24, predict_mean=True),
-    "scale_only": lambda: hyper(12, predict_mean=False),
+CLASSES = {
+    "factorized": factorized.models.Model,
+    "mean_scale": mshyper.models.Model,
+    "scale_only": mshyper.models.Model,
+}
+CONFIGS = {
+    "factorized": dict(analysis=ANALYSIS, synthesis=SYNTHESIS),
+    "mean_scale": hyperprior(24),
+    "scale_only": hyperprior(12, predict_mean=False),
 }
 
 
 def make(name):
     """A model with tables, whose latents are neither all zero nor far from what it predicts."""
     tf.keras.utils.set_random_seed(0)
-    model, rng = BUILDERS[name](), np.random.default_rng(0)
+    model, rng = CLASSES[name](**CONFIGS[name]), np.random.default_rng(0)
     model.initialize()
     for prior in model.priors:
         for weight in getattr(prior, "trainable_variables", []):
@@ -42,11 +47,12 @@ def make(name):
     standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
     if name != "factorized":
         standardize(model.hyper_analysis, lambda: model.infer(x)["z"], 3.0)
-        kernel, bias = kernel_and_bias(model.hyper_synthesis)
+        predictor = getattr(model, "entropy_parameters", model.hyper_synthesis)
+        kernel, bias = kernel_and_bias(predictor)
         kernel.assign(kernel * 0.1)
         log_scales = rng.normal(math.log(3), 0.2, 12)
         bias.assign(np.concatenate([rng.normal(0, 1, bias.shape[0] - 12), log_scales]))
-    model.build_tables()
+    model.prepare_coding()
     return model
 
 
@@ -70,7 +76,7 @@ def shared(name):
     return make(name)
 
 
-@pytest.fixture(params=list(BUILDERS))
+@pytest.fixture(params=list(CONFIGS))
 def model(request):
     return shared(request.param)
 
@@ -101,7 +107,7 @@ def encode(model, latents):
     return coder.finish(), coder.crc
 
 
-@pytest.mark.parametrize("height, width", SIZES)
+@pytest.mark.parametrize("height, width", [*SIZES, (255, 257)])
 def test_decode_returns_what_generate_uses(model, photo, height, width):
     x = picture(photo, height, width)
     latents, quantizer = model.infer(x), Recording()
@@ -112,9 +118,11 @@ def test_decode_returns_what_generate_uses(model, photo, height, width):
     assert coder.crc == crc
     assert decoded.keys() == quantizer.decoded.keys() == latents.keys()
     for name, expected in quantizer.decoded.items():
-        np.testing.assert_array_equal(decoded[name], expected)
+        # Means are integers when coding and floats here; rarely, they round y to two neighbours.
+        error = np.abs(decoded[name] - expected)
+        assert np.mean(error > 1e-3) < 1e-3
         assert np.std(expected) > 0.5  # not all alike
-    np.testing.assert_array_equal(model.to_image(decoded["y"]), x_hat)
+    assert np.mean(np.abs(model.to_image(decoded["y"]) - x_hat)) < 2e-3
 
 
 def test_latents_have_the_stated_sizes(model, photo):
@@ -129,6 +137,9 @@ def test_stated_rate_is_the_coded_rate(model, photo):
     bits = sum(float(b) for b in model.generate(latents, quantizers.Round()).bits.values())
     stream, _ = encode(model, latents)
     assert bits > 8000
+    counter = entropy.BitCounter(model.priors)
+    model.encode(latents, counter)
+    np.testing.assert_allclose(counter.bits, bits, rtol=1e-3)
     assert abs(8 * len(stream) - bits) < 0.005 * bits + 32
 
 

@@ -3,19 +3,20 @@
 import difflib
 import inspect
 
+import tensorflow as tf
+
 from common.cli import UserError
 from common.transforms import bls2017, hyper2018, mbt2018
-from common.transforms.layers import Transform
 
 REGISTRY = {
     name: cls
     for module in (bls2017, hyper2018, mbt2018)
     for name, cls in inspect.getmembers(module, inspect.isclass)
-    if issubclass(cls, Transform) and cls is not Transform
+    if cls.__module__ == module.__name__
 }
 
 
-def build(config) -> Transform:
+def build(config) -> tf.keras.Model:
     """Builds the transform that `config` names, e.g. dict(cls="MBT2018Synthesis", channels=...).
 
     Raises:

@@ -37,6 +37,62 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation=None):
         use_bias=True, activation=_activation(activation), kernel_parameter="variable")
 
 
+class ShiftedConv(tf.keras.layers.Layer):
+    """Convolution whose kernel may lie anywhere relative to the output's position.
+
+    Tap (a, b) of the kernel reads the input at (i + origin[0] + a, j + origin[1] + b); zeros
+    beyond the border. Context networks are made of it: y must not see itself or what comes later.
+
+    Args:
+      filters: channels of the output.
+      kernel_size: rows and columns of the kernel.
+      origin: offset (rows, columns) of the kernel's first tap.
+      last: offset of the last tap in use, in raster order; those after it are masked: they have
+        weights, which are never used. None for no mask.
+      activation: name of the activation.
+
+    Attributes:
+      taps: offsets of the taps in use, in raster order.
+    """
+
+    def __init__(self, filters: int, kernel_size: tuple[int, int], origin: tuple[int, int],
+                 last: tuple[int, int] | None = None, activation=None):
+        super().__init__()
+        self._filters = filters
+        self._kernel_size = kernel_size
+        self._origin = origin
+        offsets = [(origin[0] + a, origin[1] + b)
+                   for a in range(kernel_size[0]) for b in range(kernel_size[1])]
+        self.taps = [tap for tap in offsets if last is None or tap <= last]
+        self._mask = tf.reshape(
+            tf.constant([float(tap in self.taps) for tap in offsets]), [*kernel_size, 1, 1])
+        self.activation = _activation(activation) or tf.keras.activations.linear
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            "kernel", [*self._kernel_size, input_shape[-1], self._filters],
+            initializer="variance_scaling")
+        self.bias = self.add_weight("bias", [self._filters], initializer="zeros")
+
+    def call(self, x):
+        padding = [[0, 0]]
+        for start, size in zip(self._origin, self._kernel_size):
+            padding.append([max(0, -start), max(0, start + size - 1)])
+        # Where the kernel ends before the output's position, the input's end is not read.
+        ends = [min(0, start + size - 1) for start, size in zip(self._origin, self._kernel_size)]
+        x = tf.pad(x, [*padding, [0, 0]])
+        x = x[:, :tf.shape(x)[1] + ends[0], :tf.shape(x)[2] + ends[1]]
+        y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.kernel.dtype), 1, "VALID")
+        return self.activation(y + self.bias)
+
+
+class ConcatElu(tf.keras.layers.Layer):
+    """[elu(x), elu(-x)], twice the channels (Salimans et al. 2017)."""
+
+    def call(self, x):
+        return tf.nn.elu(tf.concat([x, -x], axis=-1))
+
+
 def gdn(inverse: bool = False):
     """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
 

@@ -173,7 +173,7 @@ def test_damaged_files_never_give_an_image(ntc, tmp_path, capsys):
 
 
 def test_symbols_that_differ_from_the_writers_are_an_error(ntc, tmp_path, capsys):
-    """What a decoder with other arithmetic would meet: a whole file, but other symbols."""
+    """A whole file with a valid checksum, but other symbols."""
     file = Container.unpack(ntc.read_bytes(), 10**9)
     for changed in (dict(symbols_crc=file.symbols_crc ^ 1), dict(width=file.width + 16),
                     dict(stream=file.stream[:len(file.stream) // 2]), dict(stream=b"")):
@@ -208,7 +208,9 @@ def test_benchmark(tmp_path, capsys):
     for row in rows:
         parts = [value for key, value in row.items() if key.startswith("encoding_time.")]
         assert len(parts) == 3 and 0 < sum(parts) <= row["encoding_time"]
-    assert "peak memory" in capsys.readouterr().out
+        assert 0 < abs(row["integer_bpp"] / row["estimated_bpp"] - 1) < 0.001
+    output = capsys.readouterr().out
+    assert "peak memory" in output and "float networks" in output
     assert len((tmp_path / "b.csv").read_text().splitlines()) == 4
 
 
