@@ -222,7 +222,9 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     step = journal.restore()
     validation = data.whole_images(validation_sources) if validation_sources else None
     if step == 0 and warm_start:
-        export.load_weights(codec, warm_start)
+        fresh = export.warm_start(codec, warm_start)
+        if fresh:
+            print(f"warm start from {warm_start}; fresh: {', '.join(fresh)}")
         if validation:
             trainer.evaluate(validation, callbacks=[journal], verbose=0)
     if step < config.train.num_steps:

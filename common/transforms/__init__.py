@@ -6,11 +6,11 @@ import inspect
 import tensorflow as tf
 
 from common.cli import UserError
-from common.transforms import bls2017, hyper2018, mbt2018
+from common.transforms import bls2017, hyper2018, joint2018, mbt2018, pixelcnn
 
 REGISTRY = {
     name: cls
-    for module in (bls2017, hyper2018, mbt2018)
+    for module in (bls2017, hyper2018, joint2018, mbt2018, pixelcnn)
     for name, cls in inspect.getmembers(module, inspect.isclass)
     if cls.__module__ == module.__name__
 }

@@ -1,0 +1,271 @@
+"""Context models: causal neighbourhoods, and coding position by position without the wait.
+
+A context model predicts each position of y from earlier ones. Decoding in raster order takes as
+many steps as there are positions. But a position (i, j) waits only for those in its *causal
+neighbourhood*. If none of these has a larger j + s i, all positions with equal j + s i are decoded
+together: they form a wavefront, which sweeps y in W + s (H - 1) steps instead of H W. For a masked
+5x5 convolution s = 3: its neighbour farthest ahead is two columns to the right in the row above.
+
+          j                      steps of positions, s = 3
+        i 0  1  2  3  4  5  6
+          3  4  5  6  7  8  9    positions with equal numbers are decoded
+          6  7  8  9 10 11 12    together, each after its neighbours
+
+Deeper networks have layers that may run ahead of the decoder: a layer that sees the rows above
+only is computed as soon as these are there. Each layer's outputs are kept for as many steps as
+later ones read them, so that every activation is computed once (Ramachandran et al. 2017), and
+memory grows with the height of y, not with its area.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from common import entropy, exact
+
+
+def causal_neighbourhood(network: exact.Network) -> set[tuple[int, int]]:
+    """Offsets (rows, columns) of the positions of argument 0 that an output position depends on.
+
+    Raises:
+      ValueError: one of them is the position itself or comes after it in raster order.
+    """
+    reached = []
+    for op in network.ops:
+        if isinstance(op, exact.Input):
+            reached.append({(0, 0)} if op.number == 0 else set())
+        else:
+            before = set().union(*(reached[i] for i in op.inputs))
+            reached.append({(row + down, column + right)
+                            for row, column in before for down, right in op.taps})
+    neighbourhood = set().union(*(reached[value.index] for value in network.outputs))
+    late = sorted(offset for offset in neighbourhood if offset >= (0, 0))
+    if late:
+        raise ValueError(f"the context is not causal: it reads y at offsets {late}")
+    return neighbourhood
+
+
+def slope(neighbourhood: set[tuple[int, int]]) -> int:
+    """The smallest s, at least 1, such that all of these positions have a smaller j + s i."""
+    return max([1, *(right // -down + 1 for down, right in neighbourhood if down < 0)])
+
+
+class Wavefront:
+    """Codes y with a context model in fixed point.
+
+    Args:
+      network: arguments y [B, H, W, M], in units of 2^-`bits`, and psi [B, H, W, C], what is known
+        of every position beforehand; outputs mean (as y) and position in the scale table.
+      tables: of the range coder.
+      first_distribution: number of the first scale within the tables.
+      bits: fractional bits of y and of the mean.
+      steepness: s; by default as small as the network allows. Larger ones give the same result,
+        and from W + 1 on the order is raster order.
+    """
+
+    def __init__(self, network: exact.Network, tables: entropy.Tables, first_distribution: int,
+                 bits: int, steepness: int | None = None):
+        self.slope = slope(causal_neighbourhood(network))
+        if steepness is not None:
+            if steepness < self.slope:
+                raise ValueError(f"steepness {steepness} is less than the network's {self.slope}")
+            self.slope = steepness
+        self._network = network
+        self._tables = tables
+        self._first = first_distribution
+        self._unit = 2.0**-bits
+        self._plan()
+        # One trace for images of all sizes.
+        y, psi = (tf.TensorSpec([None, network.channels[k]], tf.float64)
+                  for k in (self._y, self._side))
+        state = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in (
+            ([], tf.variant), ([None], tf.int32), ([], tf.int32)))
+        steps = tuple(tf.TensorSpec(shape, tf.int32) for shape in ([], [], [None], [None]))
+        self._encode = tf.function(self._encode_loop, [y, psi, *steps])
+        self._decode = tf.function(self._decode_loop, [state, psi, *steps])
+
+    def encode(self, y: tf.Tensor, psi: tf.Tensor, coder) -> tf.Tensor:
+        """Rounds y [1, H, W, M] around its means, and writes it. Returns what was written.
+
+        Raises:
+          CodingError: y is not finite or too large.
+        """
+        entropy.require_codable(y)
+        with tf.device("CPU:0"):
+            symbols, distributions, y_hat = self._encode(
+                _rows(tf.cast(y, tf.float64)), _rows(psi), *self._steps(*y.shape[1:3]))
+        coder.encode(symbols.numpy(), distributions.numpy())
+        return tf.reshape(y_hat, y.shape)
+
+    def decode(self, coder, psi: tf.Tensor) -> tf.Tensor:
+        """Reads y [1, H, W, M], float32, whose psi [1, H, W, C] is given.
+
+        Raises:
+          CodingError: the stream is not one that the encoder wrote.
+        """
+        y_hat = None
+        shape = [1, *psi.shape[1:3], self._channels]
+
+        def loop(state):
+            nonlocal y_hat
+            with tf.device("CPU:0"):
+                state, symbols, y_hat = self._decode(state, _rows(psi), *self._steps(*shape[1:3]))
+            return state, symbols
+
+        coder.decode_serially(math.prod(shape), loop)
+        return tf.reshape(y_hat, shape)
+
+    # How a step works. Column t of a value holds its outputs at the positions with j + s i = t,
+    # one row for each i. Operation k computes column t - delay[k] in step t. A tap (down, right)
+    # then lies in column t - delay[k] + right + s down, at row i + down.
+
+    def _plan(self):
+        """Which delay each operation has, and how many columns of each value are kept."""
+        ops = self._network.ops
+        for op in ops:
+            if isinstance(op, exact.DepthToSpace | exact.Mean) or getattr(op, "stride", 1) != 1:
+                raise ValueError(f"a context cannot have the operation {type(op).__name__} that "
+                                 "changes the grid of positions")
+        numbers = {op.number: k for k, op in enumerate(ops) if isinstance(op, exact.Input)}
+        self._y, self._side = numbers[0], numbers[1]
+        self._channels = self._network.channels[self._y]
+        delays = {}
+        for k, op in enumerate(ops):
+            ready = [delays[i] + right + self.slope * down + (i == self._y)
+                     for i in op.inputs if i in delays for down, right in op.taps]
+            if ready or k == self._y:
+                delays[k] = max(ready, default=0)
+        self._first_step = min(delays.values())
+        # What depends on psi alone can be computed at any time.
+        self._delays = [delays.get(k, self._first_step) for k in range(len(ops))]
+        self._depths, self._pad = {}, 0
+        for k, op in enumerate(ops):
+            for i in op.inputs:
+                self._need(k, i, op.taps)
+        for value in self._network.outputs:
+            self._need(None, value.index, ((0, 0),))
+
+    def _need(self, k, i, taps):
+        """Notes that operation k (None: the coder) reads value i at these taps."""
+        if self._is_current(k, i, taps) or i == self._side:
+            return
+        for down, right in taps:
+            back = self._delay(k) - self._delays[i] - right - self.slope * down
+            self._depths[i] = max(self._depths.get(i, 0), back + 1)
+            self._pad = max(self._pad, -down)
+
+    def _delay(self, k):
+        return 0 if k is None else self._delays[k]
+
+    def _is_current(self, k, i, taps):
+        return taps == ((0, 0),) and self._delay(k) == self._delays[i] and i != self._y
+
+    def _steps(self, height, width):
+        """Sizes, and the positions in the order of the steps."""
+        rows, columns = np.divmod(np.arange(height * width), width)
+        step = columns + self.slope * rows
+        order = np.argsort(step, kind="stable")
+        ends = np.cumsum(np.bincount(step, minlength=1))
+        return (tf.constant(height), tf.constant(width), tf.constant(order, tf.int32),
+                tf.constant(np.concatenate([[0], ends]), tf.int32))
+
+    def _encode_loop(self, y, psi, height, width, order, starts):
+        y = tf.gather(y, order)
+
+        def code(state, mean, distributions, rows):
+            del distributions
+            return state, tf.round(y[rows] - mean * self._unit)
+
+        _, symbols, distributions, y_hat = self._loop(
+            code, tf.constant(0), psi, height, width, order, starts)
+        return symbols, distributions, y_hat
+
+    def _decode_loop(self, state, psi, height, width, order, starts):
+        def code(state, mean, distributions, rows):
+            del mean, rows
+            state, symbols = entropy.next_symbols(self._tables, state, distributions)
+            return state, tf.cast(symbols, tf.float64)
+
+        state, symbols, _, y_hat = self._loop(code, state, psi, height, width, order, starts)
+        return state, tf.cast(symbols, tf.int32), y_hat
+
+    def _loop(self, code, state, psi, height, width, order, starts):
+        """All steps. `code` turns means and distributions of a step into its symbols."""
+        ops, outputs = self._network.ops, [value.index for value in self._network.outputs]
+        psi = tf.gather(psi, order)
+        last = width + self.slope * (height - 1)
+
+        def active(column):
+            """First and last + 1 of the rows that have a position in this column."""
+            first = tf.clip_by_value(-((width - 1 - column) // self.slope), 0, height)
+            return first, tf.clip_by_value(column // self.slope + 1, first, height)
+
+        def step(t, state, buffers, symbols, distributions, decoded):
+            buffers = dict(zip(self._depths, buffers))
+            spans = {delay: active(t - delay) for delay in {0, *self._delays}}
+            current = {}
+
+            def positions(delay):
+                start = tf.gather(starts, tf.clip_by_value(t - delay, 0, last - 1))
+                first, end = spans[delay]
+                return slice(start, start + end - first)
+
+            def read(k, i, taps):
+                delay = self._delay(k)
+                if i == self._side:
+                    return psi[positions(delay)]
+                if self._is_current(k, i, taps):
+                    return current[i]
+                # The last column kept of y is that of the step before.
+                newest = delay - self._delays[i] - (i == self._y)
+                first, end = spans[delay]
+                buffer, depth = buffers[i], self._depths[i] - (i == self._y)
+                offsets = [(depth - 1 - newest + right + self.slope * down) * (height + self._pad)
+                           + self._pad + down for down, right in taps]
+                where = tf.range(first, end)[:, None] + tf.stack(offsets)
+                patches = tf.gather(tf.reshape(buffer, [-1, buffer.shape[-1]]), where)
+                return tf.reshape(patches, [-1, len(taps) * buffer.shape[-1]])
+
+            def keep(i, value):
+                if i in self._depths:
+                    first, end = spans[self._delays[i]]
+                    column = tf.pad(value, [[self._pad + first, height - end], [0, 0]])
+                    buffers[i] = tf.concat([buffers[i][1:], column[None]], axis=0)
+
+            for k, op in enumerate(ops):
+                if isinstance(op, exact.Input):
+                    continue
+                arguments = [read(k, i, op.taps) for i in op.inputs]
+                current[k] = (op.apply if hasattr(op, "apply") else op)(*arguments)
+                keep(k, current[k])
+            mean, index = (read(None, i, ((0, 0),)) for i in outputs)
+            which = tf.cast(index, tf.int32) + self._first
+            state, q = code(state, mean, which, positions(0))
+            y_hat = q / self._unit + mean
+            keep(self._y, y_hat)
+            slot = tf.maximum(t, 0)
+            return (t + 1, state, [buffers[i] for i in self._depths], symbols.write(slot, q),
+                    distributions.write(slot, which), decoded.write(slot, y_hat))
+
+        def collect(dtype):
+            return tf.TensorArray(dtype, size=last, infer_shape=False,
+                                  element_shape=[None, self._channels])
+
+        buffers = [tf.zeros([depth - (i == self._y), height + self._pad, self._network.channels[i]],
+                            tf.float64) for i, depth in self._depths.items()]
+        loop = (tf.constant(self._first_step), state, buffers,
+                collect(tf.float64), collect(tf.int32), collect(tf.float64))
+        invariants = tf.nest.map_structure(
+            lambda x: tf.TensorShape(None) if isinstance(x, tf.TensorArray) else x.shape, loop)
+        invariants[2][:] = [tf.TensorShape([None, None, b.shape[-1]]) for b in buffers]
+        _, state, _, *collected = tf.while_loop(
+            lambda t, *_: t < last, step, loop, shape_invariants=invariants)
+        symbols, distributions, decoded = (array.concat() for array in collected)
+        raster = tf.gather(decoded, tf.argsort(order))
+        return state, symbols, distributions, tf.cast(raster * self._unit, tf.float32)
+
+
+def _rows(x):
+    """[1, H, W, C] -> [H W, C]."""
+    return tf.reshape(x, [-1, x.shape[-1]])

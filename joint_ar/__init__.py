@@ -1,0 +1,1 @@
+"""Joint autoregressive and hierarchical prior (Minnen et al. 2018)."""

@@ -1,0 +1,24 @@
+"""mbt2018 with a deep context: a plain stack of masked convolutions (PixelCNN)."""
+
+from joint_ar.configs import mbt2018
+
+get_runname = mbt2018.get_runname
+
+
+def get_config():
+    config = mbt2018.get_config()
+    config.model.context = dict(
+        cls="MaskedStack", channels=_channels(config.model.context.channels), first_kernel=5,
+        kernel=3, activation="elu")
+    return config
+
+
+def get_hyper():
+    """Those of mbt2018 with the stack's last layer as wide."""
+    return [{**overrides,
+             "model.context.channels": _channels(overrides["model.context.channels"])}
+            for overrides in mbt2018.get_hyper()]
+
+
+def _channels(outputs):
+    return (192, 192, outputs)

@@ -1,0 +1,43 @@
+"""Joint autoregressive and hierarchical prior of Minnen et al. 2018, N = M = 192.
+
+At high rates y has M = 320 channels, which entries of `get_hyper()` with a large lambda set.
+"""
+
+from common import recipes
+
+
+def get_config():
+    config = recipes.published()
+    config.model = dict(
+        analysis=dict(cls="MBT2018Analysis"),
+        synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(192, 192, 192),
+                            activation="leaky_relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", activation="leaky_relu"),
+        context=dict(cls="MaskedContext", kernel=5),
+        entropy_parameters=dict(cls="EntropyParameters"),
+        use_offset=True,
+    )
+    config.update_from_flattened_dict(_widths(192))
+    config.train.num_steps = 2_000_000
+    return config
+
+
+def _widths(latents):
+    """All that depends on M, as overrides."""
+    return {
+        "model.analysis.channels": (192, 192, 192, latents),
+        "model.hyper_synthesis.channels": (latents, 3 * latents // 2, 2 * latents),
+        "model.context.channels": 2 * latents,
+        "model.entropy_parameters.channels": (
+            10 * latents // 3, 8 * latents // 3, 2 * latents),
+    }
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value, **_widths(320 if value > 0.02 else 192)}
+            for value in recipes.LAMBDAS]
+
+
+def get_runname(config):
+    return f"mbt2018-rd_lambda={config.train.rd_lambda:g}"

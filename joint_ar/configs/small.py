@@ -1,0 +1,17 @@
+"""A small joint autoregressive model for CPUs: mshyper-small with a context."""
+
+from mshyper.configs import small
+
+
+def get_config():
+    config = small.get_config()
+    latents = config.model.analysis.channels[-1]
+    del config.model["predict_mean"]
+    config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)
+    config.model.entropy_parameters = dict(
+        cls="EntropyParameters", channels=(10 * latents // 3, 8 * latents // 3, 2 * latents))
+    return config
+
+
+get_hyper = small.get_hyper
+get_runname = small.get_runname

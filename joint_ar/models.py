@@ -1,0 +1,111 @@
+"""Joint autoregressive and hierarchical prior (Minnen et al. 2018).
+
+                ┌──────────┐  y            ┌───┐      ŷ           ┌───────────┐
+          x ───►│ analysis │──┬───────────►│ Q │──┬──────────────►│ synthesis │───► x̂
+                └──────────┘  │            └─▲─┘  │               └───────────┘
+                              ▼              │    │ positions before this one
+                    ┌────────────────┐       │    ▼
+                    │ hyper-analysis │       │  ┌─────────┐
+                    └───────┬────────┘       │  │ context │
+                            │ z              │  └───┬─────┘
+                            ▼                │      │ phi
+                          ┌───┐              │      ▼
+                          │ Q │              │  ┌────────────────────┐
+                          └─┬─┘              └──┤ entropy parameters │  mean, scale
+                            │ ẑ                 └───▲────────────────┘
+                            │   ┌─────────────────┐ │ psi
+                            └──►│ hyper-synthesis ├─┘
+                                └─────────────────┘
+
+y is rounded on the grid around its mean, and the mean of a position depends on the rounded
+positions before it: quantisation itself is serial, in evaluation as in coding.
+"""
+
+import tensorflow as tf
+
+import mshyper.models
+from common import context, exact, transforms
+from common.timing import stage
+from mshyper.models import MEAN_BITS
+
+# The integer context sees larger values of y clipped; trained models stay below 2^9.
+_LARGEST_Y = 2**13
+
+
+class Model(mshyper.models.Model):
+    """Gaussian latents y whose means and scales follow from z and from the decoded part of y.
+
+    Args:
+      analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
+      context: transform of y whose output depends on earlier positions only.
+      entropy_parameters: transform of [phi, psi] to means and logarithms of scales, 2 M channels.
+      use_offset: centre the integer grid of each channel of z on its median.
+    """
+
+    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, context,
+                 entropy_parameters, use_offset: bool = True):
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis,
+                         use_offset=use_offset)
+        self.context = transforms.build(context)
+        self.entropy_parameters = transforms.build(entropy_parameters)
+        self._built = None
+
+    def _quantize(self, y, psi, quantizer, training):
+        def predict(y_hat):
+            return self._parameters(
+                self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)))
+
+        if training:
+            # The noisy y does not depend on the grid; the same draw is context and coded value.
+            decoded, _ = quantizer(y, tf.zeros_like(y), "y")
+        else:
+            decoded = self._settle(y, predict, quantizer)
+        mean, index = predict(decoded)
+        return *quantizer(y, mean, "y"), mean, index
+
+    def _settle(self, y, predict, quantizer):
+        """The y of a serial decoder, found for all positions together.
+
+        Quantising around the means predicted from the last guess settles at least one position
+        more with each repetition, and on real images most of them at once. What no longer changes
+        is what a decoder would get position by position.
+        """
+        def step(guess, _):
+            mean, _ = predict(guess)
+            _, decoded = quantizer(y, mean, "y")
+            return decoded, tf.reduce_any(decoded != guess)
+
+        decoded, _ = tf.while_loop(
+            lambda _, changed: changed, step, (tf.stop_gradient(y), True),
+            maximum_iterations=tf.shape(y)[1] * tf.shape(y)[2])
+        return tf.stop_gradient(decoded)
+
+    def integer_networks(self):
+        networks = super().integer_networks()
+        psi, = networks["hyper_synthesis"].outputs
+        builder = exact.Builder()
+        y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
+        phi = exact.convert(builder, self.context, y)
+        both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
+        parameters = exact.convert(builder, self.entropy_parameters, both)
+        networks["context"] = builder.network(*super()._exact_parameters(builder, parameters))
+        return networks
+
+    def _exact_parameters(self, builder, parameters):
+        return [parameters]  # of the hyper-synthesis: psi
+
+    def _encode_y(self, y, psi, coder):
+        with stage("context"):
+            self._wavefront().encode(y, *psi, coder)
+
+    def _decode_y(self, psi, coder):
+        with stage("context"):
+            return self._wavefront().decode(coder, *psi)
+
+    def _wavefront(self):
+        """Built once for the networks at hand."""
+        network = self.networks["context"]
+        if self._built is None or self._built[0] is not network:
+            self._built = network, context.Wavefront(
+                network, self.tables, self.z_prior.channels, MEAN_BITS)
+        return self._built[1]

@@ -1,0 +1,10 @@
+"""Trains a joint autoregressive and hierarchical prior; see common/training.py.
+
+    python -m joint_ar.train --config joint_ar/configs/mbt2018.py --hid 2
+"""
+
+from common import training
+from joint_ar.models import Model
+
+if __name__ == "__main__":
+    training.main(Model)

@@ -1,0 +1,147 @@
+"""joint_ar with the same commands as the other models: train, evaluate, compress, decompress."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import codec
+import evaluate
+from common import coding, export, images, quantizers, training
+from common.cli import UserError
+from joint_ar.configs import gated, masked_stack, mbt2018, small
+from joint_ar.models import Model
+from tests.integration import conftest
+
+
+def tiny_config(module=small):
+    config = module.get_config()
+    tiny = conftest.tiny_config()
+    for name in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis"):
+        config.model[name].channels = tiny.model[name].channels
+    config.model.entropy_parameters.channels = (20, 16, 24)
+    config.model.context.channels = (8, 24) if module is masked_stack else 24
+    if module is gated:
+        config.model.context.update(latents=12, width=8, blocks=1)
+    config.data = tiny.data
+    config.train = tiny.train
+    config.train.num_steps = 10
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("experiments") / "joint" / "wid=0-tiny"
+    training.run(Model, tiny_config(), workdir)
+    return workdir
+
+
+def parameters(model):
+    """Of convolutions: kernels and biases, masked taps included."""
+    return sum(int(tf.size(weight)) for layer in model._flatten_layers() if hasattr(layer, "kernel")
+               for weight in (layer.kernel, layer.bias) if weight is not None)
+
+
+@pytest.mark.parametrize("latents, expected", [(192, 13_896_419), (320, 25_270_548)])
+def test_parameters_are_the_papers(latents, expected):
+    config = mbt2018.get_config()
+    if latents == 320:
+        assert mbt2018.get_hyper()[0]["train.rd_lambda"] == 0.08
+        training.apply_hyper(config, mbt2018.get_hyper(), 0)
+    model = export.build(Model, config.to_dict())
+    assert parameters(model) == expected
+    parts = {name: parameters(getattr(model, name)) for name in ("context", "entropy_parameters")}
+    if latents == 192:
+        assert parts == {"context": 1_843_584, "entropy_parameters": 1_017_344}
+
+
+def test_every_sweep_entry_has_a_name_of_its_own():
+    for module in (small, mbt2018, gated, masked_stack):
+        names = set()
+        for hid in range(len(module.get_hyper())):
+            config = module.get_config()
+            training.apply_hyper(config, module.get_hyper(), hid)
+            names.add(module.get_runname(config))
+        assert len(names) == len(module.get_hyper()) >= 2
+
+
+@pytest.mark.parametrize("height, width", [(1, 1), (1, 65), (67, 131), (255, 257)])
+def test_files_of_odd_sizes(run, photo, height, width):
+    model = codec.load_model(run)
+    image = photo[50:50 + height, 100:100 + width]
+    ntc = coding.compress(model, image)
+    decoded = coding.decompress(model, ntc)
+    assert decoded.shape == image.shape
+    expected = images.to_uint8(model(image[None] / np.float32(255)).x_hat)[0]
+    difference = np.abs(decoded.astype(int) - expected.numpy())
+    assert np.mean(difference > 1) < 0.01
+
+
+def test_commands(run, tmp_path, photo, capsys):
+    images.write(tmp_path / "photo.png", photo[:200, :300])
+    codec.main(["compress", "--model", str(run), str(tmp_path / "photo.png")])
+    codec.main(["decompress", "--model", str(run), str(tmp_path / "photo.ntc"),
+                str(tmp_path / "out.png")])
+    assert images.read(tmp_path / "out.png").shape == (200, 300, 3)
+    codec.main(["benchmark", "--model", str(run), "--dataset", str(tmp_path / "photo.png"),
+                "--output", str(tmp_path / "b")])
+    row = json.loads((tmp_path / "b.json").read_text())["rows"][0]
+    assert row["bytes"] <= 1.005 * row["estimated_bpp"] * 200 * 300 / 8 + 20
+    assert row["encoding_time.context"] > 0 and row["decoding_time.context"] > 0
+    evaluate.main(["--runs", str(run), "--dataset", str(tmp_path / "photo.png"),
+                   "--output", str(tmp_path / "results")])
+    assert list((tmp_path / "results").rglob("*.csv"))
+
+
+def test_corruption_of_any_byte_is_reported(run, photo):
+    model = codec.load_model(run)
+    ntc = coding.compress(model, photo[:64, :64])
+    assert len(ntc) > 30
+    for position in range(len(ntc)):
+        for bit in range(8):
+            damaged = bytearray(ntc)
+            damaged[position] ^= 1 << bit
+            with pytest.raises(UserError):
+                coding.decompress(model, bytes(damaged))
+
+
+def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsys):
+    config = tiny_config()
+    config.train.warm_start = str(tiny_model)
+    config.train.num_steps = 1
+    config.train.optimizer.learning_rate = 1e-12
+    training.run(Model, config, tmp_path / "run")
+    assert "fresh: context, entropy_parameters" in capsys.readouterr().out
+    model, given = codec.load_model(tmp_path / "run"), codec.load_model(tiny_model)
+    for part in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis", "z_prior"):
+        for a, b in zip(getattr(model, part).weights, getattr(given, part).weights):
+            np.testing.assert_allclose(a, b, atol=1e-6)
+    config.model.analysis.channels = (8, 8, 10, 12)
+    with pytest.raises(UserError, match="do not fit"):
+        training.run(Model, config, tmp_path / "other")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [gated, masked_stack])
+def test_other_contexts_train_and_code(module, tmp_path, photo):
+    path = training.run(Model, tiny_config(module), tmp_path / "run")
+    model = export.load(Model, path)
+    image = photo[50:117, 100:231]
+    row, decoded = coding.measure(model, image)
+    assert decoded.shape == image.shape
+    assert abs(row["integer_bpp"] / row["estimated_bpp"] - 1) < 0.005
+
+
+def test_the_noise_is_drawn_once(run, photo):
+    """In training, the context sees the very values whose likelihood is taken."""
+    model = codec.load_model(run)
+    seen, context = [], model.context
+    model.context = lambda y: (seen.append(y), context(y))[1]
+    quantizer = quantizers.UniformNoise(tf.constant([1, 2]))
+    y = model.infer(photo[None, :64, :64] / np.float32(255))
+    rate, _ = quantizer(y["y"], 0.0, "y")
+    model.generate(y, quantizer, training=True)
+    assert len(seen) == 1
+    np.testing.assert_array_equal(seen[0], rate)
+    assert np.std(rate - y["y"]) > 0.2
