@@ -1,0 +1,119 @@
+"""What a file decodes to does not depend on the machine's arithmetic; what floats say does."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import coding, entropy, exact, export, transforms
+from common.transforms import hyper2018
+from tests import test_models
+
+ROOT = pathlib.Path(__file__).parent.parent
+SIZES = {"unpadded": (128, 192), "padded": (67, 131)}  # z has a stride of 64
+SETTINGS = {
+    "one thread": dict(threads=1),
+    "two threads": dict(threads=2),
+    "without oneDNN": dict(threads=2, TF_ENABLE_ONEDNN_OPTS="0"),
+    "XLA": dict(threads=1, TF_XLA_FLAGS="--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"),
+}
+
+DECODE = """
+import hashlib, json, sys
+import tensorflow as tf
+path, threads, *files = sys.argv[1:]
+tf.config.threading.set_intra_op_parallelism_threads(int(threads))
+tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+import codec
+from common.container import Container
+from common.entropy import RangeDecoder
+
+model = codec.load_model(path)
+digest = lambda *tensors: hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
+found = {}
+for file in files:
+    container = Container.unpack(open(file, "rb").read(), 10**9)
+    coder = RangeDecoder(model.tables, container.stream)
+    latents = model.decode(coder, container.height, container.width)
+    assert coder.crc == container.symbols_crc
+    z = tf.round(latents["z"] - model.z_prior.offset)
+    network = model.networks["hyper_synthesis"]
+    psi, = network(z)
+    batch, = network(tf.concat([z + 1, z, -z], axis=0))
+    forms = [digest(psi), digest(batch[1:2])]
+    for jit in (False, True):
+        forms.append(digest(*tf.function(network, jit_compile=jit)(z)))
+    assert len(set(forms)) == 1, "batched, in a graph or with XLA the network is another"
+    found[file] = [digest(latents["y"]), digest(latents["z"]), forms[0]]
+    found[file + " in floats"] = digest(tf.function(model.hyper_synthesis)(latents["z"]))
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module", params=[
+    "joint_ar", pytest.param("joint_gated", marks=pytest.mark.slow)])
+def decoded(request, tmp_path_factory, photo):
+    """By setting: digests of what the same files decode to, in processes of their own."""
+    folder = tmp_path_factory.mktemp(request.param)
+    model = test_models.shared(request.param)
+    config = {"package": "joint_ar", "model": test_models.CONFIGS[request.param]}
+    model.fingerprint = export.save(model, config, folder / "model")
+    files = []
+    for name, (height, width) in SIZES.items():
+        files.append(folder / f"{name}.ntc")
+        files[-1].write_bytes(coding.compress(model, photo[100:100 + height, 200:200 + width]))
+    results = {}
+    for name, setting in SETTINGS.items():
+        environment = {k: v for k, v in setting.items() if k.isupper()}
+        process = subprocess.run(
+            [sys.executable, "-c", DECODE, folder / "model", str(setting["threads"]), *files],
+            cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr[-3000:]
+        results[name] = json.loads(process.stdout.splitlines()[-1])
+    return results
+
+
+def test_a_file_decodes_to_the_same_latents_under_all_settings(decoded):
+    reference = decoded["one thread"]
+    assert len(reference) == 2 * len(SIZES)
+    for setting, found in decoded.items():
+        for key, value in found.items():
+            if "in floats" not in key:
+                assert value == reference[key], setting
+
+
+def test_float_networks_differ_between_settings(decoded):
+    """So that the test above compares arithmetics that are different."""
+    key = next(key for key in decoded["XLA"] if key.endswith("in floats"))
+    assert len({found[key] for found in decoded.values()}) > 1
+
+
+def test_floats_flip_an_index_and_integers_do_not():
+    """The same weights and latents; two ways to run the network, both correct."""
+    tf.keras.utils.set_random_seed(0)
+    channels = 64
+    layer = transforms.build(dict(cls="HyperSynthesis", channels=(32, 32, 2 * channels)))
+    assert isinstance(layer, hyper2018.HyperSynthesis)
+    z = tf.round(tf.random.normal([1, 96, 96, 32], stddev=3.0, seed=1))
+    layer(z[:, :2, :2])
+    prior = entropy.ScaleTable()
+    builder = exact.Builder()
+    output = exact.convert(builder, layer, builder.input(0, 32, 0, 2**12))
+    log_scale = builder.slice(output, channels, 2 * channels)
+    integers = builder.network(prior.exact_index(builder, log_scale))
+
+    def floats(z):
+        return [tf.round(prior.index(layer(z)[..., channels:]))]
+
+    flips = {}
+    for name, network in (("floats", floats), ("integers", integers)):
+        plain, xla = (tf.function(network, jit_compile=jit)(z)[0] for jit in (False, True))
+        assert len(np.unique(plain)) > 20  # not all at the ends of the table
+        flips[name] = int(np.sum(plain.numpy() != xla.numpy()))
+    assert flips["floats"] > 0
+    assert flips["integers"] == 0
