@@ -1,10 +1,17 @@
 """Encoding and decoding of a 768 x 512 photograph: `python -m benchmarks.coding`.
 
-Both sides code the same photograph with mbt2018, N = M = 192, in float32 on the CPU: from uint8
-pixels to bytes, and from bytes to uint8 pixels.
+Both sides code the same photograph with mbt2018, N = M = 192, on the CPU: from uint8 pixels to
+bytes, and from bytes to uint8 pixels. `--model` selects the mean-scale hyperprior (mshyper) or the
+joint autoregressive model (joint_ar).
 
     ours         `coding.compress` and `coding.decompress`: a whole .ntc file.
-    CompressAI   `MeanScaleHyperprior(192, 192).compress` and `decompress`, and the conversions.
+    CompressAI   `compress` and `decompress` of `MeanScaleHyperprior(192, 192)`, or for joint_ar of
+                 `JointAutoregressiveHierarchicalPriors(192, 192)`, and the conversions.
+
+Transforms are float32 on both sides, and so is the rest in CompressAI. In ours the networks that
+encoder and decoder must agree on (hyper-synthesis, context, entropy parameters) run in exact
+integer arithmetic, held in float64. With the context model ours codes y by wavefronts, CompressAI
+position by position.
 
 The weights are untrained, from fixed seeds. Neither the arithmetic of the networks nor the number
 of symbols depends on weights, but the entropy coder's work depends a little on the distributions.
@@ -15,8 +22,11 @@ number of bytes, which are printed; they are those of a reconstruction of high q
 Parts of the time:
 
     analysis     image to y, and y to z
-    hyper        z to means and scales, and their positions in the tables
-    coding       entropy coding of y and z, with conversions to and from integers
+    hyper        z to the hyper-synthesis' output; for mshyper that is means, and scales' positions
+                 in the tables
+    coding       entropy coding of z, for mshyper also of y, with conversions to and from integers
+    context      joint_ar only: the serial loop, from the hyper-synthesis' output to y and back,
+                 entropy coding of y included
     synthesis    y to image
     rest         what none of these contains
 
@@ -26,6 +36,7 @@ convolutions and GDNs, two a multiply-add.
 """
 
 import argparse
+import importlib
 import math
 import pathlib
 import statistics
@@ -40,12 +51,14 @@ from benchmarks import side_by_side
 from common.timing import recording, stage
 
 WIDTH, HEIGHT = 768, 512
-PARTS = ("analysis", "hyper", "coding", "synthesis")
+PARTS = ("analysis", "hyper", "coding", "context", "synthesis")
+OUTPUTS = {"mshyper": "coding.json", "joint_ar": "coding_joint_ar.json"}  # by model
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=OUTPUTS, default="mshyper")
     parser.add_argument("--image", help="by default coffee.png of the data set `photos`")
     parser.add_argument("--rounds", type=int, default=9, help="codings by each side")
     parser.add_argument("--warmup", type=int, default=2, help="codings before measuring")
@@ -54,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.side:
         side = {"ours": ours, "CompressAI": compressai}[args.side]
-        side_by_side.serve(args.side, lambda: side(args.threads))
+        side_by_side.serve(args.side, lambda: side(args))
     else:
         from common import cli
 
@@ -62,7 +75,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measures both sides; prints tables and writes results/coding.json."""
+    """Measures both sides; prints tables and writes one of `OUTPUTS` to results/."""
     from common import files, tables
 
     with (tempfile.TemporaryDirectory() as folder,
@@ -96,7 +109,7 @@ def measure(args: argparse.Namespace) -> None:
     for side, size in sizes.items():
         print(f"{side}: {size['symbols']} symbols in {size['bytes']} bytes")
     side_by_side.RESULTS.mkdir(exist_ok=True)
-    files.write_json(side_by_side.RESULTS / "coding.json", {
+    files.write_json(side_by_side.RESULTS / OUTPUTS[args.model], {
         **facts, "sizes": sizes, "rows": rows, "rates": rates, "matrix_product": matmul,
         "rounds": rounds})
 
@@ -111,21 +124,21 @@ def read_image(path: str | None) -> np.ndarray:
     return np.asarray(ImageOps.fit(Image.fromarray(image), (WIDTH, HEIGHT), Image.LANCZOS))
 
 
-def ours(threads: int) -> side_by_side.Methods:
+def ours(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker of our side."""
-    tf = side_by_side.tensorflow(threads)
+    tf = side_by_side.tensorflow(args.threads)
     from common import coding, export
-    from mshyper.configs import mbt2018
-    from mshyper.models import Model
 
-    model = export.build(Model, mbt2018.get_config().to_dict())
-    model.build_tables()
+    model_class = importlib.import_module(f"{args.model}.models").Model
+    config = importlib.import_module(f"{args.model}.configs.mbt2018").get_config()
+    model = export.build(model_class, config.to_dict())
+    model.prepare_coding()
     model.fingerprint = "0" * 64  # stands in for an exported model's
 
     def sizes(image, ntc):
         latents = coding.infer(model, image)
         _, h, w, _ = latents["y"].shape
-        analysis = (_multiply_adds(model.analysis, HEIGHT, WIDTH)
+        analysis = (_multiply_adds(model.analysis, *image.shape[:2])
                     + _multiply_adds(model.hyper_analysis, h, w))
         return {
             "symbols": int(sum(tf.size(latent) for latent in latents.values())),
@@ -144,21 +157,28 @@ def ours(threads: int) -> side_by_side.Methods:
                     lambda ntc: coding.decompress(model, ntc), sizes, product)
 
 
-def compressai(threads: int) -> side_by_side.Methods:
+def compressai(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker of CompressAI."""
-    torch = side_by_side.torch(threads)
-    from compressai.models import MeanScaleHyperprior
+    torch = side_by_side.torch(args.threads)
+    from compressai import models
 
-    net = MeanScaleHyperprior(192, 192).eval()
+    if args.model == "joint_ar":
+        net = models.JointAutoregressiveHierarchicalPriors(192, 192).eval()
+        predictor = net.entropy_parameters[-1]
+        of_y = [(net, "_compress_ar", "context"), (net, "_decompress_ar", "context")]
+    else:
+        net = models.MeanScaleHyperprior(192, 192).eval()
+        predictor, conditional = net.h_s[-1], net.gaussian_conditional
+        of_y = [(conditional, "build_indexes", "hyper"), (conditional, "compress", "coding"),
+                (conditional, "decompress", "coding")]
     with torch.no_grad():
-        net.h_s[-1].bias[:192] += 1  # see the module's docstring
+        predictor.bias[:192] += 1  # scales come first; see the module's docstring
     net.update()
-    prior, conditional = net.entropy_bottleneck, net.gaussian_conditional
+    prior = net.entropy_bottleneck
     for owner, method, part in (
             (net.g_a, "forward", "analysis"), (net.h_a, "forward", "analysis"),
-            (net.h_s, "forward", "hyper"), (conditional, "build_indexes", "hyper"),
-            (prior, "compress", "coding"), (prior, "decompress", "coding"),
-            (conditional, "compress", "coding"), (conditional, "decompress", "coding"),
+            (net.h_s, "forward", "hyper"),
+            (prior, "compress", "coding"), (prior, "decompress", "coding"), *of_y,
             (net.g_s, "forward", "synthesis")):
         setattr(owner, method, stage(part)(getattr(owner, method)))
 

@@ -77,10 +77,7 @@ class Worker:
 @contextlib.contextmanager
 def workers(module: str, arguments: list[str]) -> Iterator[list[Worker]]:
     """Starts the processes of both sides for the block, ours first."""
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        print(f"warning: load average {load:.1f}; beside other work the comparison is not fair",
-              file=sys.stderr)
+    warn_if_busy()
     if not PYTHONS["CompressAI"].exists():
         print("error: CompressAI is not installed; see benchmarks/README.md", file=sys.stderr)
         sys.exit(2)
@@ -90,6 +87,14 @@ def workers(module: str, arguments: list[str]) -> Iterator[list[Worker]]:
             started.append(Worker(side, module, arguments))
             stack.callback(started[-1].close)
         yield started
+
+
+def warn_if_busy() -> None:
+    """Says so if there is other work on the machine."""
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"warning: load average {load:.1f}; beside other work no measurement is fair",
+              file=sys.stderr)
 
 
 def alternate(sides: list[Worker], rounds: int, method: str, **arguments) -> dict[str, list]:
