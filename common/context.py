@@ -92,9 +92,8 @@ class Wavefront:
           CodingError: y is not finite or too large.
         """
         entropy.require_codable(y)
-        with tf.device("CPU:0"):
-            symbols, distributions, y_hat = self._encode(
-                _rows(tf.cast(y, tf.float64)), _rows(psi), *self._steps(*y.shape[1:3]))
+        symbols, distributions, y_hat = self._encode(
+            _rows(tf.cast(y, tf.float64)), _rows(psi), *self._steps(*y.shape[1:3]))
         coder.encode(symbols.numpy(), distributions.numpy())
         return tf.reshape(y_hat, y.shape)
 
@@ -109,8 +108,7 @@ class Wavefront:
 
         def loop(state):
             nonlocal y_hat
-            with tf.device("CPU:0"):
-                state, symbols, y_hat = self._decode(state, _rows(psi), *self._steps(*shape[1:3]))
+            state, symbols, y_hat = self._decode(state, _rows(psi), *self._steps(*shape[1:3]))
             return state, symbols
 
         coder.decode_serially(math.prod(shape), loop)
@@ -123,13 +121,15 @@ class Wavefront:
     def _plan(self):
         """Which delay each operation has, and how many columns of each value are kept."""
         ops = self._network.ops
-        for op in ops:
-            if isinstance(op, exact.DepthToSpace | exact.Mean) or getattr(op, "stride", 1) != 1:
-                raise ValueError(f"a context cannot have the operation {type(op).__name__} that "
-                                 "changes the grid of positions")
         numbers = {op.number: k for k, op in enumerate(ops) if isinstance(op, exact.Input)}
         self._y, self._side = numbers[0], numbers[1]
         self._channels = self._network.channels[self._y]
+        for op in ops:
+            if isinstance(op, exact.DepthToSpace | exact.Mean) or getattr(op, "stride", 1) != 1:
+                raise ValueError(f"a context cannot have the operation {type(op).__name__}, which "
+                                 "changes the grid of positions")
+            if max(op.taps)[0] > 0 or self._side in op.inputs and op.taps != ((0, 0),):
+                raise ValueError("a context cannot read rows below, nor psi at other positions")
         delays = {}
         for k, op in enumerate(ops):
             ready = [delays[i] + right + self.slope * down + (i == self._y)
@@ -192,6 +192,10 @@ class Wavefront:
 
     def _loop(self, code, state, psi, height, width, order, starts):
         """All steps. `code` turns means and distributions of a step into its symbols."""
+        with tf.device("CPU:0"):
+            return self._steps_in_order(code, state, psi, height, width, order, starts)
+
+    def _steps_in_order(self, code, state, psi, height, width, order, starts):
         ops, outputs = self._network.ops, [value.index for value in self._network.outputs]
         psi = tf.gather(psi, order)
         last = width + self.slope * (height - 1)

@@ -35,7 +35,7 @@ ACCUMULATOR_BITS = 53
 ACTIVATION_BITS = 28
 WEIGHT_BITS = 16
 
-# Activations beyond are clipped. Latents of trained models stay below 2^9, hidden ones below 2^12.
+# Activations beyond are clipped. In the zoo's models latents and hidden ones stay below 2^6.
 _LARGEST_ACTIVATION = 2.0**14
 _MOST_FRACTIONAL_BITS = 20
 # With fewer bits for the largest weight of a layer the network would be another one.

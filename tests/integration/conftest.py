@@ -2,9 +2,10 @@
 
 import pathlib
 
+import numpy as np
 import pytest
 
-from common import training
+from common import images, training
 from mshyper.configs import small
 from mshyper.models import Model
 
@@ -37,3 +38,13 @@ def tiny_run(tmp_path_factory) -> pathlib.Path:
 def tiny_model(tiny_run) -> pathlib.Path:
     """Folder of the exported tiny model."""
     return tiny_run / "model"
+
+
+def assert_pictures_agree(decoded, x_hat):
+    """A decoded file, uint8 [H, W, 3], is what evaluation says that it will be.
+
+    Means are integers when coding and floats in evaluation, so a few pixels round otherwise.
+    """
+    assert decoded.shape == x_hat.shape
+    difference = np.abs(decoded.astype(int) - images.to_uint8(x_hat).numpy())
+    assert np.max(difference) <= 1 and np.mean(difference) < 0.01

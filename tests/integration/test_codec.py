@@ -17,6 +17,7 @@ import configs
 from common import coding, data, images, quantizers
 from common.cli import UserError
 from common.container import Container
+from tests.integration.conftest import assert_pictures_agree
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +58,7 @@ def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):
     model = codec.load_model(tiny_model)
     original = images.read(photo)
     generated = model(data.to_float(original)[None])
-    expected = images.to_uint8(generated.x_hat)[0].numpy()
-    np.testing.assert_array_equal(images.read(tmp_path / "out.png"), expected)
+    assert_pictures_agree(images.read(tmp_path / "out.png"), generated.x_hat[0])
 
 
 def test_the_file_is_as_large_as_estimated(photo, tiny_model):
@@ -78,7 +78,7 @@ def test_odd_sizes(height, width, photo, tiny_model, tmp_path):
     model = codec.load_model(tiny_model)
     latents = model.infer(data.to_float(image)[None])
     x_hat = model.generate(latents, quantizers.Round()).x_hat[0, :height, :width]
-    np.testing.assert_array_equal(images.read(back), images.to_uint8(x_hat).numpy())
+    assert_pictures_agree(images.read(back), x_hat)
 
 
 def test_folders_and_names(photo, tmp_path, capsys):

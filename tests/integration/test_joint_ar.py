@@ -72,10 +72,7 @@ def test_files_of_odd_sizes(run, photo, height, width):
     image = photo[50:50 + height, 100:100 + width]
     ntc = coding.compress(model, image)
     decoded = coding.decompress(model, ntc)
-    assert decoded.shape == image.shape
-    expected = images.to_uint8(model(image[None] / np.float32(255)).x_hat)[0]
-    difference = np.abs(decoded.astype(int) - expected.numpy())
-    assert np.mean(difference > 1) < 0.01
+    conftest.assert_pictures_agree(decoded, model(image[None] / np.float32(255)).x_hat[0])
 
 
 def test_commands(run, tmp_path, photo, capsys):
