@@ -52,6 +52,19 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     Raises:
       UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
     """
+    latents, (height, width) = decode(model, ntc, max_pixels)
+    with stage("synthesis"):
+        x_hat = model.to_image(latents["y"])[0, :height, :width]
+        return images.to_uint8(x_hat).numpy()
+
+
+def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
+           ) -> tuple[dict[str, tf.Tensor], tuple[int, int]]:
+    """The quantised latents in a .ntc file, and the height and width of its image.
+
+    Raises:
+      UserError: as `decompress`.
+    """
     container = Container.unpack(ntc, max_pixels)
     if container.fingerprint != model.fingerprint[:8]:
         raise UserError(f"written by model {container.fingerprint}, not by this one "
@@ -65,9 +78,7 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     if coder.crc != container.symbols_crc:
         raise UserError("the file does not decode to the symbols that were written: its stream or "
                         "its size was changed, and its checksum with it")
-    with stage("synthesis"):
-        x_hat = model.to_image(latents["y"])[0, :container.height, :container.width]
-        return images.to_uint8(x_hat).numpy()
+    return latents, (container.height, container.width)
 
 
 def _check_size(model, height, width, max_pixels):
@@ -96,9 +107,9 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
       image: uint8 [H, W, 3].
 
     Returns:
-      By name: bytes of the file, bpp (of that file), estimated_bpp (information content by the
-      float networks), integer_bpp (by the integer networks that code), the metrics of
-      `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
+      By name: bytes of the file, bpp (of that file), estimated_bpp (information content of its
+      latents by the float networks), integer_bpp (by the integer networks that coded them), the
+      metrics of `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
       (encoding_time.analysis, ...); and the decoded image.
     """
     pixels = image.shape[0] * image.shape[1]
@@ -110,7 +121,7 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
         start = time.perf_counter()
         decoded = decompress(model, ntc, max_pixels=sys.maxsize)
         decoding_time = time.perf_counter() - start
-    latents = infer(model, image)
+    latents, _ = decode(model, ntc, max_pixels=sys.maxsize)
     bits = model.generate(latents, quantizers.Round()).bits
     counter = BitCounter(model.priors)
     model.encode(latents, counter)

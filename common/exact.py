@@ -40,10 +40,13 @@ _LARGEST_ACTIVATION = 2.0**14
 _MOST_FRACTIONAL_BITS = 20
 # With fewer bits for the largest weight of a layer the network would be another one.
 _LEAST_WEIGHT_BITS = 8
+# Smaller weights than 2^-28 are none: with the largest activation they add less than 2^-14.
+_MOST_WEIGHT_SCALE = 28
 
 # Tables of pointwise functions: their argument is clipped to +-16 and rounded to 2^-10.
 _TABLE_RANGE = 16
 _TABLE_BITS = 10
+_LEAST_TABLE_BITS = 14  # of the table's entries
 # True: the function approaches x for large x, and the table holds its difference from max(x, 0).
 _POINTWISE = {"sigmoid": False, "tanh": False, "elu": True, "softplus": True, "swish": True,
               "silu": True, "mish": True}
@@ -264,11 +267,16 @@ class DepthToSpace(Op):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mean(Op):
-    """Mean over all positions, [..., 1, 1, C]: an exact sum, one division, one rounding."""
+    """Mean over all positions, [..., 1, 1, C], halves rounded up."""
 
     def __call__(self, x):
         count = tf.cast(tf.shape(x)[-3] * tf.shape(x)[-2], x.dtype)
-        return tf.round(tf.reduce_sum(x, axis=(-3, -2), keepdims=True) / count)
+        total = tf.reduce_sum(x, axis=(-3, -2), keepdims=True)
+        # Compilers make a product with 1 / count of the division, which may be the next integer.
+        quotient = tf.floor(total / count)
+        rest = total - quotient * count
+        return quotient + tf.cast(2 * rest >= count, x.dtype) - tf.cast(
+            2 * rest < -count, x.dtype) + tf.cast(2 * rest >= 3 * count, x.dtype)
 
 
 _OPS = {cls.__name__: cls for cls in (
@@ -351,7 +359,7 @@ class Network:
         """The inverse of `to_arrays`. Raises KeyError, TypeError or ValueError for other arrays."""
         program, channels, outputs = json.loads(str(arrays["program"]))
         ops = []
-        for fields in program:
+        for fields in map(dict, program):
             kind = _OPS[fields.pop("op")]
             fields["inputs"] = tuple(fields["inputs"])
             ops.append(kind(**{name: arrays[value["array"]] if isinstance(value, dict) else value
@@ -383,13 +391,17 @@ class Builder:
         self._channels.append(channels)
         return Value(len(self._ops) - 1, channels, bits, bound)
 
+    def _most_bits(self, x: Value) -> int:
+        """How many fractional bits fit."""
+        magnitude = min(x.bound / 2.0**x.bits, _LARGEST_ACTIVATION)
+        bits = ACTIVATION_BITS - max(0, math.ceil(math.log2(max(magnitude, 1e-9))))
+        return min(bits, _MOST_FRACTIONAL_BITS)
+
     def requantize(self, x: Value, bits: int | None = None, low: float | None = None,
                    high: float | None = None) -> Value:
         """x with `bits` fractional bits (default: as many as fit), clipped to [low, high]."""
         if bits is None:
-            magnitude = min(x.bound / 2.0**x.bits, _LARGEST_ACTIVATION)
-            bits = ACTIVATION_BITS - max(0, math.ceil(math.log2(max(magnitude, 1e-9))))
-            bits = min(bits, x.bits, _MOST_FRACTIONAL_BITS)
+            bits = min(self._most_bits(x), x.bits)
         largest = math.ceil(min(x.bound * 2.0**(bits - x.bits), _LARGEST_ACTIVATION * 2.0**bits))
         low, high = -largest if low is None else low, largest if high is None else high
         op = Requantize((x.index,), x.bits - bits, float(low), float(high))
@@ -426,10 +438,12 @@ class Builder:
           ConversionError: too few bits are left for the weights.
         """
         kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
+        if not (np.all(np.isfinite(kernel)) and np.all(np.isfinite(bias))):
+            raise ConversionError(f"layer {name} cannot be made exact: its weights are not finite")
         peak = np.max(np.abs(kernel), initial=0.0) or 1.0
-        widest = math.floor(math.log2(largest / peak))
+        widest = min(math.floor(math.log2(largest / peak)), _MOST_WEIGHT_SCALE)
         # Below this the largest weight would have fewer than the least bits.
-        narrowest = math.ceil(math.log2(2.0**(_LEAST_WEIGHT_BITS - 1) / peak))
+        narrowest = min(math.ceil(math.log2(2.0**(_LEAST_WEIGHT_BITS - 1) / peak)), widest)
         for scale in range(widest, narrowest - 1, -1):
             weights, biases = np.round(kernel * 2.0**scale), np.round(bias * 2.0**(x.bits + scale))
             bound = float(np.max(np.sum(np.abs(weights), axis=axis) * x.bound + np.abs(biases)))
@@ -445,7 +459,8 @@ class Builder:
         values = self._same_bits(values)
         op = Add(tuple(value.index for value in values))
         return self.requantize(self._append(
-            op, values[0].channels, values[0].bits, sum(value.bound for value in values)))
+            op, max(value.channels for value in values), values[0].bits,
+            sum(value.bound for value in values)))
 
     def concat(self, *values: Value) -> Value:
         """Channels of the values one after another."""
@@ -455,7 +470,7 @@ class Builder:
                             max(value.bound for value in values))
 
     def _same_bits(self, values):
-        bits = min(value.bits for value in values)
+        bits = min(max(value.bits for value in values), *map(self._most_bits, values))
         return [value if value.bits == bits else self.requantize(value, bits) for value in values]
 
     def multiply(self, a: Value, b: Value) -> Value:
@@ -486,16 +501,18 @@ class Builder:
         """Mean over all positions. 2^25 of them can be summed."""
         return self._append(Mean((x.index,)), x.channels, x.bits, x.bound)
 
-    def leaky_relu(self, x: Value, slope: float) -> Value:
+    def leaky_relu(self, name: str, x: Value, slope: float) -> Value:
         """x where positive, else slope * x."""
         if not 0 <= slope <= 1:
-            raise ConversionError(f"a leaky ReLU of slope {slope} cannot be made exact; "
-                                  "slopes from 0 to 1 can")
+            raise ConversionError(f"layer {name}: a leaky ReLU of slope {slope} has no exact form; "
+                                  "those from 0 to 1 have")
         return self._append(
             LeakyRelu((x.index,), round(slope * 2**16)), x.channels, x.bits, x.bound)
 
     def pointwise(self, x: Value, function, linear: bool) -> Value:
         """A function by its table; `linear` if it approaches max(x, 0) on both sides."""
+        if x.bits < _LEAST_TABLE_BITS:
+            x = self.requantize(x, _LEAST_TABLE_BITS)
         steps = np.arange(-_TABLE_RANGE * 2**_TABLE_BITS, _TABLE_RANGE * 2**_TABLE_BITS + 1)
         arguments = steps * 2.0**-_TABLE_BITS
         table = function(tf.constant(arguments, tf.float64)).numpy()
@@ -527,9 +544,9 @@ def _convert(layer, builder, *inputs):
 
 @_convert.register
 def _(model: tf.keras.Model, builder, *inputs):
-    if not hasattr(model, "outputs") or not model.outputs:
+    if len(getattr(model, "outputs", None) or ()) != 1:
         raise ConversionError(f"model {model.name} ({type(model).__name__}) is neither Sequential "
-                              "nor functional: its layers cannot be followed")
+                              "nor functional with one output: its layers cannot be followed")
     values = {tensor.ref(): value for tensor, value in zip(model.inputs, inputs)}
 
     def follow(tensor):
@@ -557,16 +574,16 @@ def _(layer: ShiftedConv, builder, x):
 
 @_convert.register
 def _(layer: tfc.SignalConv2D, builder, x):
-    if layer.padding != "same_zeros" or not layer.kernel.shape[0] % 2 or layer.channel_separable:
-        raise ConversionError(f"layer {layer.name}: only odd kernels with padding 'same_zeros', "
-                              "not separable, have an exact form")
-    if not layer.corr:
-        y = _transposed(layer, builder, x)
-    elif set(layer.strides_up) == {1}:
-        y = _strided(layer, builder, x)
-    else:
+    rows, columns = layer.kernel.shape[:2]
+    if (layer.padding != "same_zeros" or layer.channel_separable or not layer.extra_pad_end
+            or not rows % 2 * (columns % 2) or not layer.corr and rows != columns
+            or len({*layer.strides_up}) > 1 or len({*layer.strides_down}) > 1
+            or (layer.strides_up if layer.corr else layer.strides_down)[0] != 1):
         raise ConversionError(
-            f"layer {layer.name}: a correlation that up-samples has no exact form")
+            f"layer {layer.name}: only correlations that down-sample and convolutions that "
+            "up-sample have an exact form, with odd kernels (square if up-sampling), equal "
+            "strides and padding 'same_zeros', not separable")
+    y = (_strided if layer.corr else _transposed)(layer, builder, x)
     return _activate(layer, builder, y)
 
 
@@ -602,9 +619,9 @@ def _transposed(layer, builder, x):
 
 @_convert.register
 def _(layer: tf.keras.layers.Conv2D, builder, x):
+    _require_same(layer)
     kernel, stride = layer.kernel.numpy(), layer.strides[0]
     rows, columns, channels, filters = kernel.shape
-    _require_same(layer)
     offsets = [(a - rows // 2, b - columns // 2) for a in range(rows) for b in range(columns)]
     y = builder.conv(layer.name, x, offsets, kernel.reshape(-1, channels, filters),
                      _bias(layer, filters), stride)
@@ -627,15 +644,22 @@ def _(layer: tf.keras.layers.DepthwiseConv2D, builder, x):
 
 def _require_same(layer):
     """With even kernels, strides or dilation, Keras pads unlike the layers above."""
-    ordinary = (layer.padding == "same" and set(layer.strides) == {1} and layer.groups == 1
+    ordinary = (type(layer).__name__ in ("Conv2D", "DepthwiseConv2D")
+                and layer.padding == "same" and set(layer.strides) == {1} and layer.groups == 1
                 and set(layer.dilation_rate) == {1} and all(k % 2 for k in layer.kernel_size))
     if not ordinary:
         raise ConversionError(f"layer {layer.name}: only odd kernels with padding 'same', stride 1 "
                               "and no dilation or groups have an exact form")
 
 
+def _require_channels(layer, axis):
+    if axis not in (-1, 3):
+        raise ConversionError(f"layer {layer.name}: only the last axis has an exact form")
+
+
 @_convert.register
 def _(layer: tf.keras.layers.BatchNormalization, builder, x):
+    _require_channels(layer, *layer.axis)
     deviation = np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
     factor = (layer.gamma.numpy() if layer.scale else 1.0) / deviation
     summand = (layer.beta.numpy() if layer.center else 0.0) - layer.moving_mean.numpy() * factor
@@ -651,12 +675,12 @@ def _(layer: tf.keras.layers.Activation, builder, x):
 def _(layer: tf.keras.layers.ReLU, builder, x):
     if layer.max_value is not None or layer.threshold:
         raise ConversionError(f"layer {layer.name}: only a plain or leaky ReLU has an exact form")
-    return builder.leaky_relu(x, float(layer.negative_slope))
+    return builder.leaky_relu(layer.name, x, float(layer.negative_slope))
 
 
 @_convert.register
 def _(layer: tf.keras.layers.LeakyReLU, builder, x):
-    return builder.leaky_relu(x, float(layer.alpha))
+    return builder.leaky_relu(layer.name, x, float(layer.alpha))
 
 
 @_convert.register
@@ -677,6 +701,7 @@ def _(layer: tf.keras.layers.Multiply, builder, *values):
 
 @_convert.register
 def _(layer: tf.keras.layers.Concatenate, builder, *values):
+    _require_channels(layer, layer.axis)
     return builder.concat(*values)
 
 
@@ -694,13 +719,13 @@ def _activate(layer, builder, x):
         return x
     if isinstance(function, tf.keras.layers.Layer):
         return _convert(function, builder, x)
-    name = function.__name__
+    name = getattr(function, "__name__", str(function))
     if name == "linear":
         return x
     if name == "relu":
-        return builder.leaky_relu(x, 0.0)
+        return builder.leaky_relu(layer.name, x, 0.0)
     if name == "leaky_relu":
-        return builder.leaky_relu(x, -float(function(-1.0)))
+        return builder.leaky_relu(layer.name, x, -float(function(-1.0)))
     if name in _POINTWISE:
         return builder.pointwise(x, function, _POINTWISE[name])
     raise ConversionError(

@@ -31,6 +31,10 @@ from mshyper.models import MEAN_BITS
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
 _LARGEST_Y = 2**13
 
+# Rounding to another integer moves y by 1. Changes below this are means that follow each other's
+# last bits, or latents that were decoded with means in units of 2^-MEAN_BITS.
+_SETTLED = 1e-3
+
 
 class Model(mshyper.models.Model):
     """Gaussian latents y whose means and scales follow from z and from the decoded part of y.
@@ -66,14 +70,14 @@ class Model(mshyper.models.Model):
     def _settle(self, y, predict, quantizer):
         """The y of a serial decoder, found for all positions together.
 
-        Quantising around the means predicted from the last guess settles at least one position
-        more with each repetition, and on real images most of them at once. What no longer changes
-        is what a decoder would get position by position.
+        Quantising around the means predicted from the last guess settles at least one wavefront
+        more with each repetition, and on real images most of y at once. What no longer changes is
+        what a decoder would get position by position.
         """
         def step(guess, _):
             mean, _ = predict(guess)
             _, decoded = quantizer(y, mean, "y")
-            return decoded, tf.reduce_any(decoded != guess)
+            return decoded, tf.reduce_any(tf.abs(decoded - guess) > _SETTLED)
 
         decoded, _ = tf.while_loop(
             lambda _, changed: changed, step, (tf.stop_gradient(y), True),

@@ -64,6 +64,8 @@ class ShiftedConv(tf.keras.layers.Layer):
         offsets = [(origin[0] + a, origin[1] + b)
                    for a in range(kernel_size[0]) for b in range(kernel_size[1])]
         self.taps = [tap for tap in offsets if last is None or tap <= last]
+        if not self.taps:
+            raise ValueError(f"no tap of a {kernel_size} kernel at {origin} lies before {last}")
         self._mask = tf.reshape(
             tf.constant([float(tap in self.taps) for tap in offsets]), [*kernel_size, 1, 1])
         self.activation = _activation(activation) or tf.keras.activations.linear
@@ -75,13 +77,13 @@ class ShiftedConv(tf.keras.layers.Layer):
         self.bias = self.add_weight("bias", [self._filters], initializer="zeros")
 
     def call(self, x):
-        padding = [[0, 0]]
-        for start, size in zip(self._origin, self._kernel_size):
-            padding.append([max(0, -start), max(0, start + size - 1)])
-        # Where the kernel ends before the output's position, the input's end is not read.
-        ends = [min(0, start + size - 1) for start, size in zip(self._origin, self._kernel_size)]
-        x = tf.pad(x, [*padding, [0, 0]])
-        x = x[:, :tf.shape(x)[1] + ends[0], :tf.shape(x)[2] + ends[1]]
+        rows, columns = ((start, start + size - 1)
+                         for start, size in zip(self._origin, self._kernel_size))
+        padded = tf.pad(x, [[0, 0], *([max(0, -first), max(0, last)] for first, last in
+                                      (rows, columns)), [0, 0]])
+        # A kernel wholly on one side of the position does not read the input's other end.
+        x = padded[:, max(0, rows[0]):tf.shape(padded)[1] + min(0, rows[1]),
+                   max(0, columns[0]):tf.shape(padded)[2] + min(0, columns[1])]
         y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.kernel.dtype), 1, "VALID")
         return self.activation(y + self.bias)
 
