@@ -241,7 +241,7 @@ class Wavefront:
                 if isinstance(op, exact.Input):
                     continue
                 arguments = [read(k, i, op.taps) for i in op.inputs]
-                current[k] = (op.apply if hasattr(op, "apply") else op)(*arguments)
+                current[k] = (op.apply if isinstance(op, exact.Spatial) else op)(*arguments)
                 keep(k, current[k])
             mean, index = (read(None, i, ((0, 0),)) for i in outputs)
             which = tf.cast(index, tf.int32) + self._first
