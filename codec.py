@@ -81,8 +81,7 @@ def info(args: argparse.Namespace) -> None:
     def describe(source, _):
         ntc = _read(source)
         fields = Container.unpack(ntc, args.max_pixels)
-        known = _released(fields.fingerprint)
-        name = f"{known.parent.name}-{known.name}" if known else "not in the zoo"
+        name = _released(fields.fingerprint) or "not in the zoo"
         return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
                 f"({8 * len(ntc) / fields.width / fields.height:.4f} bpp), stream of "
                 f"{len(fields.stream)} bytes, model {fields.fingerprint} ({name})")
@@ -166,15 +165,15 @@ def _read(path: pathlib.Path) -> bytes:
 
 
 def _find_by_fingerprint(fingerprint: str) -> str:
-    path = _released(fingerprint)
-    if path is None:
+    name = _released(fingerprint)
+    if name is None:
         raise UserError(f"written by model {fingerprint}, which is not in the zoo; name the model "
                         "with --model")
-    return str(path)
+    return name
 
 
-def _released(fingerprint: str) -> pathlib.Path | None:
-    return next((path for path in export.released_models()
+def _released(fingerprint: str) -> str | None:
+    return next((name for name, path in export.released_models().items()
                  if export.fingerprint(path).startswith(fingerprint)), None)
 
 

@@ -63,6 +63,9 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
     """
     path = pathlib.Path(path)
     config = read_config(path)
+    if not (path / "networks.npz").exists():
+        raise UserError(f"{path} has no networks.npz: it was exported by an earlier version; train "
+                        "on from it (train.warm_start) to export it again")
     if _fingerprint(path, config) != fingerprint(path):
         raise UserError(f"{path}: the model's files do not match its fingerprint; "
                         "copy or export it again")
@@ -138,7 +141,7 @@ def _read_weights(checkpoint: tf.train.Checkpoint, path) -> None:
     try:
         status = checkpoint.read(str(pathlib.Path(path) / "weights"))
         status.assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: its weights do not fit the model ({reason})") from None
 
@@ -183,14 +186,14 @@ def find(name: str | os.PathLike) -> pathlib.Path:
             return candidate
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no exported model yet; run its training command again")
-    released = ", ".join(sorted(f"{p.parent.name}-{p.name}" for p in released_models()))
     raise UserError(f"no model '{name}': neither an exported model, nor a run, nor one of the zoo "
-                    f"({released or 'empty'})")
+                    f"({', '.join(released_models()) or 'empty'})")
 
 
-def released_models() -> list[pathlib.Path]:
-    """The folders of all released models."""
-    return [path.parent for path in configs.ZOO_DIR.glob("*/*/fingerprint")]
+def released_models() -> dict[str, pathlib.Path]:
+    """The folders of all released models by name."""
+    folders = sorted(path.parent for path in configs.ZOO_DIR.glob("*/*/fingerprint"))
+    return {f"{folder.parent.name}-{folder.name}": folder for folder in folders}
 
 
 def require_finite(model: Model, path: str | os.PathLike) -> None:
@@ -214,7 +217,7 @@ def _fingerprint(path: pathlib.Path, config: dict) -> str:
         arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
                   if key.endswith("VARIABLE_VALUE")}
         arrays |= _arrays(path / "tables.npz") | _arrays(path / "networks.npz")
-    except (tf.errors.OpError, RuntimeError, *_NPZ_ERRORS) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError, *_NPZ_ERRORS) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: the model's files are damaged ({reason})") from None
     for key in sorted(arrays):
