@@ -13,8 +13,8 @@ together: they form a wavefront, which sweeps y in W + s (H - 1) steps instead o
 
 Deeper networks have layers that may run ahead of the decoder: a layer that sees the rows above
 only is computed as soon as these are there. Each layer's outputs are kept for as many steps as
-later ones read them, so that every activation is computed once (Ramachandran et al. 2017), and
-memory grows with the height of y, not with its area.
+later ones read them, so that every activation is computed once (Ramachandran et al. 2017): a few
+columns of rows that are under way at the same time.
 """
 
 import math
@@ -25,25 +25,35 @@ import tensorflow as tf
 from common import entropy, exact
 
 
-def causal_neighbourhood(network: exact.Network) -> set[tuple[int, int]]:
-    """Offsets (rows, columns) of the positions of argument 0 that an output position depends on.
+def neighbourhood(network: exact.Network, number: int) -> set[tuple[int, int]]:
+    """Offsets (rows, columns) of the positions of an argument that an output position depends on.
 
-    Raises:
-      ValueError: one of them is the position itself or comes after it in raster order.
+    Args:
+      network: each of its operations keeps the grid of positions.
+      number: of the argument.
     """
     reached = []
     for op in network.ops:
         if isinstance(op, exact.Input):
-            reached.append({(0, 0)} if op.number == 0 else set())
+            reached.append({(0, 0)} if op.number == number else set())
         else:
             before = set().union(*(reached[i] for i in op.inputs))
             reached.append({(row + down, column + right)
                             for row, column in before for down, right in op.taps})
-    neighbourhood = set().union(*(reached[value.index] for value in network.outputs))
-    late = sorted(offset for offset in neighbourhood if offset >= (0, 0))
+    return set().union(*(reached[value.index] for value in network.outputs))
+
+
+def causal_neighbourhood(network: exact.Network) -> set[tuple[int, int]]:
+    """The `neighbourhood` of argument 0.
+
+    Raises:
+      ConversionError: it has the position itself, or one that comes after it in raster order.
+    """
+    found = neighbourhood(network, 0)
+    late = sorted(offset for offset in found if offset >= (0, 0))
     if late:
-        raise ValueError(f"the context is not causal: it reads y at offsets {late}")
-    return neighbourhood
+        raise exact.ConversionError(f"the context is not causal: it reads y at offsets {late}")
+    return found
 
 
 def slope(neighbourhood: set[tuple[int, int]]) -> int:
@@ -116,7 +126,8 @@ class Wavefront:
 
     # How a step works. Column t of a value holds its outputs at the positions with j + s i = t,
     # one row for each i. Operation k computes column t - delay[k] in step t. A tap (down, right)
-    # then lies in column t - delay[k] + right + s down, at row i + down.
+    # then lies in column t - delay[k] + right + s down, at row i + down. Columns are kept from
+    # their first row in y on, with zeros around them for what lies outside of y.
 
     def _plan(self):
         """Which delay each operation has, and how many columns of each value are kept."""
@@ -126,10 +137,12 @@ class Wavefront:
         self._channels = self._network.channels[self._y]
         for op in ops:
             if isinstance(op, exact.DepthToSpace | exact.Mean) or getattr(op, "stride", 1) != 1:
-                raise ValueError(f"a context cannot have the operation {type(op).__name__}, which "
-                                 "changes the grid of positions")
-            if max(op.taps)[0] > 0 or self._side in op.inputs and op.taps != ((0, 0),):
-                raise ValueError("a context cannot read rows below, nor psi at other positions")
+                raise exact.ConversionError("a context cannot have the operation "
+                                            f"{type(op).__name__}, which changes the positions")
+            if max(op.taps)[0] > 0:
+                raise exact.ConversionError("no layer of a context can read rows below")
+        if neighbourhood(self._network, 1) - {(0, 0)}:
+            raise exact.ConversionError("a context cannot read psi at other positions")
         delays = {}
         for k, op in enumerate(ops):
             ready = [delays[i] + right + self.slope * down + (i == self._y)
@@ -200,10 +213,17 @@ class Wavefront:
         psi = tf.gather(psi, order)
         last = width + self.slope * (height - 1)
 
+        def first_row(column):
+            """Of the rows that have a position in this column, or in these."""
+            return tf.clip_by_value(-((width - 1 - column) // self.slope), 0, height)
+
         def active(column):
             """First and last + 1 of the rows that have a position in this column."""
-            first = tf.clip_by_value(-((width - 1 - column) // self.slope), 0, height)
+            first = first_row(column)
             return first, tf.clip_by_value(column // self.slope + 1, first, height)
+
+        most = tf.minimum(height, (width - 1) // self.slope + 1)
+        rows = {i: self._pad + most + depth // self.slope + 2 for i, depth in self._depths.items()}
 
         def step(t, state, buffers, symbols, distributions, decoded):
             buffers = dict(zip(self._depths, buffers))
@@ -225,16 +245,18 @@ class Wavefront:
                 newest = delay - self._delays[i] - (i == self._y)
                 first, end = spans[delay]
                 buffer, depth = buffers[i], self._depths[i] - (i == self._y)
-                offsets = [(depth - 1 - newest + right + self.slope * down) * (height + self._pad)
-                           + self._pad + down for down, right in taps]
-                where = tf.range(first, end)[:, None] + tf.stack(offsets)
+                downs, columns = zip(*((down, right + self.slope * down) for down, right in taps))
+                starts_of_rows = (depth - 1 - newest + np.array(columns)) * rows[i] + self._pad
+                where = tf.range(first, end)[:, None] + (
+                    starts_of_rows + np.array(downs) - first_row(t - delay + np.array(columns)))
                 patches = tf.gather(tf.reshape(buffer, [-1, buffer.shape[-1]]), where)
                 return tf.reshape(patches, [-1, len(taps) * buffer.shape[-1]])
 
             def keep(i, value):
                 if i in self._depths:
                     first, end = spans[self._delays[i]]
-                    column = tf.pad(value, [[self._pad + first, height - end], [0, 0]])
+                    below = rows[i] - self._pad - (end - first)
+                    column = tf.pad(value, [[self._pad, below], [0, 0]])
                     buffers[i] = tf.concat([buffers[i][1:], column[None]], axis=0)
 
             for k, op in enumerate(ops):
@@ -256,7 +278,7 @@ class Wavefront:
             return tf.TensorArray(dtype, size=last, infer_shape=False,
                                   element_shape=[None, self._channels])
 
-        buffers = [tf.zeros([depth - (i == self._y), height + self._pad, self._network.channels[i]],
+        buffers = [tf.zeros([depth - (i == self._y), rows[i], self._network.channels[i]],
                             tf.float64) for i, depth in self._depths.items()]
         loop = (tf.constant(self._first_step), state, buffers,
                 collect(tf.float64), collect(tf.int32), collect(tf.float64))

@@ -17,8 +17,8 @@ CONTEXTS = {
     "GatedContext": dict(cls="GatedContext", latents=M, width=8, blocks=2, channels=2 * M),
 }
 SLOPES = {"MaskedContext": 3, "MaskedStack": 3, "MaskedStack3x3": 2, "GatedContext": 6}
-SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (11, 4)]
-RASTER = 9  # from the largest width on, every step is one position
+SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (11, 4), (70, 2), (37, 30)]
+RASTER = 30  # from the largest width on, every step is one position
 
 
 @functools.cache
@@ -131,8 +131,18 @@ def test_a_network_that_is_not_causal_is_refused():
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, M, 14, 2.0**20)
     seen = builder.conv("leaky", y, [(-1, 0), (0, 0)], np.ones([2, M, M]), np.zeros(M))
-    with pytest.raises(ValueError, match=r"not causal.*\(0, 0\)"):
+    with pytest.raises(exact.ConversionError, match=r"not causal.*\(0, 0\)"):
         context.Wavefront(builder.network(builder.add(seen, psi), seen), tables(), 0, BITS)
+
+
+def test_psi_is_read_at_its_own_position_only():
+    builder = exact.Builder()
+    y = builder.input(0, M, BITS, 2.0**24)
+    psi = builder.input(1, M, 14, 2.0**20)
+    before = builder.conv("before", y, [(0, -1)], np.ones([1, M, M]), np.zeros(M))
+    beside = builder.conv("beside", psi, [(0, 3)], np.ones([1, M, M]), np.zeros(M))
+    with pytest.raises(exact.ConversionError, match="psi"):
+        context.Wavefront(builder.network(builder.add(before, beside), before), tables(), 0, BITS)
 
 
 @pytest.mark.parametrize("height, width", SIZES)
