@@ -7,6 +7,7 @@ A quantizer is called as `quantizer(value, offset, name)` and returns a pair
 both of the shape of `value`. All round on the integer grid shifted by `offset` (a predicted mean,
 or the median of a prior). `name` tells the latents of a model apart, so that each gets its own
 noise. Training, evaluation and iterative inference differ only in the quantizer they pass.
+`rate_depends_on_offset` says whether the first value does.
 """
 
 import zlib
@@ -28,6 +29,8 @@ def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
 class Round:
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
 
+    rate_depends_on_offset = True
+
     def __call__(self, value, offset, name):
         del name
         rounded = tf.round(value - offset) + offset
@@ -36,6 +39,8 @@ class Round:
 
 class StraightThrough:
     """Rounding whose gradient is that of the identity (Theis et al. 2017, section 2.1)."""
+
+    rate_depends_on_offset = True
 
     def __call__(self, value, offset, name):
         rounded, _ = Round()(value, offset, name)
@@ -49,6 +54,8 @@ class UniformNoise:
     Args:
       seed: int32 [2]. The noise is a function of (seed, name, index within the batch) alone.
     """
+
+    rate_depends_on_offset = False
 
     def __init__(self, seed: tf.Tensor):
         self._seed = seed
@@ -87,6 +94,8 @@ class SoftRound(UniformNoise):
       seed: int32 [2].
       alpha: sharpness > 0; a float or a scalar tensor.
     """
+
+    rate_depends_on_offset = True
 
     def __init__(self, seed: tf.Tensor, alpha: float | tf.Tensor = 4.0):
         super().__init__(seed)

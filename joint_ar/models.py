@@ -52,23 +52,28 @@ class Model(mshyper.models.Model):
                          use_offset=use_offset)
         self.context = transforms.build(context)
         self.entropy_parameters = transforms.build(entropy_parameters)
-        self._built = None
+        self._cached = None
 
     def _quantize(self, y, psi, quantizer, training):
         def predict(y_hat):
             return self._parameters(
                 self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)))
 
-        if training:
-            # The noisy y does not depend on the grid; the same draw is context and coded value.
-            decoded, _ = quantizer(y, tf.zeros_like(y), "y")
-        else:
-            decoded = self._settle(y, predict, quantizer)
-        mean, index = predict(decoded)
+        if not training:
+            mean, index = predict(self._settle(y, predict, quantizer))
+            return *quantizer(y, mean, "y"), mean, index
+        # One draw is context and coded value.
+        y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
+        if quantizer.rate_depends_on_offset:
+            # The grid's mean would depend on the value on it; that of a first pass stands in.
+            grid, _ = predict(y_rate)
+            y_rate, y_hat = quantizer(y, tf.stop_gradient(grid), "y")
+            return y_rate, y_hat, *predict(y_rate)
+        mean, index = predict(y_rate)
         return *quantizer(y, mean, "y"), mean, index
 
     def _settle(self, y, predict, quantizer):
-        """The y of a serial decoder, found for all positions together.
+        """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
         Quantising around the means predicted from the last guess settles at least one wavefront
         more with each repetition, and on real images most of y at once. What no longer changes is
@@ -98,6 +103,10 @@ class Model(mshyper.models.Model):
     def _exact_parameters(self, builder, parameters):
         return [parameters]  # of the hyper-synthesis: psi
 
+    def prepare_coding(self):
+        super().prepare_coding()
+        self._wavefront()  # refuses a context that is not causal
+
     def _encode_y(self, y, psi, coder):
         with stage("context"):
             self._wavefront().encode(y, *psi, coder)
@@ -107,9 +116,9 @@ class Model(mshyper.models.Model):
             return self._wavefront().decode(coder, *psi)
 
     def _wavefront(self):
-        """Built once for the networks at hand."""
+        """Made once for the networks at hand."""
         network = self.networks["context"]
-        if self._built is None or self._built[0] is not network:
-            self._built = network, context.Wavefront(
+        if self._cached is None or self._cached[0] is not network:
+            self._cached = network, context.Wavefront(
                 network, self.tables, self.z_prior.channels, MEAN_BITS)
-        return self._built[1]
+        return self._cached[1]

@@ -130,15 +130,20 @@ def test_other_contexts_train_and_code(module, tmp_path, photo):
     assert abs(row["integer_bpp"] / row["estimated_bpp"] - 1) < 0.005
 
 
-def test_the_noise_is_drawn_once(run, photo):
-    """In training, the context sees the very values whose likelihood is taken."""
+@pytest.mark.parametrize("name, passes", [
+    ("UniformNoise", 1), ("Mixed", 1), ("SoftRound", 2), ("StraightThrough", 2)])
+def test_in_training_the_context_sees_what_is_coded(run, photo, name, passes):
     model = codec.load_model(run)
-    seen, context = [], model.context
+    seen, context, coded = [], model.context, []
     model.context = lambda y: (seen.append(y), context(y))[1]
-    quantizer = quantizers.UniformNoise(tf.constant([1, 2]))
-    y = model.infer(photo[None, :64, :64] / np.float32(255))
-    rate, _ = quantizer(y["y"], 0.0, "y")
-    model.generate(y, quantizer, training=True)
-    assert len(seen) == 1
-    np.testing.assert_array_equal(seen[0], rate)
-    assert np.std(rate - y["y"]) > 0.2
+    bits = model.y_prior.bits
+    model.y_prior.bits = lambda value, index: (coded.append(value), bits(value, index))[1]
+    quantizer = quantizers.for_training(name, tf.constant([1, 2]))
+    latents = model.infer(photo[None, :64, :64] / np.float32(255))
+    model.generate(latents, quantizer, training=True)
+    assert len(seen) == passes and len(coded) == 1
+    psi = model.hyper_synthesis(quantizer(latents["z"], model.z_prior.offset, "z")[1])
+    mean, _ = model._parameters(model.entropy_parameters(
+        tf.concat([context(seen[-1]), psi[:, :4, :4]], axis=-1)))
+    np.testing.assert_allclose(seen[-1] - mean, coded[0], atol=1e-6)
+    assert np.std(seen[-1] - latents["y"]) > 0.1
