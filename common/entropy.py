@@ -317,7 +317,8 @@ class RangeDecoder:
             raise CodingError(f"{escapes} values outside of the tables among {count}")
         # Beyond the last value a damaged stream reads zeros.
         values = tf.constant(np.append(self._digits(escapes), 0), tf.int32)
-        (self._handle, _, _), symbols = loop((self._handle, values, tf.constant(0)))
+        with tf.device("CPU:0"):
+            (self._handle, _, _), symbols = loop((self._handle, values, tf.constant(0)))
         symbols = symbols.numpy()
         self.crc = zlib.crc32(symbols.astype("<i4").tobytes(), self.crc)
         return symbols

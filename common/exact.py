@@ -366,9 +366,14 @@ class Network:
         for fields in map(dict, program):
             kind = _OPS[fields.pop("op")]
             fields["inputs"] = tuple(fields["inputs"])
+            if not all(0 <= i < len(ops) for i in fields["inputs"]):
+                raise ValueError(f"operation {len(ops)} reads outputs of later ones")
             ops.append(kind(**{name: arrays[value["array"]] if isinstance(value, dict) else value
                                for name, value in fields.items()}))
-        return cls(tuple(ops), tuple(channels), tuple(Value(**value) for value in outputs))
+        outputs = tuple(Value(**value) for value in outputs)
+        if not outputs or not all(0 <= value.index < len(ops) for value in outputs):
+            raise ValueError("the network has no outputs, or some that are not there")
+        return cls(tuple(ops), tuple(channels), outputs)
 
 
 # --- Conversion -------------------------------------------------------------------------------
@@ -514,7 +519,7 @@ class Builder:
             LeakyRelu((x.index,), round(slope * 2**16)), x.channels, x.bits, x.bound)
 
     def pointwise(self, x: Value, function, linear: bool) -> Value:
-        """A function by its table; `linear` if it approaches max(x, 0) on both sides."""
+        """A function by its table; `linear` if beyond +-16 it is max(x, 0) plus a constant."""
         if x.bits < _LEAST_TABLE_BITS:
             x = self.requantize(x, _LEAST_TABLE_BITS)
         steps = np.arange(-_TABLE_RANGE * 2**_TABLE_BITS, _TABLE_RANGE * 2**_TABLE_BITS + 1)

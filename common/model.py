@@ -111,7 +111,11 @@ class Model(tf.keras.Model):
         return {}
 
     def prepare_coding(self) -> None:
-        """Builds tables and integer networks from the current weights. Once, at export."""
+        """Builds tables and integer networks from the current weights. Once, at export.
+
+        Raises:
+          exact.ConversionError: as `integer_networks`.
+        """
         self.update_offsets()
         self.tables = entropy.Tables.build(self.priors)
         self.networks = types.MappingProxyType(self.integer_networks())

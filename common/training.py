@@ -23,6 +23,7 @@ from ml_collections import config_flags
 import configs
 from common import cli, data, export, images, objectives, optimizers, quantizers, schedules, tables
 from common.cli import UserError
+from common.exact import ConversionError
 from common.files import replacing, write_json
 from common.model import Model
 
@@ -162,8 +163,14 @@ class Journal(tf.keras.callbacks.Callback):
                 f"clip; the last good checkpoint is {self._manager.latest_checkpoint}")
 
     def _export(self):
-        export.save(self.model.codec, record(type(self.model.codec), self._config),
-                    self._workdir / "model")
+        step = int(self.model.optimizer.iterations)
+        try:
+            export.save(self.model.codec, record(type(self.model.codec), self._config),
+                        self._workdir / "model")
+        except ConversionError as error:  # later weights may fit
+            if step >= self._config.train.num_steps:
+                raise
+            logging.warning("step %d is not exported: %s", step, error)
 
     def _write_window(self, step):
         if self._window:
@@ -206,6 +213,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
     optimizer = optimizers.build(config.train.optimizer, rate)
     quantizers.for_training(config.train.quantizer, tf.zeros(2, tf.int32))  # is there one?
+    codec.prepare_coding()  # can it be coded?
     crops = data.Crops(
         sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
@@ -223,8 +231,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     validation = data.whole_images(validation_sources) if validation_sources else None
     if step == 0 and warm_start:
         fresh = export.warm_start(codec, warm_start)
-        if fresh:
-            print(f"warm start from {warm_start}; fresh: {', '.join(fresh)}")
+        print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
         if validation:
             trainer.evaluate(validation, callbacks=[journal], verbose=0)
     if step < config.train.num_steps:
