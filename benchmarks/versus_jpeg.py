@@ -15,7 +15,7 @@ import tqdm
 
 import codec
 from benchmarks.side_by_side import RESULTS
-from common import coding, data, files, jpeg, metrics, tables
+from common import coding, data, export, files, jpeg, metrics, tables
 from common.cli import report
 
 QUALITIES = range(1, 96)
@@ -33,7 +33,8 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=["mshyper-small-1", "mshyper-small-2"])
+    parser.add_argument("--models", nargs="+", default=list(export.released_models()),
+                        help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
     models = {name: codec.load_model(name) for name in args.models}
@@ -45,7 +46,8 @@ def main() -> None:
         for (name, row), size in zip(measured.items(), sizes):
             rows[name].append({
                 "image": source.name,
-                **{key: row[key] for key in ("bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim")},
+                **{key: row[key] for key in ("bytes", "bpp", "estimated_bpp", "integer_bpp", "psnr",
+                                             "ms_ssim")},
                 "file / estimate": row["bpp"] / row["estimated_bpp"],
                 "JPEG bytes": size,
                 "saved": 1 - row["bytes"] / size,
