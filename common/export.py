@@ -89,13 +89,18 @@ def build(model_class: type[Model], config: dict) -> Model:
     """A model with fresh weights, as `config["model"]` describes it.
 
     Raises:
-      UserError: the model does not take these arguments.
+      UserError: the model does not take these arguments, or its parts do not fit together.
     """
     try:
         model = model_class(**config["model"])
     except TypeError as error:
         raise UserError(f"the model cannot be built from its config: {error}") from error
-    model.initialize()
+    try:
+        model.initialize()
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError("the channels of the model's parts do not fit together; what depends on "
+                        f"each is in the package's configs ({reason})") from error
     return model
 
 

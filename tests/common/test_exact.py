@@ -633,6 +633,10 @@ def change(arrays, function):
     lambda arrays: change(arrays, lambda *program: 5),
     lambda arrays: change(arrays, lambda *program: program[:2]),
     lambda arrays: change(arrays, lambda ops, *rest: [[5], *rest]),
+    lambda arrays: change(arrays, lambda ops, *rest: [ops[1:], *rest]),
+    lambda arrays: change(arrays, lambda ops, channels, outputs: [ops, channels, []]),
+    lambda arrays: change(arrays, lambda ops, channels, outputs: [
+        ops, channels, [{**outputs[0], "index": 99}]]),
     lambda arrays: change(arrays, lambda ops, *rest: [["Input"], *rest]),
     lambda arrays: change(arrays, lambda ops, *rest: [[["Input"]], *rest]),
     lambda arrays: change(arrays, lambda ops, *rest: [[{**ops[0], "op": "Sine"}], *rest]),
@@ -647,8 +651,9 @@ def change(arrays, function):
     lambda arrays: change(arrays, lambda ops, channels, outputs: [ops, channels, [{}]]),
 ], ids=[
     "nothing", "no arrays", "empty", "cut", "numbers", "a number", "no outputs", "op a number",
-    "op a name", "op a list", "unknown op", "no op's name", "inputs", "extra field",
-    "missing field", "no name", "no array's name", "channels", "output", "empty output"])
+    "first op missing", "empty outputs", "an output that is not there", "op a name", "op a list",
+    "unknown op", "no op's name", "inputs", "extra field", "missing field", "no name",
+    "no array's name", "channels", "output", "empty output"])
 def test_damaged_programs_are_refused(damage):
     arrays = converted(trained(conv(2, 3, activation="tanh"), 2), 2).to_arrays()
     exact.Network.from_arrays(arrays)

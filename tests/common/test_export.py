@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import configs
+import mshyper.models
 from common import export
 from common.cli import UserError
 from factorized.models import Model
@@ -73,10 +74,17 @@ def test_a_flipped_bit_in_the_weights_is_an_error(copy):
         export.load(Model, copy)
 
 
-def test_damaged_tables_are_an_error(copy):
-    path = copy / "tables.npz"
-    path.write_bytes(path.read_bytes()[:100])
+@pytest.mark.parametrize("file", ["tables.npz", "networks.npz", "weights.data-00000-of-00001"])
+def test_truncated_files_are_an_error(copy, file):
+    path = copy / file
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged"):
+        export.load(Model, copy)
+
+
+def test_a_model_of_an_earlier_version_is_an_error(copy):
+    (copy / "networks.npz").unlink()
+    with pytest.raises(UserError, match="earlier version"):
         export.load(Model, copy)
 
 
@@ -134,3 +142,12 @@ def test_find_says_when_a_run_has_no_model_yet(tmp_path):
 def test_wrong_model_arguments():
     with pytest.raises(UserError, match="nonsense"):
         export.build(Model, {**CONFIG, "model": {**CONFIG["model"], "nonsense": 1}})
+
+
+def test_parts_that_do_not_fit_together():
+    parts = {"analysis": {"cls": "MBT2018Analysis", "channels": [4, 4, 4, 6]},
+             "synthesis": {"cls": "MBT2018Synthesis", "channels": [4, 4, 4, 3]},
+             "hyper_analysis": {"cls": "HyperAnalysis", "channels": [4, 4, 4]},
+             "hyper_synthesis": {"cls": "HyperSynthesis", "channels": [4, 4, 10]}}
+    with pytest.raises(UserError, match="do not fit together"):
+        export.build(mshyper.models.Model, {"model": parts})

@@ -119,6 +119,20 @@ def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsy
         training.run(Model, config, tmp_path / "other")
 
 
+@pytest.mark.parametrize("part, transform, message", [
+    ("entropy_parameters",
+     dict(cls="EntropyParameters", channels=(20, 16, 24), activation="gelu"), "gelu"),
+    ("context", dict(cls="EntropyParameters", channels=(20, 16, 24)), "not causal"),
+])
+def test_what_cannot_be_coded_is_not_trained(tmp_path, part, transform, message):
+    config = tiny_config()
+    with config.unlocked():
+        config.model[part] = transform
+    with pytest.raises(UserError, match=message):
+        training.run(Model, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [gated, masked_stack])
 def test_other_contexts_train_and_code(module, tmp_path, photo):
