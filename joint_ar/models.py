@@ -76,8 +76,9 @@ class Model(mshyper.models.Model):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
         Quantising around the means predicted from the last guess settles at least one wavefront
-        more with each repetition, and on real images most of y at once. What no longer changes is
-        what a decoder would get position by position.
+        more with each repetition (see common/context.py), and on photographs hardly more: one
+        flipped rounding changes what follows. Latents that were decoded need no repetition. What no
+        longer changes is what a decoder would get position by position.
         """
         def step(guess, _):
             mean, _ = predict(guess)
