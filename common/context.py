@@ -71,7 +71,7 @@ class Wavefront:
       first_distribution: number of the first scale within the tables.
       bits: fractional bits of y and of the mean.
       steepness: s; by default as small as the network allows. Larger ones give the same result,
-        and from W + 1 on the order is raster order.
+        and from W on the order is raster order.
     """
 
     def __init__(self, network: exact.Network, tables: entropy.Tables, first_distribution: int,
@@ -179,7 +179,7 @@ class Wavefront:
         rows, columns = np.divmod(np.arange(height * width), width)
         step = columns + self.slope * rows
         order = np.argsort(step, kind="stable")
-        ends = np.cumsum(np.bincount(step, minlength=1))
+        ends = np.cumsum(np.bincount(step))
         return (tf.constant(height), tf.constant(width), tf.constant(order, tf.int32),
                 tf.constant(np.concatenate([[0], ends]), tf.int32))
 

@@ -6,7 +6,8 @@ processor; one flipped index and the rest of the file is noise (Ballé et al. 20
 integers do not, as long as every partial sum is representable. Here trained networks are turned
 into integer ones, held in float64, where integers below 2^53 are exact:
 
-    weights        integers of at most 16 bits, scaled by a power of two, layer by layer
+    weights        integers of at most 16 bits (25 where channels do not mix), scaled by a power
+                   of two, layer by layer
     activations    integers of at most 28 bits, scaled by a power of two, known at export
     accumulators   sum |weights| * max |activation| + |bias| < 2^53, proved at export
 
