@@ -37,9 +37,10 @@ def save(path: str | os.PathLike, rows: Sequence[Row], **facts) -> None:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
-    """Writes rows with the columns of the first."""
+    """Writes rows with the columns of any of them; cells that a row does not have are empty."""
+    columns = dict.fromkeys(column for row in rows for column in row)
     with replacing(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 

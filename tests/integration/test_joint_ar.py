@@ -1,5 +1,6 @@
 """joint_ar with the same commands as the other models: train, evaluate, compress, decompress."""
 
+import csv
 import json
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_files_of_odd_sizes(run, photo, height, width):
     conftest.assert_pictures_agree(decoded, model(image[None] / np.float32(255)).x_hat[0])
 
 
-def test_commands(run, tmp_path, photo, capsys):
+def test_commands(run, tiny_run, tmp_path, photo, capsys):
     images.write(tmp_path / "photo.png", photo[:200, :300])
     codec.main(["compress", "--model", str(run), str(tmp_path / "photo.png")])
     codec.main(["decompress", "--model", str(run), str(tmp_path / "photo.ntc"),
@@ -86,9 +87,13 @@ def test_commands(run, tmp_path, photo, capsys):
     row = json.loads((tmp_path / "b.json").read_text())["rows"][0]
     assert row["bytes"] <= 1.005 * row["estimated_bpp"] * 200 * 300 / 8 + 20
     assert row["encoding_time.context"] > 0 and row["decoding_time.context"] > 0
-    evaluate.main(["--runs", str(run), "--dataset", str(tmp_path / "photo.png"),
+    evaluate.main(["--runs", str(run), str(tiny_run), "--dataset", str(tmp_path / "photo.png"),
                    "--output", str(tmp_path / "results")])
-    assert list((tmp_path / "results").rglob("*.csv"))
+    path, = (tmp_path / "results").rglob("curves.csv")
+    with open(path) as file:
+        points = {point["curve"]: point for point in csv.DictReader(file)}
+    assert float(points["joint"]["encoding_time.context"]) > 0
+    assert points["tiny"]["encoding_time.context"] == ""  # it has no such part
 
 
 def test_corruption_of_any_byte_is_reported(run, photo):
