@@ -51,13 +51,20 @@ class Model(tf.keras.Model):
     networks: Mapping[str, exact.Network] = types.MappingProxyType({})
     fingerprint: str | None = None
 
+    def __init__(self):
+        # Whatever the precision of its transforms, Keras should not round the images.
+        super().__init__(dtype="float32")
+
     @property
     def priors(self) -> list:
         """The priors, in the order of their distributions within `tables`."""
         raise NotImplementedError
 
-    def infer(self, x: tf.Tensor) -> Latents:
-        """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C]."""
+    def infer(self, x: tf.Tensor, training: bool = False) -> Latents:
+        """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C].
+
+        `training` lets batch normalisation take the statistics of the batch.
+        """
         raise NotImplementedError
 
     def generate(self, latents: Latents, quantizer, training: bool = False) -> Generated:
@@ -67,7 +74,7 @@ class Model(tf.keras.Model):
           latents: as from `infer`.
           quantizer: see common/quantizers.py.
           training: measure the rate with continuous scales, which carry gradients, rather than
-            with the table entries that the coder would use.
+            with the table entries that the coder would use; and as for `infer`.
         """
         raise NotImplementedError
 
@@ -84,13 +91,14 @@ class Model(tf.keras.Model):
         generated = self.generate(self.infer(x), quantizers.Round())
         return generated._replace(x_hat=images.crop_to(generated.x_hat, x))
 
-    def to_latent(self, x: tf.Tensor) -> tf.Tensor:
+    def to_latent(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride."""
-        return self.analysis(images.pad_to_multiple(x, self.analysis.stride) - 0.5)
+        x = images.pad_to_multiple(x, self.analysis.stride)
+        return self.analysis(x - 0.5, training=training)
 
-    def to_image(self, y: tf.Tensor) -> tf.Tensor:
+    def to_image(self, y: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Quantised y -> image at the padded size."""
-        return self.synthesis(y) + 0.5
+        return self.synthesis(y, training=training) + 0.5
 
     def initialize(self) -> None:
         """Creates all weights."""

@@ -31,13 +31,13 @@ class Model(model.Model):
     def priors(self):
         return [self.prior]
 
-    def infer(self, x):
-        return {"y": self.to_latent(x)}
+    def infer(self, x, training=False):
+        return {"y": self.to_latent(x, training)}
 
     def generate(self, latents, quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
         bits = tf.reduce_sum(self.prior.bits(y_rate), axis=(1, 2, 3))
-        return model.Generated(self.to_image(y_hat), {"y": bits})
+        return model.Generated(self.to_image(y_hat, training), {"y": bits})
 
     def encode(self, latents, coder):
         with stage("coding"):

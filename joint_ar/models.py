@@ -24,7 +24,7 @@ positions before it: quantisation itself is serial, in evaluation as in coding.
 import tensorflow as tf
 
 import mshyper.models
-from common import context, exact, transforms
+from common import context, conversion, exact, transforms
 from common.timing import stage
 from mshyper.models import MEAN_BITS
 
@@ -95,9 +95,9 @@ class Model(mshyper.models.Model):
         psi, = networks["hyper_synthesis"].outputs
         builder = exact.Builder()
         y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
-        phi = exact.convert(builder, self.context, y)
+        phi = conversion.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
-        parameters = exact.convert(builder, self.entropy_parameters, both)
+        parameters = conversion.convert(builder, self.entropy_parameters, both)
         networks["context"] = builder.network(*super()._exact_parameters(builder, parameters))
         return networks
 

@@ -17,7 +17,7 @@
 import numpy as np
 import tensorflow as tf
 
-from common import entropy, exact, images, model, transforms
+from common import conversion, entropy, exact, images, model, transforms
 from common.timing import stage
 
 # In coding, means are multiples of 2^-MEAN_BITS, and so is y.
@@ -52,22 +52,23 @@ class Model(model.Model):
     def priors(self):
         return [self.z_prior, self.y_prior]
 
-    def infer(self, x):
-        y = self.to_latent(x)
+    def infer(self, x, training=False):
+        y = self.to_latent(x, training)
         z = self.hyper_analysis(images.pad_to_multiple(
-            y if self.predict_mean else tf.abs(y), self.hyper_analysis.stride))
+            y if self.predict_mean else tf.abs(y), self.hyper_analysis.stride), training=training)
         return {"y": y, "z": z}
 
     def generate(self, latents, quantizer, training=False):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
-        psi = self._crop(self.hyper_synthesis(z_hat), tf.shape(latents["y"]))
+        psi = self._crop(
+            self.hyper_synthesis(z_hat, training=training), tf.shape(latents["y"]))
         y_rate, y_hat, mean, index = self._quantize(latents["y"], psi, quantizer, training)
         bits = {
             "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
             "z": self.z_prior.bits(z_rate),
         }
         bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
-        return model.Generated(self.to_image(y_hat), bits)
+        return model.Generated(self.to_image(y_hat, training), bits)
 
     def _quantize(self, y, psi, quantizer, training):
         """Both values of y, their mean and position in the scale table, all [B, h, w, M].
@@ -93,7 +94,7 @@ class Model(model.Model):
         builder = exact.Builder()
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
-        psi = exact.convert(builder, self.hyper_synthesis, z_hat)
+        psi = conversion.convert(builder, self.hyper_synthesis, z_hat)
         return {"hyper_synthesis": builder.network(*self._exact_parameters(builder, psi))}
 
     def _exact_parameters(self, builder, parameters):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import coding, entropy, exact, export, transforms
+from common import coding, conversion, entropy, exact, export, transforms
 from common.transforms import hyper2018
 from tests import test_models
 
@@ -103,7 +103,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     layer(z[:, :2, :2])
     prior = entropy.ScaleTable()
     builder = exact.Builder()
-    output = exact.convert(builder, layer, builder.input(0, 32, 0, 2**12))
+    output = conversion.convert(builder, layer, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)
     integers = builder.network(prior.exact_index(builder, log_scale))
 

@@ -6,11 +6,22 @@ import inspect
 import tensorflow as tf
 
 from common.cli import UserError
-from common.transforms import bls2017, hyper2018, joint2018, mbt2018, pixelcnn
+from common.transforms import (
+    advdnic,
+    bls2017,
+    elic2022,
+    hyper2018,
+    joint2018,
+    mbt2018,
+    pixelcnn,
+    yang2023,
+)
+
+_MODULES = advdnic, bls2017, elic2022, hyper2018, joint2018, mbt2018, pixelcnn, yang2023
 
 REGISTRY = {
     name: cls
-    for module in (bls2017, hyper2018, joint2018, mbt2018, pixelcnn)
+    for module in _MODULES
     for name, cls in inspect.getmembers(module, inspect.isclass)
     if cls.__module__ == module.__name__
 }

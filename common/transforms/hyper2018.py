@@ -16,16 +16,17 @@ class HyperAnalysis(Transform):
     Args:
       channels: outputs of the three layers.
       activation: name of the activation between them.
+      last_bias: give the last layer a bias, which the density of z could have instead.
     """
 
     stride = 4
 
-    def __init__(self, channels=(192, 192, 192), activation="relu"):
+    def __init__(self, channels=(192, 192, 192), activation="relu", last_bias=True):
         first, second, last = channels
         super().__init__([
             conv(first, 3, activation=activation),
             conv(second, 5, stride=2, activation=activation),
-            conv(last, 5, stride=2),
+            conv(last, 5, stride=2, use_bias=last_bias),
         ], out_channels=last)
 
 

@@ -3,6 +3,8 @@
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from common import images
+
 
 class Transform(tf.keras.Sequential):
     """A stack of layers between image and latent, or between latent and hyper-latent.
@@ -18,8 +20,18 @@ class Transform(tf.keras.Sequential):
         super().__init__(layers)
         self.out_channels = out_channels
 
+    def call(self, inputs, training=None, mask=None):
+        # Not as Sequential does, which makes a symbolic graph of itself for new sizes.
+        del training, mask  # Keras hands them on
+        x = inputs
+        for layer in self.layers:
+            x = layer(x)
+        # Its layers may compute in bfloat16; rates and distortions are in float32.
+        return tf.cast(x, tf.float32)
 
-def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True):
+
+def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
+         kernel_initializer="variance_scaling"):
     """Convolution, down-sampling by `stride`; any size, zeros beyond the border.
 
     Kernels are stored as they are: the library's default, the kernel's Fourier transform, helps
@@ -27,14 +39,15 @@ def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: 
     """
     return tfc.SignalConv2D(
         filters, (kernel, kernel), corr=True, strides_down=stride, padding="same_zeros",
-        use_bias=use_bias, activation=_activation(activation), kernel_parameter="variable")
+        use_bias=use_bias, activation=get_activation(activation), kernel_parameter="variable",
+        kernel_initializer=kernel_initializer)
 
 
-def deconv(filters: int, kernel: int, stride: int = 1, activation=None):
+def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True):
     """Transposed convolution, up-sampling by `stride`."""
     return tfc.SignalConv2D(
         filters, (kernel, kernel), corr=False, strides_up=stride, padding="same_zeros",
-        use_bias=True, activation=_activation(activation), kernel_parameter="variable")
+        use_bias=use_bias, activation=get_activation(activation), kernel_parameter="variable")
 
 
 class ShiftedConv(tf.keras.layers.Layer):
@@ -68,7 +81,7 @@ class ShiftedConv(tf.keras.layers.Layer):
             raise ValueError(f"no tap of a {kernel_size} kernel at {origin} lies before {last}")
         self._mask = tf.reshape(
             tf.constant([float(tap in self.taps) for tap in offsets]), [*kernel_size, 1, 1])
-        self.activation = _activation(activation) or tf.keras.activations.linear
+        self.activation = get_activation(activation) or tf.keras.activations.linear
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
@@ -84,7 +97,7 @@ class ShiftedConv(tf.keras.layers.Layer):
         # A kernel wholly on one side of the position does not read the input's other end.
         x = padded[:, max(0, rows[0]):tf.shape(padded)[1] + min(0, rows[1]),
                    max(0, columns[0]):tf.shape(padded)[2] + min(0, columns[1])]
-        y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.kernel.dtype), 1, "VALID")
+        y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.compute_dtype), 1, "VALID")
         return self.activation(y + self.bias)
 
 
@@ -95,14 +108,172 @@ class ConcatElu(tf.keras.layers.Layer):
         return tf.nn.elu(tf.concat([x, -x], axis=-1))
 
 
+class DepthToSpace(tf.keras.layers.Layer):
+    """Channels [block, block, C] to positions: [B, h, w, block^2 C] -> [B, block h, block w, C]."""
+
+    def __init__(self, block: int):
+        super().__init__()
+        self.block = block
+
+    def call(self, x):
+        return tf.nn.depth_to_space(x, self.block)
+
+
+class AppendOnes(tf.keras.layers.Layer):
+    """One more channel, of ones: a convolution's constant basis function."""
+
+    def call(self, x):
+        return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
+
+
+class EverySecondChannel(tf.keras.layers.Layer):
+    """Channels 0, 2, 4, ..."""
+
+    def call(self, x):
+        return x[..., ::2]
+
+
+class ICNR(tf.keras.initializers.Initializer):
+    """Kernels whose outputs `DepthToSpace` makes blocks of equal pixels (Aitken et al. 2017).
+
+    Args:
+      block: of the `DepthToSpace` that follows.
+    """
+
+    def __init__(self, block: int):
+        self._block = block
+        self._initializer = tf.keras.initializers.HeNormal()
+
+    def __call__(self, shape, dtype=None, **kwargs):
+        *inputs, outputs = shape
+        kernel = self._initializer([*inputs, outputs // self._block**2], dtype=dtype)
+        return tf.tile(kernel, [1] * len(inputs) + [self._block**2])
+
+
+def subpixel(filters: int, kernel: int = 1, block: int = 2, activation=None):
+    """Up-sampling by a convolution to `block`^2 times the channels (Shi et al. 2016)."""
+    return Stack([
+        conv(filters * block**2, kernel, activation=activation, kernel_initializer=ICNR(block)),
+        DepthToSpace(block)])
+
+
+# --- Composites: what a Sequential model cannot say -------------------------------------------
+
+
+class Stack(tf.keras.layers.Layer):
+    """Layers one after another; unlike a Sequential model, without a graph for every input size.
+
+    Args:
+      layers: a list of layers.
+    """
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def call(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Residual(Stack):
+    """x + layers(x)."""
+
+    def call(self, x):
+        return x + super().call(x)
+
+
+class Padded(Stack):
+    """Layers that need a whole multiple of pixels: x is padded before, cropped after.
+
+    Args:
+      multiple: of the height and the width.
+      layers: a list of layers that keep the size.
+    """
+
+    def __init__(self, multiple: int, layers):
+        super().__init__(layers)
+        self._multiple = multiple
+
+    def call(self, x):
+        return images.crop_to(super().call(images.pad_to_multiple(x, self._multiple)), x)
+
+
+class Gated(tf.keras.layers.Layer):
+    """trunk(x) * mask(x); the mask may be one value a channel, [B, 1, 1, C].
+
+    Args:
+      trunk, mask: lists of layers; an empty one is the identity.
+    """
+
+    def __init__(self, trunk, mask):
+        super().__init__()
+        self.trunk, self.mask = Stack(trunk), Stack(mask)
+
+    def call(self, x):
+        return self.trunk(x) * self.mask(x)
+
+
+class Sum(tf.keras.layers.Layer):
+    """The sum of several stacks of layers on one input.
+
+    Args:
+      branches: lists of layers.
+    """
+
+    def __init__(self, *branches):
+        super().__init__()
+        self.branches = [Stack(branch) for branch in branches]
+
+    def call(self, x):
+        return tf.add_n([branch(x) for branch in self.branches])
+
+
+class Branches(Sum):
+    """Their outputs not added, but their channels one after another."""
+
+    def call(self, x):
+        return tf.concat([branch(x) for branch in self.branches], axis=-1)
+
+
+# --- Activations ------------------------------------------------------------------------------
+
+
+class GDN(tfc.GDN):
+    """The library's layer for exponents of 1, without branches for others in the graph.
+
+    They take time to build, and profilers count operations that are never run. Sums are in
+    float32, whatever the precision of the layers around it.
+    """
+
+    def __init__(self, inverse: bool):
+        super().__init__(inverse, dtype="float32", autocast=False)
+
+    def call(self, x):
+        wide = tf.cast(x, tf.float32)
+        norm = tf.nn.bias_add(
+            tf.nn.conv2d(tf.abs(wide), self.gamma[None, None], 1, "VALID"), self.beta)
+        return tf.cast(wide * norm if self.inverse else wide / norm, x.dtype)
+
+
 def gdn(inverse: bool = False):
     """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
 
     The simplified form of Johnston et al. 2019 (Ballé et al. 2016 have squares and a root), which
     is also the default of tensorflow-compression. `inverse` multiplies instead.
     """
-    return tfc.GDN(inverse=inverse)
+    return GDN(inverse)
 
 
-def _activation(activation):
+def get_activation(activation):
+    """A layer or function by its name in a config; layers, functions and None as they are.
+
+    Names are Keras's, `gdn`, `igdn`, and `leaky_relu_<slope>`, e.g. leaky_relu_0.1 (Keras's own
+    leaky_relu has 0.2). A layer with weights is a new one for each call.
+    """
+    if activation in ("gdn", "igdn"):
+        return gdn(inverse=activation == "igdn")
+    if isinstance(activation, str) and activation.startswith("leaky_relu_"):
+        return tf.keras.layers.LeakyReLU(float(activation.removeprefix("leaky_relu_")))
     return tf.keras.activations.get(activation) if isinstance(activation, str) else activation

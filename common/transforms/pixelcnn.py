@@ -69,7 +69,8 @@ class GatedContext(tf.keras.Model):
             down = _gated_residual(down, None, (2, 3), (-1, -1))
             right = _gated_residual(right, down, (2, 2), (-1, -1))
         phi = _pointwise(channels)(tf.keras.layers.Activation("elu")(right))
-        super().__init__(y, phi)
+        # In float32 under mixed precision, as the outputs of all transforms.
+        super().__init__(y, tf.keras.layers.Activation("linear", dtype="float32")(phi))
         self.out_channels = channels
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import context, entropy, exact, transforms
+from common import context, conversion, entropy, exact, transforms
 
 M = 6
 BITS = 12
@@ -43,8 +43,8 @@ def network(name):
     builder = exact.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, 2 * M, 14, 2.0**20)
-    output = exact.convert(
-        builder, parameters, builder.concat(exact.convert(builder, layer(name), y), psi))
+    output = conversion.convert(
+        builder, parameters, builder.concat(conversion.convert(builder, layer(name), y), psi))
     mean = builder.requantize(builder.slice(output, 0, M), BITS)
     index = entropy.ScaleTable().exact_index(builder, builder.slice(output, M, 2 * M))
     return builder.network(mean, index)
@@ -188,7 +188,7 @@ def test_masked_taps_have_no_part_in_coding():
         dead.reshape(-1)[:12] = 0
         kernel.assign(np.where(dead, value, kernel.numpy()))
         builder = exact.Builder()
-        converted = exact.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
+        converted = conversion.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
         whole, = builder.network(converted)(tf.round(y * 2**BITS))
         outputs.append((masked(y).numpy(), whole.numpy()))
         assert builder.network(converted).ops[2].kernel.shape == (2 * M, 12 * M)

@@ -10,16 +10,28 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import exact
+from common import conversion, exact
 from common.cli import UserError
-from common.transforms import hyper2018
-from common.transforms.layers import ConcatElu, ShiftedConv, conv, deconv, gdn
+from common.transforms import advdnic, hyper2018, yang2023
+from common.transforms.layers import (
+    Branches,
+    ConcatElu,
+    DepthToSpace,
+    Gated,
+    Residual,
+    ShiftedConv,
+    Sum,
+    conv,
+    deconv,
+    gdn,
+)
+from common.transforms.mbconv import mbconv
 
 K = tf.keras.layers
 
 BITS = 12  # of the inputs, unless a test says otherwise
 BOUND = 2.0**(BITS + 4)
-POINTWISE = sorted(exact._POINTWISE)
+POINTWISE = sorted(conversion._POINTWISE)
 
 # How far float and fixed point may differ. Sums, relative to the largest number that goes in or
 # comes out: each 16-bit weight is off by at most 2^-15 of the largest one, and the errors of some
@@ -64,7 +76,7 @@ class Recorder(exact.Builder):
 def converted(layer, *channels, bits=BITS, bound=BOUND, builder=None):
     builder = builder or exact.Builder()
     inputs = [builder.input(k, c, bits, bound) for k, c in enumerate(channels)]
-    return builder.network(exact.convert(builder, layer, *inputs))
+    return builder.network(conversion.convert(builder, layer, *inputs))
 
 
 def assert_agree(network, layer, *inputs, bits=BITS, tables=0.0):
@@ -83,7 +95,7 @@ def assert_agree(network, layer, *inputs, bits=BITS, tables=0.0):
 
 
 @pytest.mark.parametrize("kernel, stride", [
-    (1, 1), (3, 1), (5, 1), (1, 2), (3, 2), (5, 2), (9, 4)])
+    (1, 1), (3, 1), (5, 1), (1, 2), (3, 2), (5, 2), (9, 4), (2, 1), (2, 2), (4, 2), (6, 4)])
 @pytest.mark.parametrize("make", [conv, deconv])
 def test_convolutions_agree(make, kernel, stride):
     layer = trained(make(3, kernel, stride=stride), 4)
@@ -131,11 +143,18 @@ def test_shifted_convolutions_agree(kernel, origin, last):
     (lambda: K.Multiply(), [1, 4, 4], 0),
     (lambda: K.Concatenate(), [4, 2, 1], 0),
     (lambda: K.GlobalAveragePooling2D(keepdims=True), [4], 0),
+    (lambda: DepthToSpace(2), [8], 0),
+    (lambda: Residual([conv(4, 3), K.ReLU()]), [4], 0),
+    (lambda: Sum([conv(3, 1)], [conv(3, 3), K.ReLU()]), [4], 0),
+    (lambda: Branches([conv(3, 1)], [conv(2, 3)]), [4], 0),
+    (lambda: Gated([conv(4, 3)], [conv(4, 1, activation="sigmoid")]), [4], 8 * TABLE_ERROR),
+    (lambda: Gated([], [K.GlobalAveragePooling2D(keepdims=True)]), [4], 0),
 ], ids=[
     "conv", "conv without bias", "depthwise", "depthwise without bias", "signal conv rdft",
     "batch norm", "batch norm without gamma", "batch norm without beta", "relu", "leaky relu",
     "LeakyReLU", "identity", "concat elu", "add", "add broadcast", "multiply",
-    "multiply broadcast", "concatenate", "mean"])
+    "multiply broadcast", "concatenate", "mean",
+    "depth to space", "residual", "sum", "branches", "gated", "gated channels"])
 def test_layers_agree(make, channels, tables):
     layer = trained(make(), *channels)
     inputs = [integers(2, 5, 8, c, seed=k) for k, c in enumerate(channels)]
@@ -197,6 +216,12 @@ NETWORKS = {
     "HyperSynthesis": (lambda: hyper2018.HyperSynthesis((6, 8, 10), "leaky_relu"), 5, 0),
     "Sequential": (stack, 5, BITS),
     "functional": (squeeze_and_excitation, 6, 16),
+    "HyperSynthesisSmall": (lambda: yang2023.HyperSynthesisSmall((6, 10)), 5, 0),
+    "JPEGLikeHyperSynthesis": (lambda: yang2023.JPEGLikeHyperSynthesis(10), 5, 0),
+    "AdvDNICTwoHyperSyntheses": (
+        lambda: advdnic.AdvDNICTwoHyperSyntheses((6, 8, 5), "leaky_relu_0.1"), 5, 0),
+    "AdvDNICNlaicHyperSynthesis": (lambda: advdnic.AdvDNICNlaicHyperSynthesis(8), 5, 0),
+    "mbconv": (lambda: mbconv(5, 5, normalize=True), 5, BITS),
 }
 
 
@@ -486,7 +511,6 @@ def assert_refused(layer, channels=4, **kwargs):
     lambda: K.Conv2D(4, 3, padding="same", groups=2),
     lambda: K.DepthwiseConv2D(3), lambda: K.DepthwiseConv2D(2, padding="same"),
     lambda: K.DepthwiseConv2D(3, padding="same", depth_multiplier=2),
-    lambda: signal_conv(4), lambda: signal_conv(4, corr=False),
     lambda: signal_conv(padding="same_reflect"), lambda: signal_conv(padding="valid"),
     lambda: signal_conv(strides_up=2), lambda: signal_conv(channel_separable=True),
     lambda: K.Conv2D(4, 3, padding="same", activation="exponential"),
@@ -495,10 +519,9 @@ def assert_refused(layer, channels=4, **kwargs):
     lambda: K.GlobalAveragePooling2D(), lambda: K.LeakyReLU(1.5),
 ], ids=[
     "GDN", "LayerNormalization", "PReLU", "ELU", "subclassed", "valid", "even", "half even",
-    "stride", "dilation", "groups", "depthwise valid", "depthwise even", "multiplier",
-    "signal even", "signal even transposed", "reflect", "signal valid", "up-sampling correlation",
-    "separable", "exponential", "sin", "lambda", "relu6", "max_value", "threshold", "keepdims",
-    "slope"])
+    "stride", "dilation", "groups", "depthwise valid", "depthwise even", "multiplier", "reflect",
+    "signal valid", "up-sampling correlation", "separable", "exponential", "sin", "lambda",
+    "relu6", "max_value", "threshold", "keepdims", "slope"])
 def test_layers_without_exact_form_are_refused_by_name(make):
     assert_refused(culprit(make()))
 
@@ -543,7 +566,7 @@ def test_concatenation_of_positions_is_refused():
     builder = exact.Builder()
     x = builder.input(0, 4, BITS, BOUND)
     with pytest.raises(exact.ConversionError, match="culprit"):
-        exact.convert(builder, layer, x, x)
+        conversion.convert(builder, layer, x, x)
 
 
 def test_model_with_two_outputs_is_refused():

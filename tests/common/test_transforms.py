@@ -1,21 +1,89 @@
+import functools
 import inspect
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import transforms
+from common import images, transforms
 from common.cli import UserError
-from common.transforms import layers
+from common.transforms import attention, layers, mbconv
 
 NAMES = sorted(transforms.REGISTRY)
+CHANNELS = 8  # of every latent
+
+# Every transform with other widths than its paper's, as the tests only need.
+NARROW = {
+    "AdvDNICMod1Analysis": dict(channels=(4, 6, 8, 8)),
+    "AdvDNICMod1Synthesis": dict(channels=(8, 6, 4, 3)),
+    "AdvDNICMod2Analysis": dict(channels=24),
+    "AdvDNICMod2Synthesis": dict(channels=24),
+    "AdvDNICMod3Analysis": dict(channels=24),
+    "AdvDNICMod3Synthesis": dict(channels=24),
+    "AdvDNICMod4Synthesis": dict(channels=(8, 6, 4, 3)),
+    "AdvDNICNlaicAnalysis": dict(channels=8, window=2),
+    "AdvDNICNlaicHyperAnalysis": dict(channels=8),
+    "AdvDNICNlaicHyperSynthesis": dict(channels=8),
+    "AdvDNICNlaicSynthesis": dict(channels=8, window=2),
+    "AdvDNICTwoHyperSyntheses": dict(channels=(4, 5, 6)),
+    "BLS2017Analysis": dict(channels=(4, 5, 6)),
+    "BLS2017Synthesis": dict(channels=(4, 5, 3)),
+    "CNNAnalysis": dict(channels=(4, 5, 6)),
+    "CNNSynthesis": dict(channels=(4, 5, 3), activation="igdn"),
+    "ElicAnalysis": dict(channels=(4, 6, 8, 10)),
+    "ElicSynthesis": dict(channels=(8, 6, 4, 3), latents=CHANNELS),
+    "EntropyParameters": dict(channels=(8, 6, 4)),
+    "GatedContext": dict(latents=CHANNELS, width=4, blocks=1, channels=6),
+    "HyperAnalysis": dict(channels=(4, 5, 6)),
+    "HyperAnalysisSmall": dict(channels=(4, 5)),
+    "HyperSynthesis": dict(channels=(4, 5, 6)),
+    "HyperSynthesisSmall": dict(channels=(4, 5)),
+    "JPEGLikeHyperSynthesis": dict(channels=6),
+    "JPEGLikeSynthesis": dict(),
+    "JPEGLikeSynthesis with offset": dict(use_offset=True),
+    "MBT2018Analysis": dict(channels=(4, 4, 6, 8)),
+    "MBT2018Synthesis": dict(channels=(6, 4, 4, 3)),
+    "MaskedContext": dict(channels=6),
+    "MaskedStack": dict(channels=(4, 5, 6)),
+    "TwoLayerResSynthesis": dict(channels=(6, 3)),
+    "TwoLayerResSynthesis d2s": dict(channels=(6, 3), residual="d2s"),
+    "TwoLayerSynthesis": dict(channels=(6, 3)),
+}
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def transform(request):
-    """Every transform with the widths of its paper, and whether it makes its input smaller."""
-    arguments = dict(latents=3) if request.param == "GatedContext" else {}
-    return transforms.build({"cls": request.param, **arguments}), "Analysis" in request.param
+def narrow(case, seed=0):
+    tf.keras.utils.set_random_seed(seed)
+    return transforms.build(dict(cls=case.partition(" ")[0], **NARROW[case]))
+
+
+def shrinks(case):
+    """Whether it makes its input smaller."""
+    return "Analysis" in case
+
+
+def pixels(case, height, width, seed=0):
+    """An input of one case: an image, or latents of about that many pixels."""
+    channels = 3 if shrinks(case) and "Hyper" not in case else CHANNELS
+    if not shrinks(case):
+        height, width = -(-height // 8), -(-width // 8)
+    rng = np.random.default_rng(seed)
+    return tf.constant(rng.normal(size=(2, height, width, channels)), tf.float32)
+
+
+@functools.cache
+def trained(case):
+    """A case with weights that all matter, none of them zero. Tests leave them as they are."""
+    transform, rng = narrow(case), np.random.default_rng(1)
+    transform(pixels(case, 64, 64))
+    for weight in transform.weights:
+        if "variance" not in weight.name:
+            weight.assign_add(rng.normal(0, 0.1, weight.shape))
+    return transform
+
+
+@pytest.fixture(scope="module", params=sorted(NARROW))
+def case(request):
+    return request.param
 
 
 def parameters(transform, input_channels):
@@ -23,29 +91,143 @@ def parameters(transform, input_channels):
     return sum(int(tf.size(weight)) for weight in transform.trainable_weights)
 
 
-@pytest.mark.parametrize("height, width", [(1, 1), (1, 65), (67, 33), (32, 48)])
-def test_shapes_follow_from_stride_and_channels(transform, height, width):
-    transform, shrinks = transform
+def test_every_registered_transform_is_tested():
+    assert {case.partition(" ")[0] for case in NARROW} == set(NAMES)
+
+
+def test_shapes_follow_from_stride_and_channels(case):
+    transform = trained(case)
     stride, channels = transform.stride, transform.out_channels
-    if shrinks:
-        expected = (1, -(-height // stride), -(-width // stride), channels)
-    else:
-        height, width = -(-height // 8), -(-width // 8)
-        expected = (1, height * stride, width * stride, channels)
-    assert transform(tf.zeros([1, height, width, 3])).shape == expected
+    for height, width in [(1, 1), (1, 65), (67, 33), (32, 48)]:
+        x = pixels(case, height, width)
+        if shrinks(case):
+            expected = (2, -(-height // stride), -(-width // stride), channels)
+        else:
+            expected = (2, x.shape[1] * stride, x.shape[2] * stride, channels)
+        assert transform(x).shape == expected
 
 
-def test_gradient_reaches_every_trainable_weight(transform):
-    transform, shrinks = transform
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.normal(size=(1, 32, 32, 3) if shrinks else (1, 2, 2, 3)), tf.float32)
+def test_gradient_reaches_every_trainable_weight(case):
+    x, transform = pixels(case, 64, 64), trained(case)
     with tf.GradientTape() as tape:
         y = transform(x)
-        loss = tf.reduce_sum(y * rng.normal(size=y.shape))
+        loss = tf.reduce_sum(y * np.random.default_rng(0).normal(size=y.shape))
     weights = transform.trainable_weights
-    assert len(weights) == len(transform.weights) >= 2
+    averages = {weight.name for weight in transform.weights if "moving" in weight.name}
+    assert len(weights) + len(averages) == len(transform.weights) and len(weights) >= 1
     for weight, gradient in zip(weights, tape.gradient(loss, weights)):
         assert gradient is not None and np.any(gradient.numpy() != 0), weight.name
+
+
+def test_a_restored_transform_is_the_saved_one(case, tmp_path):
+    x = pixels(case, 33, 40)
+    saved, restored = trained(case), narrow(case, seed=1)
+    restored(x)
+    assert np.any(saved(x) != restored(x))
+    path = tf.train.Checkpoint(transform=saved).write(str(tmp_path / "weights"))
+    tf.train.Checkpoint(transform=restored).read(path).assert_consumed()
+    np.testing.assert_array_equal(saved(x), restored(x))
+
+
+def test_a_training_step_lowers_the_loss(case):
+    x, transform = pixels(case, 64, 64), trained(case)
+    target = np.random.default_rng(2).normal(size=transform(x).shape)
+
+    def loss():
+        return tf.reduce_mean(tf.square(transform(x, training=True) - target))
+
+    weights, kept = transform.trainable_weights, transform.get_weights()
+    with tf.GradientTape() as tape:
+        before = loss()
+    gradients = tape.gradient(before, weights)
+    step = 1e-2 / tf.linalg.global_norm(gradients)
+    for weight, gradient in zip(weights, gradients):
+        weight.assign_sub(step * gradient)
+    after = loss()
+    transform.set_weights(kept)
+    assert after < before
+
+
+def test_bfloat16_is_close_to_float32(case):
+    x, transform = pixels(case, 64, 64), trained(case)
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        rough = narrow(case)
+        y_rough = rough(x)
+        for weight, value in zip(rough.weights, transform.weights):
+            assert weight.dtype == tf.float32 and weight.shape == value.shape
+            weight.assign(value)
+        y_rough, y = rough(x), transform(x)
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    assert y_rough.dtype == y.dtype == tf.float32
+    relative = np.linalg.norm(y_rough - y) / np.linalg.norm(y)
+    assert 0 < relative < 0.1
+
+
+def test_batch_normalisation_uses_its_averages_when_not_training():
+    x = pixels("AdvDNICMod3Analysis", 64, 64)
+    transform = narrow("AdvDNICMod3Analysis")
+    alone, pair = transform(x[:1]), transform(x)
+    np.testing.assert_allclose(pair[:1], alone, atol=1e-5)
+    for _ in range(3):
+        trained_on = transform(x, training=True)
+    assert np.mean(np.abs(trained_on - pair)) > 0.01
+    assert np.any(transform(x) != pair), "the averages did not move"
+
+
+@pytest.mark.parametrize("height, width", [(5, 7), (16, 9)])
+def test_windowed_attention_is_that_of_each_window(height, width):
+    # Against the formula, window by window: softmax(theta phi') g, keys pooled in pairs.
+    layer, n, rng = attention.non_local(6, window=4), 4, np.random.default_rng(0)
+    x = rng.normal(size=(1, height, width, 6)).astype(np.float32)
+    y = layer(x).numpy()
+    inner = layer.layers[0].layers
+    theta, phi, g = (w.kernel.numpy()[0, 0] for w in (
+        inner[0]._theta, inner[0]._phi, inner[0]._g))
+    padded = images.pad_to_multiple(tf.constant(x), n).numpy()
+    for top in range(0, height, n):
+        for left in range(0, width, n):
+            window = padded[0, top:top + n, left:left + n].reshape(-1, 6)
+            keys, values = ((window @ w).reshape(-1, 2, 3).max(axis=1) for w in (phi, g))
+            logits = window @ theta @ keys.T
+            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+            attended = weights / weights.sum(axis=1, keepdims=True) @ values
+            expected = window + attended @ inner[1].kernel.numpy()[0, 0] + inner[1].bias.numpy()
+            expected = expected.reshape(n, n, 6)
+            found = y[0, top:top + n, left:left + n]
+            np.testing.assert_allclose(
+                found, expected[:found.shape[0], :found.shape[1]], atol=1e-4)
+
+
+def test_grouped_convolution_is_one_for_each_group():
+    layer, rng = attention.GroupedConv(groups=2, size=3), np.random.default_rng(0)
+    x = rng.normal(size=(1, 5, 6, 6)).astype(np.float32)
+    y = layer(x).numpy()
+    kernel = layer._depthwise.depthwise_kernel.numpy()  # [3, 3, 6, 3]
+    for group in range(2):
+        part = slice(3 * group, 3 * group + 3)
+        expected = tf.nn.conv2d(x[..., part], kernel[:, :, part], 1, "SAME")
+        np.testing.assert_allclose(y[..., part], expected, atol=1e-5)
+
+
+def test_sub_pixel_kernels_start_as_nearest_neighbour():
+    layer = layers.subpixel(3, kernel=1, block=2)
+    y = layer(np.random.default_rng(0).normal(size=(1, 4, 5, 6)).astype(np.float32)).numpy()
+    assert y.shape == (1, 8, 10, 3) and np.std(y) > 0.1
+    for row, column in [(0, 1), (1, 0), (1, 1)]:
+        np.testing.assert_array_equal(y[:, ::2, ::2], y[:, row::2, column::2])
+
+
+@pytest.mark.parametrize("build", [
+    lambda: narrow("CNNSynthesis"), lambda: mbconv.mbconv(4, 4, activation="gdn"),
+    lambda: transforms.build(dict(cls="CNNAnalysis", channels=(6, 6, 6), activation="gdn"))])
+def test_each_layer_has_an_activation_of_its_own(build):
+    layer = build()
+    layer(tf.zeros([1, 8, 8, 4]))
+    gdns = [part for part in layer.submodules if isinstance(part, layers.GDN)]
+    assert len(gdns) == 2
+    assert not {id(w) for w in gdns[0].weights} & {id(w) for w in gdns[1].weights}
 
 
 def test_transform_is_local_and_shifts_with_its_input():

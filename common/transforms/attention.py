@@ -1,0 +1,130 @@
+"""Non-local attention (Wang et al. 2018, Liu et al. 2019) and dual paths (Chen et al. 2017).
+
+    non_local   x + 1x1(attention of each position to the others of its window)
+    nlam        x + trunk(x) * sigmoid(mask(x)), the mask with non-local attention
+    dual_path   [x_r + f_r(x), x_d, f_d(x)]: a residual path, and one that grows
+
+In the papers attention is global: its memory grows with the square of the image, and what it
+learns on crops it never sees on whole images. Here positions attend within windows, so that memory
+is linear and training and use are alike; the rest is as published.
+"""
+
+import tensorflow as tf
+
+from common.transforms.layers import Gated, Padded, Residual, Stack, conv, subpixel
+from common.transforms.mbconv import mbconv
+
+
+class WindowAttention(tf.keras.layers.Layer):
+    """softmax(theta phi^T) g within windows, the embedded Gaussian of Wang et al. 2018.
+
+    phi and g are max-pooled over pairs of positions, as in the paper's section 3.3. Heights and
+    widths must be multiples of the window.
+
+    Args:
+      channels: of theta, phi and g, and of the output.
+      window: positions a side.
+    """
+
+    def __init__(self, channels: int, window: int):
+        super().__init__()
+        self.window = window
+        self._theta, self._phi, self._g = (
+            conv(channels, 1, use_bias=False, kernel_initializer="he_normal") for _ in range(3))
+
+    def call(self, x):
+        theta, phi, g = (self._windows(f(x)) for f in (self._theta, self._phi, self._g))
+        phi, g = (tf.nn.max_pool1d(value, 2, 2, "VALID") for value in (phi, g))
+        # In float32, as large logits differ by little of themselves.
+        logits = tf.cast(tf.matmul(theta, phi, transpose_b=True), tf.float32)
+        y = tf.matmul(tf.cast(tf.nn.softmax(logits), g.dtype), g)
+        return self._image(y, tf.shape(x))
+
+    def _windows(self, x):
+        """[B, h, w, C] -> [windows, window^2, C]."""
+        n, shape = self.window, tf.shape(x)
+        x = tf.reshape(x, [shape[0], shape[1] // n, n, shape[2] // n, n, x.shape[-1]])
+        return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]), [-1, n * n, x.shape[-1]])
+
+    def _image(self, x, shape):
+        n, channels = self.window, x.shape[-1]
+        x = tf.reshape(x, [shape[0], shape[1] // n, shape[2] // n, n, n, channels])
+        return tf.reshape(tf.transpose(x, [0, 1, 3, 2, 4, 5]),
+                          [shape[0], shape[1], shape[2], channels])
+
+
+def non_local(channels: int, window: int = 16) -> tf.keras.layers.Layer:
+    """Attention among the positions of each window, with half the channels inside."""
+    return Padded(window, [Residual([
+        WindowAttention(channels // 2, window),
+        conv(channels, 1, kernel_initializer="he_normal")])])
+
+
+def nlam(channels: int, window: int = 16) -> tf.keras.layers.Layer:
+    """Non-local attention module (Liu et al. 2019, figure 3) with MBConv blocks (advDNIC)."""
+    def halved_and_back():
+        return [mbconv(channels, channels, stride=2), mbconv(channels, channels),
+                mbconv(channels, channels, spatial=subpixel(channels, activation="leaky_relu"))]
+
+    mask = [non_local(channels, window), mbconv(channels, channels),
+            Residual(halved_and_back()),
+            mbconv(channels, channels), conv(channels, 1, activation="sigmoid", use_bias=False)]
+    # At half the size and back, odd sizes would end one larger.
+    return Padded(2, [Residual([Gated(halved_and_back(), mask)])])
+
+
+class GroupedConv(tf.keras.layers.Layer):
+    """3x3 convolution within groups of channels, as sums of depthwise ones.
+
+    TensorFlow has no gradient of grouped convolutions on CPUs.
+
+    Args:
+      groups: number of groups.
+      size: channels of a group, of the input and of the output.
+    """
+
+    def __init__(self, groups: int, size: int):
+        super().__init__()
+        self._groups, self._size = groups, size
+        self._depthwise = tf.keras.layers.DepthwiseConv2D(
+            3, padding="same", depth_multiplier=size, use_bias=False,
+            depthwise_initializer="he_normal")
+
+    def call(self, x):
+        y = self._depthwise(x)
+        shape = tf.shape(y)
+        # Each input of a group has `size` outputs.
+        y = tf.reshape(y, [shape[0], shape[1], shape[2], self._groups, self._size, self._size])
+        return tf.reshape(tf.reduce_sum(y, axis=-2),
+                          [shape[0], shape[1], shape[2], self._groups * self._size])
+
+
+class DualPath(tf.keras.layers.Layer):
+    """A block of a dual path network (Chen et al. 2017): [x_r + f_r(x), x_d, f_d(x)].
+
+    x is projected to a residual path of `channels` and a dense one of `increment`; f(x) adds to
+    the first and lengthens the second.
+
+    Args:
+      channels: of the residual path.
+      increment: by which the dense path grows.
+      activation: between the convolutions.
+    """
+
+    _GROUPS, _GROUP_SIZE = 32, 3  # 96 channels inside
+
+    def __init__(self, channels: int, increment: int = 64, activation="mish"):
+        super().__init__()
+        self._channels = channels
+        inside, both = self._GROUPS * self._GROUP_SIZE, channels + increment
+        self._project = conv(both, 1, activation=activation)
+        self._body = Stack([
+            conv(inside, 1, activation=activation),
+            GroupedConv(self._GROUPS, self._GROUP_SIZE),
+            tf.keras.layers.Activation(activation),
+            conv(both, 1)])
+
+    def call(self, x):
+        x, y = self._project(x), self._body(x)
+        residual = x[..., :self._channels] + y[..., :self._channels]
+        return tf.concat([residual, x[..., self._channels:], y[..., self._channels:]], axis=-1)
