@@ -34,7 +34,7 @@ def run(main: Callable[[list[str]], None]) -> None:
             return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
         except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
             sys.exit(_fail(f"the config has no key {str(error.args[0]).strip(chr(39))}"))
-        except (flags.Error, OSError, TypeError, ValueError) as error:
+        except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
             sys.exit(_fail(error))
 
     logging.set_verbosity(logging.WARNING)

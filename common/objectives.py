@@ -2,15 +2,28 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
+import tensorflow_compression as tfc
 
 from common import images
+from common.cli import UserError
 from common.model import Generated
 
+DISTORTIONS = ("mse", "ms_ssim")
 
-def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *,
+# Wang, Simoncelli, Bovik 2003: weights of the five scales, the window, the constants (for 0..1).
+_SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_WINDOW = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+_C1, _C2 = 0.01**2, 0.03**2
+
+# Similarities may be negative, and near 0 their powers have gradients without bound.
+_LEAST_SIMILARITY = 1e-3
+
+
+def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
                     eight_bit: bool = False) -> dict[str, tf.Tensor]:
-    """The loss  bpp + rd_lambda * MSE  and its parts, means over the batch.
+    """The loss  bpp + rd_lambda * distortion  and its parts, means over the batch.
 
     Rates are in bits per pixel of `x`, MSE is on the 0..255 scale, everything in float32.
 
@@ -18,18 +31,73 @@ def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *,
       x: original, float32 [B, H, W, 3] in [0, 1].
       generated: from `Model.generate`; its image may be larger than `x` and is cropped.
       rd_lambda: weight of the distortion; float or scalar tensor.
+      distortion: "mse", or "ms_ssim" for 1 - MS-SSIM.
       eight_bit: measure on images rounded to 8 bits, as in evaluation. Has no gradient.
 
     Returns:
-      Scalars: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr (of the mean MSE, in dB).
+      Scalars: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr (of the mean MSE, in dB), and
+      ms_ssim if that is the distortion.
+
+    Raises:
+      UserError: there is no such distortion.
     """
+    if distortion not in DISTORTIONS:
+        raise UserError(f"unknown distortion '{distortion}'; known: {', '.join(DISTORTIONS)}")
     x_hat = images.crop_to(generated.x_hat, x)
     if eight_bit:
         x, x_hat = (tf.cast(images.to_uint8(image), tf.float32) / 255.0 for image in (x, x_hat))
+    x_hat = tf.cast(x_hat, tf.float32)
     pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-    mse = tf.reduce_mean(tf.square(tf.cast(x_hat, tf.float32) - x)) * 255.0**2
     rates = {f"bpp_{name}": tf.reduce_mean(tf.cast(bits, tf.float32)) / pixels
              for name, bits in generated.bits.items()}
     bpp = tf.add_n(list(rates.values()))
+    mse = tf.reduce_mean(tf.square(x_hat - x)) * 255.0**2
     psnr = 10 / math.log(10) * tf.math.log(255.0**2 / tf.maximum(mse, 1e-12))
-    return {"rd_loss": bpp + rd_lambda * mse, "bpp": bpp, **rates, "mse": mse, "psnr": psnr}
+    measured = {"bpp": bpp, **rates, "mse": mse, "psnr": psnr}
+    if distortion == "mse":
+        return {"rd_loss": bpp + rd_lambda * mse, **measured}
+    similarity = tf.reduce_mean(ms_ssim(x, x_hat))
+    return {"rd_loss": bpp + rd_lambda * (1 - similarity), **measured, "ms_ssim": similarity}
+
+
+def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """MS-SSIM (Wang et al. 2003) with finite gradients: float32 [B].
+
+    The same as tf.image.ssim_multiscale, whose gradient is NaN where a contrast term is not
+    positive, as of a model that is not trained yet.
+
+    Args:
+      a, b: float32 [B, H, W, C] in [0, 1], with H and W of at least 161.
+    """
+    shape = tf.shape(a)
+    # Channels are images of their own.
+    a, b = (tf.reshape(tf.transpose(image, [0, 3, 1, 2]), [-1, shape[1], shape[2], 1])
+            for image in (a, b))
+    result = 1.0
+    for scale, weight in enumerate(_SCALES):
+        if scale:
+            # Beyond an odd side, SAME averages what is there.
+            a, b = (tf.nn.avg_pool2d(image, 2, 2, "SAME") for image in (a, b))
+        similarity = _similarity(a, b, with_luminance=scale == len(_SCALES) - 1)
+        # Below the bound the gradient is that of the similarity's sign, and leads out.
+        result *= tfc.lower_bound(similarity, _LEAST_SIMILARITY) ** weight
+    return tf.reduce_mean(tf.reshape(result, [shape[0], -1]), axis=1)
+
+
+def _similarity(a, b, with_luminance):
+    """Mean over the image of contrast * structure [* luminance]: [N] of [N, H, W, 1]."""
+    mean_a, mean_b, square, product = tf.split(
+        _blur(tf.concat([a, b, a * a + b * b, a * b], axis=0)), 4)
+    means = mean_a * mean_b
+    squared_means = mean_a * mean_a + mean_b * mean_b
+    value = (2 * (product - means) + _C2) / (square - squared_means + _C2)
+    if with_luminance:
+        value *= (2 * means + _C1) / (squared_means + _C1)
+    return tf.reduce_mean(value, axis=(1, 2, 3))
+
+
+def _blur(x):
+    """The Gaussian window's mean at every position where it lies within the image."""
+    window = tf.constant(_WINDOW / np.sum(_WINDOW), tf.float32)
+    x = tf.nn.conv2d(x, tf.reshape(window, [-1, 1, 1, 1]), 1, "VALID")
+    return tf.nn.conv2d(x, tf.reshape(window, [1, -1, 1, 1]), 1, "VALID")

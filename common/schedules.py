@@ -1,4 +1,7 @@
-"""Learning rate and lambda as pure functions of the training step."""
+"""Learning rate and lambda during training.
+
+All but `ReduceOnPlateau` are pure functions of the training step, given in fractions of training.
+"""
 
 import math
 
@@ -7,7 +10,37 @@ import tensorflow as tf
 from common.cli import UserError
 
 
-class WarmupDrop(tf.keras.optimizers.schedules.LearningRateSchedule):
+class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate: called with the step, an integer or integer tensor.
+
+    Args:
+      learning_rate: the largest.
+      num_steps: length of training; the others are fractions of it.
+      **config: the arguments of the subclass.
+    """
+
+    def __init__(self, learning_rate: float, num_steps: int, **config):
+        self._config = dict(learning_rate=learning_rate, num_steps=num_steps, **config)
+
+    def get_config(self):
+        return self._config
+
+    def observe(self, loss: float) -> None:
+        """Takes note of a validation loss, on which most schedules do not depend."""
+
+
+class Constant(Schedule):
+    """The learning rate throughout."""
+
+    def __init__(self, learning_rate: float, num_steps: int):
+        super().__init__(learning_rate, num_steps)
+
+    def __call__(self, step):
+        del step
+        return tf.constant(self._config["learning_rate"], tf.float32)
+
+
+class WarmupDrop(Schedule):
     """Linear warm-up, constant, one drop (the recipe of Yang & Mandt 2023).
 
     Args:
@@ -20,8 +53,8 @@ class WarmupDrop(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate: float, num_steps: int, warmup: float = 0.02,
                  drop_at: float = 0.8, drop_factor: float = 0.1):
-        self._config = dict(learning_rate=learning_rate, num_steps=num_steps, warmup=warmup,
-                            drop_at=drop_at, drop_factor=drop_factor)
+        super().__init__(learning_rate, num_steps, warmup=warmup, drop_at=drop_at,
+                         drop_factor=drop_factor)
 
     def __call__(self, step):
         c = self._config
@@ -29,11 +62,8 @@ class WarmupDrop(tf.keras.optimizers.schedules.LearningRateSchedule):
         factor = tf.where(done < c["drop_at"], 1.0, c["drop_factor"])
         return c["learning_rate"] * factor * _warmup(step, c["num_steps"], c["warmup"])
 
-    def get_config(self):
-        return self._config
 
-
-class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
+class WarmupCosine(Schedule):
     """Linear warm-up, then half a cosine down to `final` times the rate.
 
     Args:
@@ -45,8 +75,7 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, learning_rate: float, num_steps: int, warmup: float = 0.02,
                  final: float = 0.01):
-        self._config = dict(learning_rate=learning_rate, num_steps=num_steps, warmup=warmup,
-                            final=final)
+        super().__init__(learning_rate, num_steps, warmup=warmup, final=final)
 
     def __call__(self, step):
         c = self._config
@@ -55,8 +84,88 @@ class WarmupCosine(tf.keras.optimizers.schedules.LearningRateSchedule):
         factor = c["final"] + (1 - c["final"]) * cosine
         return c["learning_rate"] * factor * _warmup(step, c["num_steps"], c["warmup"])
 
-    def get_config(self):
-        return self._config
+
+class Exponential(Schedule):
+    """Multiplied by `factor` for every fraction `every` of training, continuously.
+
+    Args:
+      learning_rate: at the start.
+      num_steps: length of training.
+      factor: see above.
+      every: see above.
+    """
+
+    def __init__(self, learning_rate: float, num_steps: int, factor: float = 0.97,
+                 every: float = 0.01):
+        _require_positive(factor=factor, every=every)
+        super().__init__(learning_rate, num_steps, factor=factor, every=every)
+
+    def __call__(self, step):
+        c = self._config
+        done = tf.cast(step, tf.float32) / c["num_steps"]
+        return c["learning_rate"] * c["factor"] ** (done / c["every"])
+
+
+class CosineRestarts(Schedule):
+    """Half cosines one after another (SGDR, Loshchilov & Hutter 2017), by Keras.
+
+    Args:
+      learning_rate: the first peak.
+      num_steps: length of training.
+      first: length of the first cosine, as a fraction of training.
+      longer: each is longer than the one before by this factor; 5 in advDNIC.
+      lower: each falls through this times the height of the one before; 0.75 in advDNIC.
+      final: where each ends, as a fraction of the first peak.
+    """
+
+    def __init__(self, learning_rate: float, num_steps: int, first: float = 0.1,
+                 longer: float = 2.0, lower: float = 1.0, final: float = 0.0):
+        _require_positive(first=first, longer=longer)
+        super().__init__(learning_rate, num_steps, first=first, longer=longer, lower=lower,
+                         final=final)
+        self._rate = tf.keras.optimizers.schedules.CosineDecayRestarts(
+            learning_rate, first * num_steps, longer, lower, final)
+
+    def __call__(self, step):
+        return self._rate(step)
+
+
+class ReduceOnPlateau(Schedule, tf.Module):
+    """Multiplied by `factor` whenever `patience` validations in a row are no better than the best.
+
+    Its state are variables, which the optimiser that it is given to tracks: a checkpoint of the
+    optimiser holds them.
+
+    Args:
+      learning_rate: at the start.
+      num_steps: length of training.
+      factor: see above.
+      patience: see above. As in Keras's callback, the count starts again after a reduction.
+      minimum: the smallest learning rate.
+    """
+
+    def __init__(self, learning_rate: float, num_steps: int, factor: float = 0.5,
+                 patience: int = 10, minimum: float = 1e-6):
+        _require_positive(factor=factor, patience=patience)
+        tf.Module.__init__(self)
+        super().__init__(learning_rate, num_steps, factor=factor, patience=patience,
+                         minimum=minimum)
+        self._rate = tf.Variable(learning_rate, trainable=False, dtype=tf.float32)
+        self._best = tf.Variable(math.inf, trainable=False)
+        self._waited = tf.Variable(0, trainable=False)
+
+    def __call__(self, step):
+        del step
+        return tf.identity(self._rate)
+
+    def observe(self, loss):
+        c = self._config
+        if loss < self._best:
+            self._best.assign(loss)
+            self._waited.assign(0)
+        elif self._waited.assign_add(1) >= c["patience"]:
+            self._rate.assign(tf.maximum(self._rate * c["factor"], c["minimum"]))
+            self._waited.assign(0)
 
 
 def _warmup(step, num_steps: int, fraction: float):
@@ -64,10 +173,17 @@ def _warmup(step, num_steps: int, fraction: float):
     return tf.minimum(1.0, (tf.cast(step, tf.float32) + 1) / max(1.0, fraction * num_steps))
 
 
-_LEARNING_RATES = {cls.__name__: cls for cls in (WarmupDrop, WarmupCosine)}
+def _require_positive(**arguments):
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; need more than 0")
 
 
-def learning_rate(config, learning_rate: float, num_steps: int):
+_LEARNING_RATES = {cls.__name__: cls for cls in (
+    Constant, WarmupDrop, WarmupCosine, Exponential, CosineRestarts, ReduceOnPlateau)}
+
+
+def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
     """Builds the schedule that `config` names, e.g. dict(cls="WarmupDrop", drop_at=0.8).
 
     Raises:
@@ -79,7 +195,7 @@ def learning_rate(config, learning_rate: float, num_steps: int):
         raise UserError(f"unknown schedule '{name}'; known: {', '.join(_LEARNING_RATES)}")
     try:
         return _LEARNING_RATES[name](learning_rate, num_steps, **arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"schedule {name}: {error}") from error
 
 

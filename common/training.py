@@ -6,6 +6,7 @@ on the same folder goes on at the last checkpoint and ends with the same weights
 metrics.jsonl as a run that was never stopped.
 """
 
+import contextlib
 import datetime
 import importlib.util
 import json
@@ -21,7 +22,19 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 import configs
-from common import cli, data, export, images, objectives, optimizers, quantizers, schedules, tables
+from common import (
+    cli,
+    data,
+    export,
+    images,
+    metrics,
+    objectives,
+    optimizers,
+    quantizers,
+    recipes,
+    schedules,
+    tables,
+)
 from common.cli import UserError
 from common.exact import ConversionError
 from common.files import replacing, write_json
@@ -36,36 +49,59 @@ class Trainer(tf.keras.Model):
     Args:
       codec: the model to train.
       config: as in common/recipes.py.
+      average: if given, a model that follows the weights of `codec` as train.ema_decay says, and
+        is validated and exported in its place.
+
+    Attributes:
+      codec: see above.
+      result: the model to validate and to export: `average`, or else `codec`.
     """
 
-    def __init__(self, codec: Model, config):
+    def __init__(self, codec: Model, config, average: Model | None = None):
         super().__init__()
         self.codec = codec
+        self.result = average or codec
         self._config = config
-        blank = tf.zeros([1, 64, 64, 3])
-        names = objectives.rate_distortion(blank, codec(blank), 1.0)
+        blank = tf.zeros([1, metrics.MS_SSIM_MIN_SIDE, metrics.MS_SSIM_MIN_SIDE, 3])
+        generated = self.result(blank[:, :64, :64])._replace(x_hat=blank)
+        names = objectives.rate_distortion(
+            blank, generated, 1.0, distortion=config.train.distortion)
         self._validation = {name: tf.keras.metrics.Mean(f"validation_{name}") for name in names}
+
+    def update_offsets(self):
+        """Recentres the integer grids, on which some quantizers round in training too."""
+        for codec in {self.codec, self.result}:
+            codec.update_offsets()
 
     def train_step(self, x):
         step = self.optimizer.iterations
         key = quantizers.fold_in([self._config.seed, 0], step)
-        quantizer = quantizers.for_training(self._config.train.quantizer, key)
+        quantizer = quantizers.for_training(
+            self._config.train.quantizer, key, step, self._config.train.num_steps)
         rd_lambda = schedules.rd_lambda(
             step, self._config.train.rd_lambda, self._config.train.num_steps,
             **self._config.train.rd_lambda_warmup)
         with tf.GradientTape() as tape:
-            generated = self.codec.generate(self.codec.infer(x), quantizer, training=True)
-            measured = objectives.rate_distortion(x, generated, rd_lambda)
+            latents = self.codec.infer(x, training=True)
+            generated = self.codec.generate(latents, quantizer, training=True)
+            measured = objectives.rate_distortion(
+                x, generated, rd_lambda, distortion=self._config.train.distortion)
         weights = self.codec.trainable_variables
         gradients = tape.gradient(measured["rd_loss"], weights)
         self.optimizer.apply_gradients(zip(gradients, weights))
+        if self.result is not self.codec:
+            # Not Keras's use_ema, which overwrites the weights that are trained when `fit` ends.
+            decay = self._config.train.ema_decay
+            for average, weight in zip(self.result.variables, self.codec.variables):
+                average.assign(decay * average + (1 - decay) * weight)
         # Keras brings its learning rate up to date in `apply_gradients`.
         return {**measured, "learning_rate": tf.identity(self.optimizer.learning_rate),
                 "rd_lambda": rd_lambda}
 
     def test_step(self, x):
         measured = objectives.rate_distortion(
-            x, self.codec(x), self._config.train.rd_lambda, eight_bit=True)
+            x, self.result(x), self._config.train.rd_lambda,
+            distortion=self._config.train.distortion, eight_bit=True)
         for name, value in measured.items():
             self._validation[name].update_state(value)
         return {name: mean.result() for name, mean in self._validation.items()}
@@ -80,18 +116,21 @@ class Journal(tf.keras.callbacks.Callback):
     Args:
       workdir: folder of the run.
       config: as in common/recipes.py.
-      checkpoint: codec, optimizer and best loss.
+      checkpoint: codec, its average, optimizer and best loss.
+      rate: the learning rate, which may depend on validation.
       sources: validation images, for TensorBoard; may be empty.
     """
 
     _supports_tf_logs = True
     _NUM_PICTURES = 4
 
-    def __init__(self, workdir: pathlib.Path, config, checkpoint: tf.train.Checkpoint, sources):
+    def __init__(self, workdir: pathlib.Path, config, checkpoint: tf.train.Checkpoint,
+                 rate: schedules.Schedule, sources):
         super().__init__()
         self._workdir = workdir
         self._config = config
         self._checkpoint = checkpoint
+        self._rate = rate
         self._manager = tf.train.CheckpointManager(
             checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
         self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
@@ -134,7 +173,7 @@ class Journal(tf.keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_test_begin(self, logs=None):
-        self.model.codec.update_offsets()
+        self.model.update_offsets()
 
     def on_test_end(self, logs=None):
         step = int(self.model.optimizer.iterations)
@@ -143,6 +182,7 @@ class Journal(tf.keras.callbacks.Callback):
         self._require_finite(measured["rd_loss"], step)
         self._write(step, "validation", measured)
         self._write_pictures(step)
+        self._rate.observe(measured["rd_loss"])
         if measured["rd_loss"] < float(self._checkpoint.best_loss):
             self._checkpoint.best_loss.assign(measured["rd_loss"])
             self._export()
@@ -152,6 +192,7 @@ class Journal(tf.keras.callbacks.Callback):
         self._write_window(step)
         export.require_finite(self.model.codec, f"step {step}")
         if not self._config.data.validation:  # then the last is the best
+            self.model.update_offsets()
             self._export()
         self._manager.save(checkpoint_number=step)
         self._writer.flush()
@@ -165,7 +206,7 @@ class Journal(tf.keras.callbacks.Callback):
     def _export(self):
         step = int(self.model.optimizer.iterations)
         try:
-            export.save(self.model.codec, record(type(self.model.codec), self._config),
+            export.save(self.model.result, record(type(self.model.result), self._config),
                         self._workdir / "model")
         except ConversionError as error:  # later weights may fit
             if step >= self._config.train.num_steps:
@@ -188,7 +229,7 @@ class Journal(tf.keras.callbacks.Callback):
     def _write_pictures(self, step):
         with self._writer.as_default():
             for i, picture in enumerate(self._pictures):
-                x_hat = self.model.codec(data.to_float(picture)[None]).x_hat
+                x_hat = self.model.result(data.to_float(picture)[None]).x_hat
                 tf.summary.image(f"validation/{i}/reconstruction", images.to_uint8(x_hat), step)
 
 
@@ -206,33 +247,45 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     sources = data.find(config.data.train)
     validation_sources = (
         data.readable(data.find(config.data.validation)) if config.data.validation else [])
-    warm_start = export.find(config.train.warm_start) if config.train.warm_start else None
+    _check_distortion(config, validation_sources)
+    warm_start = (
+        _warm_start_source(config.train.warm_start, workdir) if config.train.warm_start else None)
     tf.keras.utils.set_random_seed(config.seed)
-    codec = export.build(model_class, config.to_dict())
+    with _precision(config.train.precision):
+        codec = export.build(model_class, config.to_dict())
+    # An exported model is one of float32; integer networks and validation are made of that.
+    average = None
+    if config.train.ema_decay or config.train.precision != "float32":
+        average = export.build(model_class, config.to_dict())
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
+    if isinstance(rate, schedules.ReduceOnPlateau) and not validation_sources:
+        raise UserError("train.schedule ReduceOnPlateau needs data.validation")
     optimizer = optimizers.build(config.train.optimizer, rate)
-    quantizers.for_training(config.train.quantizer, tf.zeros(2, tf.int32))  # is there one?
-    codec.prepare_coding()  # can it be coded?
+    quantizers.for_training(  # is there one?
+        config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)
+    (average or codec).prepare_coding()  # can it be coded?
     crops = data.Crops(
         sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
         cache_gib=config.data.cache_gib)
 
     _claim(workdir, record(model_class, config))
-    trainer = Trainer(codec, config)
+    trainer = Trainer(codec, config, average)
     trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
     optimizer.build(codec.trainable_variables)
     best_loss = tf.Variable(math.inf, trainable=False)
-    journal = Journal(
-        workdir, config, tf.train.Checkpoint(codec=codec, optimizer=optimizer, best_loss=best_loss),
-        validation_sources)
+    checkpoint = tf.train.Checkpoint(
+        codec=codec, result=trainer.result, optimizer=optimizer, best_loss=best_loss)
+    journal = Journal(workdir, config, checkpoint, rate, validation_sources)
     step = journal.restore()
     validation = data.whole_images(validation_sources) if validation_sources else None
     if step == 0 and warm_start:
         fresh = export.warm_start(codec, warm_start)
         print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
-        if validation:
+    if step == 0:
+        trainer.result.set_weights(codec.get_weights())
+        if warm_start and validation:
             trainer.evaluate(validation, callbacks=[journal], verbose=0)
     if step < config.train.num_steps:
         interval = min(config.train.checkpoint_interval, config.train.num_steps)
@@ -251,19 +304,21 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
 def main(model_class: type[Model]) -> None:
     """The command line of `<package>/train.py`."""
     config_flag = config_flags.DEFINE_config_file(
-        "config", None, "config file; --config.<key>=<value> overrides an entry, for example "
-        "--config.train.num_steps=1000", lock_config=True)
+        "config", None, "config file, and after a colon the recipe, if not the file's own; "
+        "--config.<key>=<value> overrides an entry, for example --config.train.num_steps=1000",
+        lock_config=True)
     flags.declare_key_flag("config")
     hid = flags.DEFINE_integer("hid", None, "train with entry number HID of get_hyper()")
     experiments_dir = flags.DEFINE_string(
         "experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live")
     xid = flags.DEFINE_string(
         "xid", os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID")),
-        "name of the experiment; by default that of the Slurm job, else of the config file")
+        "name of the experiment; by default that of the Slurm job, else of the config file and "
+        "the recipe")
     flags.mark_flag_as_required("config")
 
     def train(_):
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        path, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
         config_module = load_config_module(path)
         config = config_flag.value
         wid = hid.value or 0
@@ -272,7 +327,8 @@ def main(model_class: type[Model]) -> None:
             # What the command line says goes before what the sweep says.
             config.update_from_flattened_dict(
                 config_flags.get_override_values(flags.FLAGS["config"]))
-        workdir = pathlib.Path(experiments_dir.value, xid.value or pathlib.Path(path).stem,
+        name = "-".join(filter(None, (pathlib.Path(path).stem, recipe)))
+        workdir = pathlib.Path(experiments_dir.value, xid.value or name,
                                f"wid={wid}-{config_module.get_runname(config)}")
         print(f"run: {workdir}")
         print(f"exported model: {run(model_class, config, workdir)}")
@@ -313,11 +369,57 @@ def _check(config) -> None:
         for key in keys:
             if config[section][key] < 1:
                 raise UserError(f"{section}.{key} is {config[section][key]}; need at least 1")
+    if not 0 <= config.train.ema_decay < 1:
+        raise UserError(f"train.ema_decay is {config.train.ema_decay}; need 0 (off) to below 1")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; need at least 0")
     if config.data.batch_size % config.data.crops_per_image:
         raise UserError(f"data.batch_size {config.data.batch_size} is no multiple of "
                         f"data.crops_per_image {config.data.crops_per_image}")
+
+
+def _check_distortion(config, validation_sources: list[data.Source]) -> None:
+    if config.train.distortion != "ms_ssim":
+        return
+    least = metrics.MS_SSIM_MIN_SIDE
+    sides = {f"validation image {source.name}": min(source.size()) for source in validation_sources}
+    for name, side in {"data.patch_size": config.data.patch_size, **sides}.items():
+        if side < least:
+            raise UserError(f"MS-SSIM needs sides of at least {least} pixels; {name} has {side}")
+    if config.train.rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
+        raise UserError(f"train.rd_lambda {config.train.rd_lambda:g} is one for MSE: nothing would "
+                        "be left of the image; for MS-SSIM, CompressAI has "
+                        f"{recipes.MS_SSIM_LAMBDAS[0]:g} to {recipes.MS_SSIM_LAMBDAS[-1]:g}")
+
+
+@contextlib.contextmanager
+def _precision(name: str):
+    """Keras layers made within compute in this precision; their weights are float32.
+
+    Raises:
+      UserError: there is no such precision.
+    """
+    if name not in ("float32", "mixed_bfloat16"):
+        raise UserError(f"train.precision is '{name}'; use float32 or mixed_bfloat16")
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(name)
+    try:
+        yield
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+
+
+def _warm_start_source(name: str, workdir: pathlib.Path) -> pathlib.Path:
+    """The exported model to start from: of an experiment, that of the run with this run's wid."""
+    if not any(pathlib.Path(name).glob("wid=*")):
+        return export.find(name)
+    wid = workdir.name.partition("-")[0]
+    runs = sorted(pathlib.Path(name).glob(f"{wid}-*"))
+    if len(runs) != 1:
+        found = ", ".join(run.name for run in runs) or "none"
+        raise UserError(f"train.warm_start: the experiment {name} should have one run {wid}-... "
+                        f"like this one; found: {found}")
+    return export.find(runs[0])
 
 
 def _claim(workdir: pathlib.Path, wanted: dict) -> None:

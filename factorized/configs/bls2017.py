@@ -3,14 +3,13 @@
 from common import recipes
 
 
-def get_config():
-    config = recipes.published()
+def get_config(recipe="yang2023"):
+    config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="BLS2017Analysis", channels=(256, 256, 256)),
         synthesis=dict(cls="BLS2017Synthesis", channels=(256, 256, 3)),
         use_offset=True,
     )
-    config.train.num_steps = 1_800_000
     return config
 
 

@@ -8,8 +8,8 @@ from joint_ar.configs import mbt2018
 get_runname = mbt2018.get_runname
 
 
-def get_config():
-    config = mbt2018.get_config()
+def get_config(recipe="yang2023"):
+    config = mbt2018.get_config(recipe)
     latents = config.model.analysis.channels[-1]
     config.model.context = dict(
         cls="GatedContext", latents=latents, width=96, blocks=2, channels=2 * latents)

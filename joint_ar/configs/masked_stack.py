@@ -5,8 +5,8 @@ from joint_ar.configs import mbt2018
 get_runname = mbt2018.get_runname
 
 
-def get_config():
-    config = mbt2018.get_config()
+def get_config(recipe="yang2023"):
+    config = mbt2018.get_config(recipe)
     config.model.context = dict(
         cls="MaskedStack", channels=_channels(config.model.context.channels), first_kernel=5,
         kernel=3, activation="elu")

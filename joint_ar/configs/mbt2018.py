@@ -6,8 +6,8 @@ At high rates y has M = 320 channels, which entries of `get_hyper()` with a larg
 from common import recipes
 
 
-def get_config():
-    config = recipes.published()
+def get_config(recipe="yang2023"):
+    config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis"),
         synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
@@ -19,7 +19,6 @@ def get_config():
         use_offset=True,
     )
     config.update_from_flattened_dict(_widths(192))
-    config.train.num_steps = 2_000_000
     return config
 
 

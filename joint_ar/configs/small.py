@@ -3,8 +3,8 @@
 from mshyper.configs import small
 
 
-def get_config():
-    config = small.get_config()
+def get_config(recipe="cpu"):
+    config = small.get_config(recipe)
     latents = config.model.analysis.channels[-1]
     del config.model["predict_mean"]
     config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)

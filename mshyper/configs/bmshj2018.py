@@ -3,8 +3,8 @@
 from common import recipes
 
 
-def get_config():
-    config = recipes.published()
+def get_config(recipe="yang2023"):
+    config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=(128, 128, 128, 192)),
         synthesis=dict(cls="MBT2018Synthesis", channels=(128, 128, 128, 3)),
@@ -13,7 +13,6 @@ def get_config():
         predict_mean=False,
         use_offset=True,
     )
-    config.train.num_steps = 2_000_000
     return config
 
 

@@ -7,8 +7,8 @@ M = 320 at high rates: set the last of `analysis.channels` to 320 and the last o
 from common import recipes
 
 
-def get_config():
-    config = recipes.published()
+def get_config(recipe="yang2023"):
+    config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=(192, 192, 192, 192)),
         synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
@@ -19,7 +19,8 @@ def get_config():
         predict_mean=True,
         use_offset=True,
     )
-    config.train.num_steps = 2_000_000
+    if recipe == "yang2023":  # that paper's number for this model
+        config.train.num_steps = 2_000_000
     return config
 
 

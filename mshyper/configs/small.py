@@ -6,8 +6,8 @@
 from common import recipes
 
 
-def get_config():
-    config = recipes.cpu()
+def get_config(recipe="cpu"):
+    config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=(32, 64, 96, 128)),
         synthesis=dict(cls="MBT2018Synthesis", channels=(96, 64, 32, 3)),

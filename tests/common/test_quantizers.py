@@ -1,13 +1,17 @@
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_compression as tfc
 
 from common import quantizers
 from common.cli import UserError
 
 SEED = tf.constant([3, 4])
 OFFSET = 0.25
-NOISY = [quantizers.UniformNoise, quantizers.Mixed, quantizers.SoftRound]
+NOISY = [quantizers.UniformNoise, quantizers.Mixed,
+         functools.partial(quantizers.SoftRound, alpha=4.0)]
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +115,53 @@ def test_soft_round_lies_between_and_has_a_gradient(value):
         assert np.all(gradient.numpy() > 0)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 14.0, 16.0, 200.0])
+def test_soft_round_has_finite_gradients_on_the_edges_of_cells(alpha, monkeypatch):
+    edges = np.array([-1.5, -0.5, 0.0, 0.5, 1.0, 2.5], np.float32)
+    value = tf.constant(np.concatenate([
+        edges, np.nextafter(edges, -9, dtype=np.float32), np.nextafter(edges, 9, dtype=np.float32)
+    ]) + OFFSET)
+    quantizer = quantizers.SoftRound(SEED, alpha)
+    # The noise that takes a soft value back to where it was: the decoder's is inverted there too.
+    monkeypatch.setattr(quantizer, "noise", lambda value, name: tf.zeros_like(value))
+    for gradient in gradients(quantizer, value):
+        assert np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize("alpha", [0.5, 4.0, 12.0])
+def test_soft_round_decodes_the_conditional_mean(alpha, value):
+    rate, decoded = quantizers.SoftRound(SEED, alpha)(value, OFFSET, "y")
+    expected = tfc.soft_round_conditional_mean(rate - OFFSET, alpha) + OFFSET
+    np.testing.assert_allclose(decoded, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["UniformNoise", "Mixed", "SoftRound", "StraightThrough"])
 def test_training_quantizers_by_name(name, value):
-    quantizer = quantizers.for_training(name, SEED)
-    assert type(quantizer) is getattr(quantizers, name)
-    same = quantizers.for_training(name, SEED)(value, OFFSET, "y")
-    np.testing.assert_array_equal(quantizer(value, OFFSET, "y"), same)
+    results = [quantizers.for_training(dict(cls=name), SEED, 3, 10)(value, OFFSET, "y")
+               for _ in range(2)]
+    np.testing.assert_array_equal(*results)
+    assert type(quantizers.for_training(dict(cls=name), SEED, 3, 10)) is getattr(quantizers, name)
 
 
-def test_unknown_name_is_a_user_error():
-    with pytest.raises(UserError, match="'Noise'.*UniformNoise"):
-        quantizers.for_training("Noise", SEED)
+@pytest.mark.parametrize("alpha, at", [
+    ((1.0, 16.0), {0: 1.0, 40: 7.0, 100: 16.0}), ([2, 1], {0: 2.0, 100: 1.0}),
+    (3.0, {0: 3.0, 100: 3.0})])
+def test_sharpness_is_a_line_over_training(alpha, at, value):
+    for step, sharpness in at.items():
+        annealed = quantizers.for_training(dict(cls="SoftRound", alpha=alpha), SEED, step, 100)
+        expected = quantizers.SoftRound(SEED, sharpness)(value, OFFSET, "y")
+        np.testing.assert_allclose(annealed(value, OFFSET, "y"), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config, message", [
+    (dict(cls="Noise"), "'Noise'.*UniformNoise"),
+    (dict(), "None"),
+    (dict(cls="UniformNoise", alpha=1.0), "UniformNoise.*alpha"),
+    (dict(cls="SoftRound", alfa=1.0), "SoftRound.*alfa"),
+    (dict(cls="SoftRound", alpha=(1.0, 0.0)), "more than 0"),
+    (dict(cls="SoftRound", alpha=(1.0, 2.0, 3.0)), "SoftRound.*unpack"),
+    (dict(cls="SoftRound", alpha="sharp"), "SoftRound"),
+])
+def test_mistakes_in_the_config_are_user_errors(config, message):
+    with pytest.raises(UserError, match=message):
+        quantizers.for_training(config, SEED, 0, 10)

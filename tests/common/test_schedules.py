@@ -1,4 +1,7 @@
+import math
+
 import pytest
+import tensorflow as tf
 
 from common import schedules
 from common.cli import UserError
@@ -31,9 +34,59 @@ def test_without_warmup_the_first_step_has_the_full_rate(cls):
     assert float(cls(0.5, 1000, warmup=0.0)(0)) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("cls", [schedules.WarmupDrop, schedules.WarmupCosine])
+def test_constant():
+    rate = schedules.Constant(0.5, 10)
+    assert [float(rate(step)) for step in (0, 9, 100)] == [0.5] * 3
+
+
+def test_exponential_at_its_corners():
+    rate = schedules.Exponential(2.0, 1000, factor=0.5, every=0.1)
+    expected = {0: 2.0, 50: 2.0 * math.sqrt(0.5), 100: 1.0, 300: 0.25, 1000: 2.0 / 1024}
+    assert {step: float(rate(step)) for step in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_cosine_restarts_at_its_corners():
+    rate = schedules.CosineRestarts(2.0, 1000, first=0.1, longer=2.0, lower=0.5, final=0.1)
+    # They start at 0, 100 and 300, 1.8, 0.9 and 0.45 above the end, and are half way down in the
+    # middle.
+    expected = {0: 2.0, 50: 1.1, 99: 0.2, 100: 1.1, 200: 0.65, 299: 0.2, 300: 0.65}
+    assert {step: float(rate(step)) for step in expected} == pytest.approx(expected, rel=0.02)
+
+
+def test_plateaus_at_their_corners():
+    rate = schedules.ReduceOnPlateau(1.0, 100, factor=0.25, patience=2, minimum=0.1)
+    seen = []
+    for loss in (5.0, 5.0, 4.0, 4.5, 4.0, 3.0, 9.0, 8.0, 8.0, 8.0):
+        rate.observe(loss)
+        seen.append(float(rate(0)))
+    assert seen == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.25, 0.25, 0.25, 0.1, 0.1, 0.1])
+
+
+def test_the_state_of_plateaus_is_in_the_checkpoint_of_the_optimizer(tmp_path):
+    def setup():
+        rate = schedules.ReduceOnPlateau(1.0, 100, factor=0.5, patience=2)
+        optimizer = tf.keras.optimizers.SGD(rate)
+        optimizer.build([tf.Variable(0.0)])
+        return rate, tf.train.Checkpoint(optimizer=optimizer)
+
+    rate, checkpoint = setup()
+    for loss in (1.0, 2.0, 2.0, 2.0):
+        rate.observe(loss)
+    path = checkpoint.save(str(tmp_path / "c"))
+    again, other = setup()
+    other.restore(path).assert_consumed()
+    for loss in (1.5, 1.5, 1.0, 0.5, 2.0, 2.0):
+        rate.observe(loss)
+        again.observe(loss)
+        assert float(rate(0)) == float(again(0))
+    assert float(again(0)) == 1 / 16
+
+
+@pytest.mark.parametrize("cls", [
+    schedules.Constant, schedules.WarmupDrop, schedules.WarmupCosine, schedules.Exponential,
+    schedules.CosineRestarts, schedules.ReduceOnPlateau])
 def test_config_rebuilds_the_schedule(cls):
-    rate = cls(0.3, 500, warmup=0.1)
+    rate = cls(0.3, 500)
     again = cls.from_config(rate.get_config())
     assert [float(rate(s)) for s in (0, 20, 450)] == [float(again(s)) for s in (0, 20, 450)]
 
@@ -48,6 +101,8 @@ def test_schedule_by_name():
     (dict(cls="Warmup"), "'Warmup'.*WarmupDrop"),
     (dict(), "None"),
     (dict(cls="WarmupCosine", drop_at=0.5), "WarmupCosine.*drop_at"),
+    (dict(cls="Exponential", every=0.0), "Exponential: every is 0.0"),
+    (dict(cls="ReduceOnPlateau", patience=0), "patience is 0"),
 ])
 def test_mistakes_in_the_config_are_user_errors(config, message):
     with pytest.raises(UserError, match=message):

@@ -157,7 +157,7 @@ def test_in_training_the_context_sees_what_is_coded(run, photo, name, passes):
     model.context = lambda y: (seen.append(y), context(y))[1]
     bits = model.y_prior.bits
     model.y_prior.bits = lambda value, index: (coded.append(value), bits(value, index))[1]
-    quantizer = quantizers.for_training(name, tf.constant([1, 2]))
+    quantizer = quantizers.for_training(dict(cls=name), tf.constant([1, 2]), 3, 10)
     latents = model.infer(photo[None, :64, :64] / np.float32(255))
     model.generate(latents, quantizer, training=True)
     assert len(seen) == passes and len(coded) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import export, training
+from common import export, images, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -44,10 +44,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["SOAP", pytest.param("Adam", marks=pytest.mark.slow)])
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, optimizer):
+@pytest.mark.parametrize("options", [
+    # All that keeps a state or depends on the step.
+    {"optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
+     "schedule": dict(cls="ReduceOnPlateau", patience=1)},
+    pytest.param({"optimizer.cls": "Adam"}, marks=pytest.mark.slow)])
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, options):
     config = tiny_config()
-    config.train.optimizer.cls = optimizer
+    config.train.update_from_flattened_dict(options)
     config.train.num_steps = 14  # no multiple of the interval: the last epoch is short
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
@@ -153,6 +157,79 @@ def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
     assert weights(tmp_path / "run")
 
 
+def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, tiny_run):
+    config = tiny_config()
+    config.train.ema_decay = 0.9
+    training.run(Model, config, tmp_path / "run")
+    # Training is that of a run without averages, validation is not.
+    for plain, averaged in zip(metrics(tiny_run), metrics(tmp_path / "run"), strict=True):
+        assert (averaged == plain) == (plain["split"] == "train")
+
+    reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
+    part = "analysis/layer_with_weights-0/_kernel_parameter/.ATTRIBUTES/VARIABLE_VALUE"
+    last, average = (reader.get_tensor(f"{name}/{part}") for name in ("codec", "result"))
+    exported = export.load(Model, tmp_path / "run/model").analysis.layers[0].kernel
+    np.testing.assert_array_equal(exported, average)
+    assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
+
+
+def test_ms_ssim_as_distortion(tmp_path):
+    config = tiny_config()
+    config.data.patch_size = 161
+    config.train.distortion = "ms_ssim"
+    config.train.rd_lambda = 8.73
+    config.train.num_steps = config.train.log_interval = 2
+    training.run(Model, config, tmp_path / "run")
+    for line in metrics(tmp_path / "run"):
+        assert line["rd_loss"] == pytest.approx(
+            line["bpp"] + 8.73 * (1 - line["ms_ssim"]), rel=1e-3)
+        assert math.isfinite(line["mse"]) and math.isfinite(line["psnr"])
+
+
+def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
+    config = tiny_config()
+    config.data.batch_size = 1
+    config.data.patch_size = 32
+    config.train.num_steps = 1
+    config.train.precision = "mixed_bfloat16"
+    config.train.warm_start = str(tiny_run.parent)
+    path = training.run(Model, config, tmp_path / "wid=0-other-name")
+    assert tf.keras.mixed_precision.global_policy().name == "float32"
+    first, train, last = metrics(tmp_path / "wid=0-other-name")
+    best = min(line["rd_loss"] for line in metrics(tiny_run) if line["split"] == "validation")
+    assert first["rd_loss"] == pytest.approx(best, rel=1e-5), "validation is in float32"
+    assert all(math.isfinite(line["rd_loss"]) for line in (train, last))
+    assert {variable.dtype for variable in export.load(Model, path).variables} == {tf.float32}
+
+
+@pytest.mark.parametrize("runs, message", [
+    (["wid=1-a"], "one run wid=0-.*found: none"),
+    (["wid=0-a", "wid=0-b", "wid=1-a"], "found: wid=0-a, wid=0-b"),
+    (["wid=0-a"], "not|no model"),
+])
+def test_warm_start_from_an_experiment_without_such_a_run(tmp_path, runs, message):
+    config = tiny_config()
+    for run in runs:
+        (tmp_path / "before" / run).mkdir(parents=True)
+    config.train.warm_start = str(tmp_path / "before")
+    with pytest.raises(UserError, match=message):
+        training.run(Model, config, tmp_path / "now" / "wid=0-b")
+    assert not (tmp_path / "now").exists()
+
+
+def test_ms_ssim_of_small_images_is_refused(tmp_path):
+    config = tiny_config()
+    config.train.distortion = "ms_ssim"
+    config.train.rd_lambda = 8.73
+    with pytest.raises(UserError, match="at least 161 pixels; data.patch_size has 64"):
+        training.run(Model, config, tmp_path / "run")
+    config.data.patch_size = 161
+    config.data.validation = str(tmp_path / "*.png")
+    images.write(tmp_path / "narrow.png", np.zeros([300, 160, 3], np.uint8))
+    with pytest.raises(UserError, match=r"validation image narrow\.png has 160"):
+        training.run(Model, config, tmp_path / "run")
+
+
 @pytest.mark.parametrize("key, value, message", [
     ("data.train", "nowhere/*.png", "neither a data set"),
     ("data.batch_size", 3, "no multiple"),
@@ -161,7 +238,11 @@ def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
     ("data.validation", "Makefile", "no images"),
     ("model.analysis.cls", "MBT2018Analisys", "did you mean 'MBT2018Analysis'"),
     ("train.optimizer.cls", "Sopa", "unknown optimizer"),
-    ("train.quantizer", "Noise", "unknown quantizer"),
+    ("train.quantizer.cls", "Noise", "unknown quantizer"),
+    ("train.quantizer.alpha", 3.0, "UniformNoise.*alpha"),
+    ("train.distortion", "ssim", "unknown distortion"),
+    ("train.ema_decay", 1.0, "ema_decay is 1.0"),
+    ("train.precision", "mixed_float16", "float32 or mixed_bfloat16"),
     ("train.schedule.cls", "Cosine", "unknown schedule"),
     ("train.jit_compile", "maybe", "auto, on or off"),
     ("train.warm_start", "no-such-model-1", "no model"),
@@ -192,6 +273,7 @@ def test_xla_trains_like_the_plain_graph(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments, message", [
     (["--config", "mshyper/configs/small.py", "--config.train.num_step=3"], "num_steps"),
+    (["--config", "mshyper/configs/small.py:advdnc"], "did you mean 'advdnic'"),
     (["--config", "nowhere.py"], "no config file nowhere.py"),
     ([], "--config"),
     (["--config", "mshyper/configs/small.py", "--hid", "7"], "entries 0 to 1"),
@@ -206,8 +288,8 @@ def test_mistakes_on_the_command_line(arguments, message):
 @pytest.mark.slow
 def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "factorized.train", "--config", "factorized/configs/bls2017.py",
-         "--hid", "0", "--experiments_dir", tmp_path, "--config.train.num_steps=2",
+        [sys.executable, "-m", "factorized.train", "--hid", "0", "--experiments_dir", tmp_path,
+         "--config", "factorized/configs/bls2017.py:hific", "--config.train.num_steps=2",
          "--config.data.train=photos/train", "--config.data.validation=photos/validation",
          "--config.data.patch_size=32", "--config.data.batch_size=1",
          "--config.train.rd_lambda=0.03", "--config.model.analysis.channels=(4,4,4)",
@@ -215,5 +297,6 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     config = json.loads(
-        (tmp_path / "bls2017/wid=0-bls2017-rd_lambda=0.03/config.json").read_text())
+        (tmp_path / "bls2017-hific/wid=0-bls2017-rd_lambda=0.03/config.json").read_text())
     assert config["train"]["rd_lambda"] == 0.03 and config["train"]["num_steps"] == 2
+    assert config["data"]["min_scale"] == 0.75 and config["train"]["schedule"]["drop_at"] == 0.5
