@@ -21,5 +21,7 @@ DATASETS = {
     "clic_valid": "clic/valid/*.png",
     "coco": "coco/train2017/*.jpg",
     "div2k": "div2k/*.png",
+    "cifar10": "cifar10/train.npy",
+    "cifar10_test": "cifar10/test.npy",
     "train": "train/*.jpg",
 }

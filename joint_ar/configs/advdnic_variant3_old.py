@@ -1,0 +1,15 @@
+"""advDNIC, variant 3_old: variant 3 with a plain stack of masked convolutions (PixelCNN)."""
+
+from joint_ar.configs import advdnic_variant3
+
+get_hyper = advdnic_variant3.get_hyper
+
+
+def get_config(recipe="advdnic"):
+    config = advdnic_variant3.get_config(recipe)
+    config.model.context = dict(cls="MaskedStack", channels=(192, 192, 384))
+    return config
+
+
+def get_runname(config):
+    return f"advdnic_variant3_old-rd_lambda={config.train.rd_lambda:g}"

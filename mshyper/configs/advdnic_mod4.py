@@ -1,0 +1,15 @@
+"""advDNIC, mod4: variant 1 with sub-pixel convolutions for the synthesis."""
+
+from mshyper.configs import advdnic_variant1
+
+get_hyper = advdnic_variant1.get_hyper
+
+
+def get_config(recipe="advdnic"):
+    config = advdnic_variant1.get_config(recipe)
+    config.model.synthesis.cls = "AdvDNICMod4Synthesis"
+    return config
+
+
+def get_runname(config):
+    return f"advdnic_mod4-rd_lambda={config.train.rd_lambda:g}"

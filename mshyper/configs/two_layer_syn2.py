@@ -1,0 +1,27 @@
+"""Two-layer decoder of Yang & Mandt 2023 without ELIC: four 5x5 layers, mixed quantisation."""
+
+from common import recipes
+
+
+def get_config(recipe="yang2023"):
+    config = recipes.build(recipe)
+    config.model = dict(
+        analysis=dict(cls="CNNAnalysis", channels=(256, 256, 256, 320), activation="leaky_relu"),
+        synthesis=dict(cls="TwoLayerSynthesis", channels=(12, 3)),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(320, 320, 320), activation="relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", channels=(320, 480, 640), activation="relu"),
+        predict_mean=True,
+        use_offset=False,
+    )
+    config.train.quantizer = dict(cls="Mixed")
+    return config
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value, "model.synthesis.channels": (hidden, 3)}
+            for hidden in (24, 48) for value in recipes.LAMBDAS[:4]]
+
+
+def get_runname(config):
+    return (f"two_layer_syn2-hidden={config.model.synthesis.channels[0]}"
+            f"-rd_lambda={config.train.rd_lambda:g}")

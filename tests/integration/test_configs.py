@@ -1,0 +1,87 @@
+"""Every config of every package, scaled down: builds, trains two steps, exports, codes."""
+
+import importlib
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+import codec
+from common import coding, export, images, recipes, training
+
+ROOT = pathlib.Path(__file__).parents[2]
+CONFIGS = sorted(
+    str(path.relative_to(ROOT)) for path in ROOT.glob("*/configs/*.py")
+    if path.stem not in ("__init__", "itinf"))
+DIVISOR = 16
+
+
+def overrides(config):
+    """`--config.model.<part>.<width>=...` for a sixteenth of all widths, as flat overrides."""
+    def narrow(value):
+        if isinstance(value, int):
+            return value // DIVISOR if value >= 2 * DIVISOR else value
+        return tuple(map(narrow, value))
+
+    return {f"model.{part}.{key}": narrow(value)
+            for part, arguments in config.model.items() if hasattr(arguments, "items")
+            for key, value in arguments.items() if key in ("channels", "latents", "width")}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, photo):
+    folder = tmp_path_factory.mktemp("pictures")
+    images.write(folder / "photo.png", photo[100:197, 200:331])
+    return folder
+
+
+@pytest.mark.parametrize("path", [
+    pytest.param(path, marks=() if "mod3" in path else pytest.mark.slow) for path in CONFIGS])
+def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
+    package, module = path.split("/")[0], training.load_config_module(str(ROOT / path))
+    model_class = importlib.import_module(f"{package}.models").Model
+    config = module.get_config()
+    if not config.train.warm_start:  # from a released model, whose widths are what they are
+        config.update_from_flattened_dict(overrides(config))
+    config.update_from_flattened_dict({
+        "data.train": str(pictures), "data.validation": str(pictures), "data.patch_size": 64,
+        "data.batch_size": 2, "train.num_steps": 2, "train.log_interval": 1,
+        "train.checkpoint_interval": 2})
+    if config.train.optimizer.cls == "SOAP":  # its graph takes long to build
+        config.train.optimizer.cls = "Adam"
+    exported = training.run(model_class, config, tmp_path / module.get_runname(config))
+    lines = [json.loads(line) for line in
+             (exported.parent / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
+    assert all(np.isfinite(line["rd_loss"]) for line in lines)
+
+    model, photo = codec.load_model(exported), images.read(pictures / "photo.png")
+    latents = coding.infer(model, photo)
+    ntc = coding.compress(model, photo)
+    decoded = coding.decode(model, ntc)[0]
+    assert decoded.keys() == latents.keys()
+    for name, value in latents.items():
+        # Untrained, y may be anything; but what is decoded is y rounded on some grid.
+        assert np.max(np.abs(decoded[name] - value)) <= 0.501
+    assert coding.decompress(model, ntc).shape == photo.shape
+    assert export.fingerprint(exported) == model.fingerprint
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_sweeps_override_what_is_there_and_have_names(path):
+    module = training.load_config_module(str(ROOT / path))
+    names = set()
+    for entry in range(len(module.get_hyper())):
+        config = module.get_config().lock()
+        training.apply_hyper(config, module.get_hyper(), entry)
+        names.add(module.get_runname(config))
+    assert len(names) == len(module.get_hyper()) >= 1
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+@pytest.mark.parametrize("recipe", ["yang2020", "advdnic"])
+def test_configs_take_any_recipe(path, recipe):
+    config = training.load_config_module(str(ROOT / path)).get_config(recipe)
+    assert config.train.optimizer.cls == recipes.build(recipe).train.optimizer.cls == "Adam"
+    assert config.model.analysis.cls
