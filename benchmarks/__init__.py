@@ -1,1 +1,1 @@
-"""Measurements of speed against other software; see README.md."""
+"""Measurements: of speed against other software, of cost, of training; see README.md."""

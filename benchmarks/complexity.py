@@ -1,0 +1,453 @@
+"""Parameters, FLOPs and receptive fields of all configs: `python -m benchmarks.complexity`.
+
+Every config counts as `get_config()` gives it; its sweep may make it wider at high rates. A config
+whose model is another's (mshyper/configs/demo.py) has no row of its own.
+
+Encoding and decoding are sums over the transforms: analysis and synthesis each on its own side,
+hyper-analysis in the encoder, and hyper-synthesis, context and entropy parameters in both. Priors
+are not in the sums: their cost is that of a table look-up. Their parameters are listed beside.
+
+FLOPs are those of TensorFlow's profiler, as in Yang & Mandt 2023: a multiply-add is two, batch 1,
+an image of 512 x 768 pixels, every transform at the size of its own input, divided by the pixels of
+the image. What the profiler does otherwise than one may think:
+
+* Element-wise operations count one an element (softmax five), and so do those that only prepare
+  weights (GDN's reparametrisation, masks): less than 0.1 % of any transform.
+* It has no entry for the activations in `_UNCOUNTED` and for batch normalisation. They count where
+  they come to more than 0.1 % of a transform, which happens in advDNIC's; elsewhere numbers are
+  those of the profiler alone, and can be compared with published ones.
+* It counts the masked taps of a context's kernels, which the coder does not compute (12 of the 25
+  of a 5x5 kernel are used). They are taken off. As weights they exist, never used: they are in
+  `parameters`, and by themselves in `masked_parameters`.
+* The coder evaluates hyper-synthesis, context and entropy parameters in integers (common/exact.py),
+  every position once. That is as many operations, of another kind.
+
+Receptive fields are measured with fresh weights, as the pixels of the image where the derivative is
+not zero: for analysis, of one position of y by the image; for synthesis, of the image by one
+position of y; and of one position of z by the image. The image is a strip, once tall, once wide.
+Squeeze and excitation sees the whole image; the extent given beside is that with its means held
+constant. With attention in windows, the extent depends on the position, and the largest is given.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import json
+import math
+import pathlib
+import unittest.mock
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from tensorflow.python.framework import ops
+
+from benchmarks.side_by_side import RESULTS, ROOT
+from common import files, tables, transforms
+from common.cli import UserError, report
+from common.transforms.attention import WindowAttention
+from common.transforms.layers import ShiftedConv
+
+HEIGHT, WIDTH = 512, 768  # pixels of the image
+
+# Model and paper of every config, in the order of the table.
+MODELS = {
+    "factorized/configs/bls2017.py": (
+        "Factorised prior", "Ballé, Laparra, Simoncelli 2017"),
+    "mshyper/configs/bmshj2018.py": (
+        "Scale hyperprior", "Ballé, Minnen, Singh, Hwang, Johnston 2018"),
+    "mshyper/configs/mbt2018.py": (
+        "Mean-scale hyperprior", "Minnen, Ballé, Toderici 2018"),
+    "mshyper/configs/small.py": (
+        "… small", "the zoo's, for a few CPU cores"),
+    "mshyper/configs/small_images.py": (
+        "… for images of 32 x 32 pixels", "Yang, Mandt 2023"),
+    "mshyper/configs/two_layer_syn.py": (
+        "Two-layer residual decoder", "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"),
+    "mshyper/configs/two_layer_light.py": (
+        "… with a linear hyper-synthesis", "Yang, Mandt 2023 (not in their results)"),
+    "mshyper/configs/two_layer_syn2.py": (
+        "Two-layer decoder, analysis of four layers", "Yang, Mandt 2023"),
+    "mshyper/configs/jpegl.py": (
+        "JPEG-like decoder", "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"),
+    "joint_ar/configs/mbt2018.py": (
+        "Joint autoregressive and hierarchical prior", "Minnen, Ballé, Toderici 2018"),
+    "joint_ar/configs/gated.py": (
+        "… with a gated context", "Salimans, Karpathy, Chen, Kingma 2017 (PixelCNN++)"),
+    "joint_ar/configs/masked_stack.py": (
+        "… with a stack of masked convolutions", "van den Oord et al. 2016 (PixelCNN)"),
+    "joint_ar/configs/small.py": (
+        "… small", "the zoo's, for a few CPU cores"),
+    "mshyper/configs/advdnic_variant1.py": (
+        "advDNIC variant 1: scale hyperprior", "advDNIC; Ballé et al. 2018"),
+    "mshyper/configs/advdnic_mod1.py": (
+        "… mod 1: an MBConv block after each GDN", "advDNIC"),
+    "mshyper/configs/advdnic_mod2.py": (
+        "… mod 2: MBConv blocks with GDN", "advDNIC"),
+    "mshyper/configs/advdnic_mod3.py": (
+        "… mod 3: MBConv blocks with swish", "advDNIC"),
+    "mshyper/configs/advdnic_mod4.py": (
+        "… mod 4: sub-pixel synthesis", "advDNIC"),
+    "mshyper/configs/advdnic_variant2.py": (
+        "advDNIC variant 2: means and scales apart", "advDNIC; Minnen et al. 2018"),
+    "joint_ar/configs/advdnic_variant3.py": (
+        "advDNIC variant 3: gated context", "advDNIC; Salimans et al. 2017"),
+    "joint_ar/configs/advdnic_variant3_old.py": (
+        "advDNIC variant 3_old: masked convolutions", "advDNIC; van den Oord et al. 2016"),
+    "joint_ar/configs/advdnic_variant4.py": (
+        "advDNIC variant 4: attention, gated context", "advDNIC; Liu et al. 2019"),
+}
+
+OUTPUT = RESULTS / "complexity.json"
+README = ROOT / "README.md"
+BEGIN = "<!-- complexity: written by python -m benchmarks.complexity --readme -->"
+END = "<!-- end -->"
+
+_DECODER_ONLY = {"synthesis"}
+_ENCODER_ONLY = {"analysis", "hyper_analysis"}
+
+# Operations an element of what the profiler does not know. One each, as it counts logarithms and
+# powers; batch normalisation of a trained model is a scale and a shift.
+_UNCOUNTED = {"Abs": 1, "Elu": 1, "LeakyRelu": 1, "Relu": 1, "Sigmoid": 1, "Softplus": 1, "Tanh": 1,
+              "FusedBatchNormV3": 2}
+_NO_ARITHMETIC = {
+    "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "FloorDiv", "GatherV2", "Identity",
+    "IdentityN", "NoOp", "Pack", "Pad", "Placeholder", "ReadVariableOp", "Reshape", "Shape",
+    "Squeeze", "StridedSlice", "Transpose"}
+_MATTERS = 1e-3
+
+_STRIP = 64  # pixels of its shorter side; the stride of z
+_LENGTHS = 512, 1024, 2048, 4096  # of its longer side; the first that is long enough is taken
+
+# bool [H, W], where the image (this shape) and position (this far from the centre) are connected.
+Support = Callable[[tuple[int, int], int], np.ndarray]
+
+
+# --- Configs ----------------------------------------------------------------------------------
+
+
+def configurations() -> dict[str, dict]:
+    """`config.model` of every config by its path, in the order of `MODELS`, without duplicates.
+
+    Raises:
+      UserError: a config is not in `MODELS`, and no other's model either; or `MODELS` has one that
+        does not exist.
+    """
+    found = {str(path.relative_to(ROOT)): _model(path) for path in ROOT.glob("*/configs/*.py")}
+    known = {path: found[path] for path in MODELS if path in found}
+    packages = [(path.partition("/")[0], model) for path, model in known.items()]
+    wrong = [path for path in MODELS if path not in found]
+    wrong += [path for path, model in found.items()
+              if (path.partition("/")[0], model) not in packages]
+    if wrong:
+        raise UserError("configs and MODELS in benchmarks/complexity.py, which has model and paper "
+                        f"of each, do not agree on {', '.join(sorted(wrong))}")
+    return known
+
+
+def _model(path: pathlib.Path) -> dict:
+    module = importlib.import_module(f"{path.parts[-3]}.configs.{path.stem}")
+    return json.loads(json.dumps(module.get_config().model.to_dict()))
+
+
+# --- Parameters and FLOPs ---------------------------------------------------------------------
+
+
+class Cost(NamedTuple):
+    """Of one transform.
+
+    Attributes:
+      parameters: trainable.
+      masked_parameters: those of them that are never used.
+      flops: for the whole input.
+    """
+
+    parameters: int
+    masked_parameters: int
+    flops: int
+
+
+def cost(transform: tf.keras.Model, height: int, width: int, channels: int) -> Cost:
+    """Counts a transform of an input of this size.
+
+    Raises:
+      ValueError: it has an operation of which nothing is known.
+    """
+    function = tf.function(lambda x: transform(x), autograph=False)
+    graph = function.get_concrete_function(tf.TensorSpec([1, height, width, channels])).graph
+    profiled = uncounted = 0
+    for op in graph.get_operations():
+        flops = ops.get_stats_for_node_def(graph, op.node_def, "flops").value
+        if flops is not None:
+            profiled += flops
+        elif op.type in _UNCOUNTED:
+            uncounted += _UNCOUNTED[op.type] * op.outputs[0].shape.num_elements()
+        elif op.type not in _NO_ARITHMETIC:
+            raise ValueError(f"how many FLOPs has the operation {op.type} ({op.name})? Add it to "
+                             "_UNCOUNTED or _NO_ARITHMETIC in benchmarks/complexity.py")
+    masked = 0
+    for layer in transform.submodules:
+        if isinstance(layer, ShiftedConv):
+            rows, columns, inputs, outputs = layer.kernel.shape
+            masked += (rows * columns - len(layer.taps)) * inputs * outputs
+    # Such layers keep the size: each weight is used once a position.
+    profiled -= 2 * masked * height * width
+    return Cost(_size(transform), masked,
+                profiled + (uncounted if uncounted > _MATTERS * profiled else 0))
+
+
+def _size(module: tf.Module) -> int:
+    return sum(variable.shape.num_elements() for variable in module.trainable_variables)
+
+
+def _inputs(parts: dict[str, tf.keras.Model]) -> dict[str, tuple[int, int]]:
+    """Pixels of the image between two positions of each part's input, and its channels."""
+    stride, latents = parts["analysis"].stride, parts["analysis"].out_channels
+    inputs = dict.fromkeys(("synthesis", "hyper_analysis", "context"), (stride, latents))
+    inputs["analysis"] = 1, 3
+    if "hyper_analysis" in parts:
+        hyper = parts["hyper_analysis"]
+        inputs["hyper_synthesis"] = stride * hyper.stride, hyper.out_channels
+    if "context" in parts:
+        inputs["entropy_parameters"] = stride, sum(
+            parts[name].out_channels for name in ("context", "hyper_synthesis"))
+    return {name: inputs[name] for name in parts}
+
+
+# --- Receptive fields -------------------------------------------------------------------------
+
+
+def receptive_field(stages: Sequence[tf.keras.Model]) -> dict:
+    """Of one position of the last stage's output in the image that the first stage sees.
+
+    Returns:
+      `height` and `width` in pixels; `whole_image`: there is a path from everywhere, and height and
+      width are without it; `largest`: they depend on the position.
+    """
+    def support(shape, offset):
+        image = x = tf.random.stateless_uniform([1, *shape, 3], (0, 0), -0.5, 0.5)
+        with tf.GradientTape() as tape:
+            tape.watch(image)
+            for stage in stages:
+                x = stage(x)
+            value = x[:, x.shape[1] // 2 + offset * (shape[0] > shape[1]),
+                      x.shape[2] // 2 + offset * (shape[1] > shape[0])]
+        return tape.gradient(value, image)[0].numpy().any(axis=-1)
+
+    return _field(support, stages)
+
+
+def influence(synthesis: tf.keras.Model, channels: int) -> dict:
+    """The pixels that one position of `synthesis`' input changes, as from `receptive_field`."""
+    def support(shape, offset):
+        height, width = (side // synthesis.stride for side in shape)
+        y = tf.random.stateless_normal([1, height, width, channels], (0, 0))
+        position = [0, height // 2 + offset * (height > width),
+                    width // 2 + offset * (width > height)]
+        direction = tf.random.stateless_normal([channels], (0, 1))
+        with tf.autodiff.ForwardAccumulator(
+                y, tf.scatter_nd([position], direction[None], y.shape)) as accumulator:
+            image = synthesis(y)
+        return accumulator.jvp(image)[0].numpy().any(axis=-1)
+
+    return _field(support, [synthesis])
+
+
+def _field(support: Support, stages: Sequence[tf.keras.Model]) -> dict:
+    # What windows make of a position repeats with the largest of them, at y's stride.
+    periods = [layer.window * stages[0].stride for stage in stages for layer in stage.submodules
+               if isinstance(layer, WindowAttention)]
+    stride = math.prod(stage.stride for stage in stages)
+    offsets = range(max(1, max(periods, default=0) // stride))
+    for length in _LENGTHS:
+        extents, whole_image = _extents(support, length, offsets), False
+        if not extents:
+            with _constant_means():
+                extents, whole_image = _extents(support, length, offsets), True
+        if extents:
+            height, width = extents
+            return {"height": height, "width": width, "whole_image": whole_image,
+                    "largest": bool(periods)}
+    raise ValueError(f"the receptive field is not within {_LENGTHS[-1]} pixels, and not by means")
+
+
+def _extents(support: Support, length: int, offsets: Sequence[int]) -> list[int] | None:
+    """Height and width of the largest support; None if one reaches the border."""
+    extents = []
+    for axis, shape in enumerate([(length, _STRIP), (_STRIP, length)]):
+        largest = 0
+        for offset in offsets:
+            seen = np.flatnonzero(support(shape, offset).any(axis=1 - axis))
+            if seen[0] == 0 or seen[-1] == length - 1:
+                return None
+            largest = max(largest, int(seen[-1] - seen[0]) + 1)
+        extents.append(largest)
+    return extents
+
+
+@contextlib.contextmanager
+def _constant_means() -> Iterator[None]:
+    """Within, means over the whole image have no derivative."""
+    layer = tf.keras.layers.GlobalAveragePooling2D
+    mean = layer.call
+    with unittest.mock.patch.object(
+            layer, "call", lambda self, x: tf.stop_gradient(mean(self, x))):
+        yield
+
+
+# --- Configs measured -------------------------------------------------------------------------
+
+
+def measure(package: str, model: dict) -> dict:
+    """All about the model that `package` builds from `model`, an entry of `configurations`."""
+    described = {name: json.dumps(value, sort_keys=True) for name, value in model.items()
+                 if isinstance(value, dict)}
+    inputs = _inputs({name: _build(text) for name, text in described.items()})
+    parts = {}
+    for name, (stride, channels) in inputs.items():
+        counted = _part_cost(described[name], stride, channels)
+        parts[name] = {"parameters": counted.parameters,
+                       "masked_parameters": counted.masked_parameters,
+                       "flops_per_pixel": counted.flops / (HEIGHT * WIDTH)}
+    fields = {
+        "analysis": _part_field(described["analysis"]),
+        "synthesis": _part_influence(described["synthesis"], inputs["synthesis"][1]),
+    }
+    if "hyper_analysis" in parts:
+        fields["analysis to z"] = _part_field(described["analysis"], described["hyper_analysis"])
+    priors = importlib.import_module(f"{package}.models").Model(**model).priors
+    return {
+        "model": model,
+        "parts": parts,
+        "priors": {"parameters": sum(_size(p) for p in priors if isinstance(p, tf.Module))},
+        "encoder": _total(parts, _DECODER_ONLY),
+        "decoder": _total(parts, _ENCODER_ONLY),
+        "receptive_field": fields,
+    }
+
+
+def _total(parts: dict, without: set[str]) -> dict:
+    used = [part for name, part in parts.items() if name not in without]
+    return {key: sum(part[key] for part in used) for key in ("parameters", "flops_per_pixel")}
+
+
+def _build(description: str) -> tf.keras.Model:
+    return transforms.build(json.loads(description))
+
+
+# Configs share most of their parts.
+@functools.cache
+def _part_cost(description: str, stride: int, channels: int) -> Cost:
+    return cost(_build(description), HEIGHT // stride, WIDTH // stride, channels)
+
+
+@functools.cache
+def _part_field(*descriptions: str) -> dict:
+    return receptive_field([_build(description) for description in descriptions])
+
+
+@functools.cache
+def _part_influence(description: str, channels: int) -> dict:
+    return influence(_build(description), channels)
+
+
+# --- Output -----------------------------------------------------------------------------------
+
+
+def render(results: dict[str, dict]) -> str:
+    """The results as text."""
+    parts = list(dict.fromkeys(name for result in results.values() for name in result["parts"]))
+    fields = ["analysis", "synthesis", "analysis to z"]
+    costs = {"parameters": "parameters, thousands", "flops_per_pixel": "kFLOPs/pixel"}
+    text = []
+    for key, title in costs.items():
+        columns = [*parts, "encoder", "decoder"]
+        if key == "parameters":
+            columns += ["priors", "masked"]
+        rows = []
+        for path, result in results.items():
+            masked = sum(part["masked_parameters"] for part in result["parts"].values())
+            values = {**result["parts"], **result, "masked": {"parameters": masked}}
+            rows.append({title: path, **{
+                column: f"{values[column][key] / 1000:,.2f}" if column in values else "-"
+                for column in columns}})
+        text.append(tables.render(rows, [title, *columns]))
+    title = "receptive field, pixels"
+    rows = [{title: path, **{name: _describe(result["receptive_field"].get(name))
+                             for name in fields}} for path, result in results.items()]
+    text.append(tables.render(rows, [title, *fields]))
+    return "\n\n".join(text)
+
+
+def _describe(field: dict | None) -> str:
+    if field is None:
+        return "-"
+    height, width = field["height"], field["width"]
+    text = f"{height}" if height == width else f"{height} x {width}"
+    text = f"up to {text}" if field["largest"] else text
+    return f"image ({text} without means)" if field["whole_image"] else text
+
+
+def readme_table(results: dict[str, dict]) -> str:
+    """The table of README.md, in Markdown."""
+    lines = ["| Model | Paper | Config | Parameters | Encode | Decode |",
+             "|---|---|---|--:|--:|--:|"]
+    for path, result in results.items():
+        model, paper = MODELS[path]
+        parameters = sum(part["parameters"] for part in result["parts"].values()) / 1e6
+        encode, decode = (result[side]["flops_per_pixel"] / 1000 for side in ("encoder", "decoder"))
+        lines.append(f"| {model} | {paper} | `{path}` | {parameters:.1f} M | {encode:.1f} "
+                     f"| {decode:.1f} |")
+    return "\n".join([*lines, "", "Encode and decode are kFLOPs a pixel of all transforms on that "
+                      "side, a multiply-add being two."])
+
+
+def replace_table(text: str, table: str) -> str:
+    """`text` with `table` between the markers.
+
+    Raises:
+      UserError: the markers are not there.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"README.md has no '{BEGIN}' followed by '{END}'")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+@report
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--configs", nargs="+", metavar="CONFIG",
+                        help="print these only, and save nothing; e.g. mshyper/configs/small.py")
+    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md")
+    args = parser.parse_args()
+    if args.configs and args.readme:
+        parser.error("--readme takes all configs")
+    known = configurations()
+    unknown = set(args.configs or ()) - set(known)
+    if unknown:
+        raise UserError(f"no config {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    tf.get_logger().setLevel("ERROR")  # the profiler warns of itself
+    results = {path: measure(path.partition("/")[0], known[path])
+               for path in tqdm.tqdm(args.configs or known, unit="config", disable=None)}
+    print(render(results))
+    if args.configs:
+        return
+    RESULTS.mkdir(exist_ok=True)
+    files.write_json(OUTPUT, {"height": HEIGHT, "width": WIDTH,
+                              "versions": tables.environment()["versions"], "configs": results})
+    print(f"written: {OUTPUT}")
+    if args.readme:
+        text = replace_table(README.read_text(), readme_table(results))
+        with files.replacing(README) as temporary:
+            temporary.write_text(text)
+        print(f"written: {README}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""Steps and minutes that Adam and SOAP need to the same loss: `python -m benchmarks.optimizers`.
+
+Two small models are trained on the same crops (8 x 128 x 128, lambda 0.02, seed 0):
+
+    mbt2018        N = M = 64
+    two_layer_syn  ELIC's analysis of width 64, N = M = 64
+
+by three recipes, each with the schedule of Yang & Mandt 2023 (warm-up 2 %, a drop to a tenth at
+80 % of its own length) and gradients clipped to a norm of 1:
+
+    Adam, published   learning rate 1e-4
+    Adam, best        the rate of `--rates` with the lowest validation loss in the first `--trial`
+                      steps of that schedule
+    SOAP              learning rate 2e-3, and a fraction of the steps
+
+The loss to reach is the lowest that Adam at its best rate has in all of its training. Validation is
+on whole images, every 50 steps. Steps are counted in the runs; the time of a step is measured
+apart, the optimisers taking turns in one process, and excludes validation and checkpoints. Minutes
+are steps times that. Runs stay in `--experiments_dir`, and the same command goes on with them.
+"""
+
+import argparse
+import datetime
+import json
+import pathlib
+import statistics
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import side_by_side
+from common import data, export, files, optimizers, schedules, tables, training
+from common.cli import report
+from mshyper.configs import mbt2018, two_layer_syn
+from mshyper.models import Model
+
+_HYPER = {
+    "model.hyper_analysis.channels": (64, 64, 64),
+    "model.hyper_synthesis.channels": (64, 96, 128),
+}
+MODELS = {
+    "mbt2018, N = 64": (mbt2018, {
+        **_HYPER, "model.analysis.channels": (64, 64, 64, 64),
+        "model.synthesis.channels": (64, 64, 64, 3)}),
+    "two_layer_syn, ELIC 64": (two_layer_syn, {
+        **_HYPER, "model.analysis.channels": (64, 64, 64, 64)}),
+}
+PUBLISHED_RATE, SOAP_RATE = 1e-4, 2e-3
+
+
+def config_of(model: str, optimizer: str, rate: float, steps: int, args: argparse.Namespace):
+    """The config of one run: yang2023's recipe on small crops."""
+    module, overrides = MODELS[model]
+    config = module.get_config("yang2023")
+    config.update_from_flattened_dict({
+        **overrides,
+        "data.train": args.train, "data.validation": args.validation,
+        "data.patch_size": 128, "data.batch_size": 8, "data.min_scale": 0.5, "data.flip": True,
+        "train.rd_lambda": 0.02, "train.num_steps": steps, "train.log_interval": 50,
+        "train.checkpoint_interval": 50, "train.optimizer.cls": optimizer,
+        "train.optimizer.learning_rate": rate})
+    return config
+
+
+def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Namespace,
+          trial: int | None = None) -> list[tuple[int, float]]:
+    """Validation losses by step; only the first `trial` steps of training, if given."""
+    config = config_of(model, optimizer, rate, trial or steps, args)
+    name = f"{optimizer}-{rate:g}-{steps}"
+    if trial:  # the beginning of that schedule, before its drop
+        config.train.schedule.update(
+            warmup=config.train.schedule.warmup * steps / trial, drop_at=1.0)
+        name += f"-first-{trial}"
+    folder = pathlib.Path(args.experiments_dir, model.partition(",")[0], name)
+    training.run(Model, config, folder)
+    return curve(folder)
+
+
+def curve(folder: pathlib.Path) -> list[tuple[int, float]]:
+    """(step, validation loss) from the metrics of a run."""
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["rd_loss"]) for line in lines if line["split"] == "validation"]
+
+
+def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of single training steps of both optimisers, which take turns."""
+    trainers = {}
+    for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
+        config = config_of(model, name, rate, 1000, args)
+        codec = export.build(Model, config.to_dict())
+        trainers[name] = training.Trainer(codec, config)
+        trainers[name].compile(optimizer=optimizers.build(
+            config.train.optimizer,
+            schedules.learning_rate(config.train.schedule, rate, config.train.num_steps)))
+    crops = data.Crops(data.find(args.train), 128, seed=0, min_scale=0.5)
+    batches = [data.to_float(np.concatenate([crops.draw(8 * i + k) for k in range(8)]))
+               for i in range(args.rounds + 2)]
+    seconds = {name: [] for name in trainers}
+    for i, batch in enumerate(batches):
+        for name, trainer in trainers.items():
+            # SOAP's bases are updated in every tenth step: ten steps, whose mean counts.
+            elapsed = side_by_side.seconds(
+                lambda step=trainer.train_on_batch, x=batch: [step(x) for _ in range(10)]) / 10
+            if i >= 2:  # the first builds the graph
+                seconds[name].append(elapsed)
+    return seconds
+
+
+def reached(losses: list[tuple[int, float]], target: float) -> int | None:
+    """The first validated step whose loss is at most `target`."""
+    return next((step for step, loss in losses if loss <= target), None)
+
+
+def compare(curves: dict[str, list], seconds: dict[str, list[float]]) -> list[dict]:
+    """A row for each recipe: steps and minutes to the target, and how often SOAP's they are."""
+    [best] = (name for name in curves if name.startswith("Adam") and "published" not in name)
+    target = min(loss for _, loss in curves[best])
+    rows = []
+    for name, losses in curves.items():
+        step = statistics.median(seconds[name.partition(",")[0]])
+        steps = reached(losses, target)
+        rows.append({
+            "recipe": name, "target": target, "steps": steps, "trained": losses[-1][0],
+            "lowest loss": min(loss for _, loss in losses), "s a step": step,
+            "minutes": steps * step / 60 if steps else None})
+    soap = rows[-1]
+    for row in rows:
+        # Where the target was not reached, all steps trained are a lower bound.
+        steps = row["steps"] or row["trained"]
+        row["steps / SOAP"] = steps / soap["steps"]
+        row["minutes / SOAP"] = steps * row["s a step"] / 60 / soap["minutes"]
+    return rows
+
+
+def plot(curves: dict[str, dict[str, list]], path: pathlib.Path) -> None:
+    """Validation loss over steps, one panel a model."""
+    figure = Figure(figsize=(10, 4))
+    axes = figure.subplots(1, len(curves), sharey=True)
+    for axis, (model, by_recipe) in zip(axes, curves.items()):
+        for name, losses in by_recipe.items():
+            axis.plot(*np.transpose(losses), label=name, linewidth=1.2)
+        axis.set(title=model, xlabel="steps", xscale="log", yscale="log")
+        axis.grid(True, which="both", alpha=0.3)
+        axis.legend()
+    axes[0].set_ylabel("validation loss, bpp + 0.02 MSE")
+    figure.tight_layout()
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, format="svg")
+
+
+@report
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--train", default="photos/train", help="data set; default: %(default)s")
+    parser.add_argument("--validation", default="photos/validation")
+    parser.add_argument("--experiments_dir", default="experiments/optimizers")
+    parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3],
+                        help="learning rates of Adam to try; default: %(default)s")
+    parser.add_argument("--trial", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=3000, help="of Adam")
+    parser.add_argument("--soap_steps", type=int, default=600)
+    parser.add_argument("--rounds", type=int, default=5, help="of ten steps each, to time them")
+    args = parser.parse_args()
+    curves, trials, seconds = {}, {}, {}
+    for model in MODELS:
+        trials[model] = {rate: train(model, "Adam", rate, args.steps, args, args.trial)
+                         for rate in args.rates}
+        best = min(args.rates, key=lambda rate: min(loss for _, loss in trials[model][rate]))
+        curves[model] = {
+            "Adam, published (1e-04)": train(model, "Adam", PUBLISHED_RATE, args.steps, args),
+            f"Adam, best ({best:.0e})": train(model, "Adam", best, args.steps, args),
+            "SOAP (2e-03)": train(model, "SOAP", SOAP_RATE, args.soap_steps, args)}
+    for model in MODELS:
+        side_by_side.warn_if_busy()
+        seconds[model] = step_seconds(model, args)
+    write(curves, trials, seconds, vars(args))
+
+
+def write(curves, trials, seconds, options) -> None:
+    """Prints the tables, and writes optimizers.json and optimizers.svg to results/."""
+    rows = {model: compare(curves[model], seconds[model]) for model in curves}
+    for model in rows:
+        print(f"\n{model}\n{tables.render(rows[model], rows[model][0].keys())}")
+    side_by_side.RESULTS.mkdir(exist_ok=True)
+    files.write_json(side_by_side.RESULTS / "optimizers.json", {
+        "date": datetime.date.today().isoformat(), "options": options, **tables.environment(),
+        "rows": rows, "curves": curves, "trials": trials, "seconds": seconds})
+    plot(curves, side_by_side.RESULTS / "optimizers.svg")
+
+
+if __name__ == "__main__":
+    main()

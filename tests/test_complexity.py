@@ -1,0 +1,156 @@
+import json
+
+import pytest
+import tensorflow as tf
+
+from benchmarks import complexity
+from common import transforms
+from common.cli import UserError
+from common.transforms.attention import non_local
+from common.transforms.layers import Transform, conv
+
+HEIGHT, WIDTH = complexity.HEIGHT, complexity.WIDTH
+
+
+@pytest.fixture(scope="module")
+def saved() -> dict:
+    return json.loads(complexity.OUTPUT.read_text())["configs"]
+
+
+def config(cls, channels=None, **arguments):
+    return dict(cls=cls, **arguments) | ({"channels": channels} if channels else {})
+
+
+def cost_per_pixel(transform, stride, channels):
+    counted = complexity.cost(transform, HEIGHT // stride, WIDTH // stride, channels)
+    return counted, counted.flops / (HEIGHT * WIDTH)
+
+
+# --- Parameters and FLOPs ---------------------------------------------------------------------
+
+
+# FLOPs of Yang & Mandt 2023, results published with github.com/mandt-lab/shallow-ntc
+# (flops_per_pixel.csv).
+@pytest.mark.parametrize("described, stride, channels, flops, parameters", [
+    (config("CNNAnalysis", (192, 192, 192, 320)), 1, 3, 163264.25, 3_394_496),
+    (config("CNNSynthesis", (192, 192, 192, 3)), 16, 320, 163266.0, 3_394_179),
+    (config("CNNAnalysis", (192, 192, 192, 320), activation="gdn"), 1, 3, 187583.098, None),
+    (config("CNNSynthesis", (192, 192, 192, 3), activation="igdn"), 16, 320, 187584.848, None),
+    (config("HyperAnalysis", (320, 320, 320)), 16, 320, 13451.640625, 6_042_560),
+    (config("HyperSynthesis", (320, 480, 640)), 64, 320, 30354.6875, 9_166_240),
+    (config("JPEGLikeSynthesis"), 16, 320, 2433.0, 311_043),
+    (config("TwoLayerResSynthesis", (12, 3)), 16, 320, 10680.001, 1_299_003),
+    (config("ElicAnalysis"), 1, 3, 510845.5, 7_337_792),
+    (config("ElicSynthesis"), 16, 320, 510847.25, 7_337_475),
+])
+def test_published_flops(described, stride, channels, flops, parameters):
+    counted, per_pixel = cost_per_pixel(transforms.build(described), stride, channels)
+    assert per_pixel == pytest.approx(flops, abs=1e-3)
+    assert parameters in (None, counted.parameters)
+
+
+@pytest.mark.parametrize("described, stride, channels, flops, parameters", [
+    (config("TwoLayerSynthesis", (12, 3)), 16, 320, 5604, 650_031),
+    (config("TwoLayerSynthesis", (24, 3)), 16, 320, 11349, 1_300_347),
+    (config("TwoLayerSynthesis", (48, 3)), 16, 320, 23271, 2_601_843),
+    (config("TwoLayerResSynthesis", (12, 3), residual="d2s"), 16, 320, 6381, 667_935),
+    (config("JPEGLikeHyperSynthesis", 640), 64, 320, 3602.5, 7_373_440),
+    (config("BLS2017Analysis", (256, 256, 256)), 1, 3, 82077, 3_471_104),
+    (config("BLS2017Synthesis", (256, 256, 3)), 16, 256, 82080, 3_471_107),
+])
+def test_flops_and_parameters(described, stride, channels, flops, parameters):
+    counted, per_pixel = cost_per_pixel(transforms.build(described), stride, channels)
+    # The profiler counts what GDN does with its parameters too.
+    assert per_pixel == pytest.approx(flops, abs=0.02)
+    assert counted.parameters == parameters
+
+
+def test_masked_taps_are_not_computed():
+    context = transforms.build(config("MaskedContext", 384, kernel=5))
+    counted = complexity.cost(context, 32, 48, 192)
+    assert counted.parameters == 25 * 192 * 384 + 384
+    assert counted.masked_parameters == 13 * 192 * 384
+    used = 32 * 48 * (2 * 12 * 192 * 384 + 384)
+    masking = 25 * 192 * 384
+    assert counted.flops == pytest.approx(used + masking, abs=10)
+
+
+def test_operations_unknown_to_the_profiler_count_where_they_matter():
+    relu = tf.keras.Sequential([tf.keras.layers.Activation("relu")])
+    assert complexity.cost(relu, 8, 8, 4).flops == 8 * 8 * 4
+    convolved = tf.keras.Sequential([conv(64, 5, activation="relu")])
+    assert complexity.cost(convolved, 8, 8, 64).flops == 8 * 8 * (2 * 25 * 64 * 64 + 64)
+    with pytest.raises(ValueError, match="operation Cumsum"):
+        complexity.cost(tf.keras.Sequential([tf.keras.layers.Lambda(tf.cumsum)]), 8, 8, 4)
+
+
+# --- Receptive fields -------------------------------------------------------------------------
+
+
+def field(extent, whole_image=False, largest=False):
+    return {"height": extent, "width": extent, "whole_image": whole_image, "largest": largest}
+
+
+def test_receptive_field_of_four_layers():
+    # 1 + 4 (1 + 2 + 4 + 8)
+    analysis = transforms.build(config("CNNAnalysis", (4, 4, 4, 4)))
+    assert complexity.receptive_field([analysis]) == field(61)
+    synthesis = transforms.build(config("CNNSynthesis", (4, 4, 4, 3)))
+    assert complexity.influence(synthesis, 4) == field(61)
+
+
+def test_receptive_field_of_the_jpeg_like_synthesis():
+    synthesis = transforms.build(config("JPEGLikeSynthesis"))
+    assert complexity.influence(synthesis, 4) == field(18)
+
+
+def test_receptive_field_with_squeeze_and_excitation_is_the_image():
+    # That of four layers, and 3x3 at strides 2, 4 and 8.
+    analysis = transforms.build(config("AdvDNICMod1Analysis", (4, 4, 4, 4)))
+    assert complexity.receptive_field([analysis]) == field(61 + 2 * (2 + 4 + 8), whole_image=True)
+
+
+def test_receptive_field_with_attention_is_the_window():
+    analysis = Transform([conv(4, 16, stride=16), non_local(4, window=4)], out_channels=4)
+    analysis.stride = 16
+    assert complexity.receptive_field([analysis]) == field(4 * 16, largest=True)
+
+
+# --- Results ----------------------------------------------------------------------------------
+
+
+def test_saved_results_are_those_of_the_configs(saved):
+    assert {path: result["model"] for path, result in saved.items()} == complexity.configurations()
+
+
+def test_readme_has_the_saved_results(saved):
+    text = complexity.README.read_text()
+    assert complexity.replace_table(text, complexity.readme_table(saved)) == text
+    for path in complexity.configurations():
+        assert f"| `{path}` |" in text
+
+
+@pytest.mark.parametrize("package", ["mshyper", "joint_ar"])
+def test_measuring_again_gives_the_saved_results(saved, package):
+    path = f"{package}/configs/small.py"
+    result = complexity.measure(package, complexity.configurations()[path])
+    assert result == saved[path]
+    assert path in complexity.render({path: result})
+
+
+def test_a_config_without_model_and_paper_is_an_error(monkeypatch):
+    path = "mshyper/configs/jpegl.py"
+    monkeypatch.delitem(complexity.MODELS, path)
+    with pytest.raises(UserError, match=f"MODELS.*do not agree on {path}$"):
+        complexity.configurations()
+
+
+def test_a_model_without_config_is_an_error(monkeypatch):
+    monkeypatch.setitem(complexity.MODELS, "mshyper/configs/gone.py", ("Gone", "None"))
+    with pytest.raises(UserError, match="do not agree on mshyper/configs/gone.py$"):
+        complexity.configurations()
+
+
+def test_readme_without_markers_is_an_error():
+    with pytest.raises(UserError, match="README.md has no"):
+        complexity.replace_table("no table", "table")
