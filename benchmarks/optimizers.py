@@ -13,7 +13,7 @@ by three recipes, each with the schedule of Yang & Mandt 2023 (warm-up 2 %, a dr
                       steps of that schedule
     SOAP              learning rate 2e-3, and a fraction of the steps
 
-The loss to reach is the lowest that Adam at its best rate has in all of its training. Validation is
+The loss to reach is the lowest that Adam has at either rate in all of its training. Validation is
 on whole images, every 50 steps. Steps are counted in the runs; the time of a step is measured
 apart, the optimisers taking turns in one process, and excludes validation and checkpoints. Minutes
 are steps times that. Runs stay in `--experiments_dir`, and the same command goes on with them.
@@ -113,11 +113,10 @@ def reached(losses: list[tuple[int, float]], target: float) -> int | None:
 
 def compare(curves: dict[str, list], seconds: dict[str, list[float]]) -> list[dict]:
     """A row for each recipe: steps and minutes to the target, and how often SOAP's they are."""
-    [best] = (name for name in curves if name.startswith("Adam") and "published" not in name)
-    target = min(loss for _, loss in curves[best])
+    target = min(loss for name in curves if name.startswith("Adam") for _, loss in curves[name])
     rows = []
     for name, losses in curves.items():
-        step = statistics.median(seconds[name.partition(",")[0]])
+        step = statistics.median(seconds[name.split()[0].strip(",")])
         steps = reached(losses, target)
         rows.append({
             "recipe": name, "target": target, "steps": steps, "trained": losses[-1][0],

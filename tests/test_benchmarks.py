@@ -26,7 +26,7 @@ def test_range_coder_returns_both_speeds():
     assert 4 < encode["bits a symbol"] == decode["bits a symbol"] < 5
 
 
-def test_optimizers_are_compared_at_the_loss_that_the_best_adam_reaches():
+def test_optimizers_are_compared_at_the_lowest_loss_that_adam_reaches():
     curves = {
         "Adam, published (1e-04)": [(50, 9.0), (100, 8.0)],
         "Adam, best (1e-03)": [(50, 7.0), (100, 5.0), (150, 6.0)],
