@@ -107,7 +107,24 @@ def _(layer: tfc.SignalConv2D, builder, x):
             f"layer {layer.name}: only correlations that down-sample and convolutions that "
             "up-sample have an exact form, with equal strides (and square kernels if up-sampling) "
             "and padding 'same_zeros', not separable")
-    y = (_strided if layer.corr else _transposed)(layer, builder, x)
+    if layer.corr:
+        y = _strided(layer, builder, x)
+    else:
+        y = _transposed(layer, builder, x, layer.kernel.numpy(), layer.strides_up[0], rows // 2)
+    return _activate(layer, builder, y)
+
+
+@_convert.register
+def _(layer: tf.keras.layers.Conv2DTranspose, builder, x):
+    rows, columns = layer.kernel_size
+    stride, = {*layer.strides} if len({*layer.strides}) == 1 else (0,)
+    if not rows == columns >= stride > 0 or layer.padding != "same" or layer.output_padding or (
+            set(layer.dilation_rate) != {1}):
+        raise ConversionError(
+            f"layer {layer.name}: only square transposed kernels with padding 'same', equal "
+            "strides that are no larger, and no dilation have an exact form")
+    kernel = np.swapaxes(layer.kernel.numpy(), 2, 3)
+    y = _transposed(layer, builder, x, kernel, stride, (rows - stride) // 2)
     return _activate(layer, builder, y)
 
 
@@ -123,13 +140,15 @@ def _strided(layer, builder, x):
                         _bias(layer, filters), layer.strides_down[0])
 
 
-def _transposed(layer, builder, x):
-    """Every output phase is a convolution of the input's grid, with a part of the kernel."""
-    kernel, stride = layer.kernel.numpy(), layer.strides_up[0]
+def _transposed(layer, builder, x, kernel, stride, before):
+    """Every output phase is a convolution of the input's grid, with a part of the kernel.
+
+    `kernel` [size, size, C, filters] starts `before` outputs before the first one of an input.
+    """
     size, _, channels, filters = kernel.shape
-    # Output s i + p gets kernel[k] from input i + d, where s d = p + size // 2 - k.
-    reached = {(p, k): (p + size // 2 - k) // stride for p in range(stride) for k in range(size)
-               if (p + size // 2 - k) % stride == 0}
+    # Output s i + p gets kernel[k] from input i + d, where s d = p + before - k.
+    reached = {(p, k): (p + before - k) // stride for p in range(stride) for k in range(size)
+               if (p + before - k) % stride == 0}
     span = sorted(set(reached.values()))
     offsets = [(row, column) for row in span for column in span]
     phases = np.zeros([len(offsets), channels, stride, stride, filters])

@@ -107,7 +107,7 @@ class AdvDNICMod2Analysis(Transform):
             filters = _scaled(filters, width)
             layers.append(mbconv(
                 inputs, filters, kernel, activation="gdn", normalize=True,
-                spatial=conv(inputs, 2, stride=2) if stride > 1 else None))
+                spatial=tf.keras.layers.Conv2D(inputs, 2, 2, "same") if stride > 1 else None))
             inputs = filters
         super().__init__([*layers, conv(channels, 5)], out_channels=channels)
 

@@ -44,7 +44,21 @@ def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: 
 
 
 def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True):
-    """Transposed convolution, up-sampling by `stride`."""
+    """Transposed convolution, up-sampling by `stride`.
+
+    Kernels are centred on the first of the `stride` outputs of an input. Where they are too small
+    to reach the last one from there, they are centred on all of them, as Keras does: else nothing
+    would reach the last rows and columns of an image.
+
+    Raises:
+      ValueError: the kernel is smaller than the stride.
+    """
+    if kernel < stride:
+        raise ValueError(f"kernel {kernel} with stride {stride} leaves gaps")
+    if (kernel - 1) // 2 < stride - 1:
+        return tf.keras.layers.Conv2DTranspose(
+            filters, kernel, stride, "same", activation=get_activation(activation),
+            use_bias=use_bias, kernel_initializer="variance_scaling")
     return tfc.SignalConv2D(
         filters, (kernel, kernel), corr=False, strides_up=stride, padding="same_zeros",
         use_bias=use_bias, activation=get_activation(activation), kernel_parameter="variable")

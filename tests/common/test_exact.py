@@ -94,9 +94,10 @@ def assert_agree(network, layer, *inputs, bits=BITS, tables=0.0):
 # --- Layers -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel, stride", [
-    (1, 1), (3, 1), (5, 1), (1, 2), (3, 2), (5, 2), (9, 4), (2, 1), (2, 2), (4, 2), (6, 4)])
-@pytest.mark.parametrize("make", [conv, deconv])
+@pytest.mark.parametrize("make, kernel, stride", [
+    *((make, kernel, stride) for make in (conv, deconv) for kernel, stride in [
+        (1, 1), (3, 1), (5, 1), (3, 2), (5, 2), (9, 4), (2, 1), (2, 2), (4, 2), (6, 4)]),
+    (conv, 1, 2)])
 def test_convolutions_agree(make, kernel, stride):
     layer = trained(make(3, kernel, stride=stride), 4)
     network = converted(layer, 4)
@@ -143,6 +144,8 @@ def test_shifted_convolutions_agree(kernel, origin, last):
     (lambda: K.Multiply(), [1, 4, 4], 0),
     (lambda: K.Concatenate(), [4, 2, 1], 0),
     (lambda: K.GlobalAveragePooling2D(keepdims=True), [4], 0),
+    *((lambda k=k, s=s: K.Conv2DTranspose(3, k, s, padding="same"), [4], 0)
+      for k, s in [(6, 4), (2, 2), (4, 2), (5, 2), (3, 1), (18, 16)]),
     (lambda: DepthToSpace(2), [8], 0),
     (lambda: Residual([conv(4, 3), K.ReLU()]), [4], 0),
     (lambda: Sum([conv(3, 1)], [conv(3, 3), K.ReLU()]), [4], 0),
@@ -154,6 +157,7 @@ def test_shifted_convolutions_agree(kernel, origin, last):
     "batch norm", "batch norm without gamma", "batch norm without beta", "relu", "leaky relu",
     "LeakyReLU", "identity", "concat elu", "add", "add broadcast", "multiply",
     "multiply broadcast", "concatenate", "mean",
+    "blocks 6 4", "blocks 2 2", "blocks 4 2", "blocks 5 2", "blocks 3 1", "blocks 18 16",
     "depth to space", "residual", "sum", "branches", "gated", "gated channels"])
 def test_layers_agree(make, channels, tables):
     layer = trained(make(), *channels)
@@ -535,7 +539,9 @@ def test_refused_layer_is_named_wherever_it_is():
 
 
 @pytest.mark.parametrize("make", [
-    lambda: K.Conv2DTranspose(4, 3, padding="same"),
+    lambda: K.Conv2DTranspose(4, 3), lambda: K.Conv2DTranspose(4, (3, 5), padding="same"),
+    lambda: K.Conv2DTranspose(4, 3, 4, padding="same"),
+    lambda: K.Conv2DTranspose(4, 3, (2, 1), padding="same"),
     lambda: signal_conv(corr=False, strides_down=2),
     lambda: signal_conv(corr=False, strides_up=2, strides_down=2),
     lambda: signal_conv(corr=True, strides_down=(2, 1)),
@@ -547,7 +553,8 @@ def test_refused_layer_is_named_wherever_it_is():
     lambda: K.BatchNormalization(axis=1),
     lambda: K.Activation(functools.partial(tf.nn.leaky_relu, alpha=0.4)),
 ], ids=[
-    "Conv2DTranspose", "convolution that down-samples", "convolution that does both",
+    "transposed valid", "transposed half", "transposed gaps", "transposed strides",
+    "convolution that down-samples", "convolution that does both",
     "strides_down (2, 1)", "strides_up (2, 1)", "transposed 3x5", "transposed 5x3",
     "3x2", "without extra_pad_end", "batch norm of rows", "partial"])
 def test_no_layer_is_converted_into_another(make):

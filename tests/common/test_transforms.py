@@ -107,6 +107,21 @@ def test_shapes_follow_from_stride_and_channels(case):
         assert transform(x).shape == expected
 
 
+def test_every_pixel_depends_on_the_latents_and_they_on_every_pixel(case):
+    x, transform = pixels(case, 32, 48), trained(case)
+    y = transform(x).numpy()
+    if shrinks(case):
+        if "Nlaic" in case:
+            return  # its strided skips have gaps, and only they reach the last row
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(transform(x) * np.random.default_rng(0).normal(size=y.shape))
+        assert np.all(np.any(tape.gradient(y, x).numpy() != 0, axis=-1))
+    elif "Context" not in case and "Masked" not in case:  # nothing is before their first position
+        changed = transform(x + pixels(case, 32, 48, seed=1)).numpy()
+        assert np.all(np.any(changed != y, axis=-1))
+
+
 def test_gradient_reaches_every_trainable_weight(case):
     x, transform = pixels(case, 64, 64), trained(case)
     with tf.GradientTape() as tape:
@@ -242,6 +257,11 @@ def test_transform_is_local_and_shifts_with_its_input():
     changed[0, 64, 64] += 1
     rows, columns = np.nonzero(np.abs(analysis(changed).numpy() - y)[0].max(axis=-1) > 1e-6)
     assert {*rows, *columns} <= {6, 7, 8, 9, 10} and 8 in rows and 8 in columns
+
+
+def test_kernels_with_gaps_are_refused():
+    with pytest.raises(ValueError, match="kernel 3 with stride 4"):
+        layers.deconv(3, 3, stride=4)
 
 
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 2), (9, 4)])
