@@ -11,7 +11,7 @@ by three recipes, each with the schedule of Yang & Mandt 2023 (warm-up 2 %, a dr
     Adam, published   learning rate 1e-4
     Adam, best        the rate of `--rates` with the lowest validation loss in the first `--trial`
                       steps of that schedule
-    SOAP              learning rate 2e-3, and a fraction of the steps
+    SOAP              learning rate 2e-3, and a fifth of the steps
 
 The loss to reach is the lowest that Adam has at either rate in all of its training. Validation is
 on whole images, every 50 steps. Steps are counted in the runs; the time of a step is measured
@@ -22,6 +22,7 @@ are steps times that. Runs stay in `--experiments_dir`, and the same command goe
 import argparse
 import datetime
 import json
+import math
 import pathlib
 import statistics
 
@@ -30,7 +31,7 @@ from matplotlib.figure import Figure
 
 from benchmarks import side_by_side
 from common import data, export, files, optimizers, schedules, tables, training
-from common.cli import report
+from common.cli import UserError, report
 from mshyper.configs import mbt2018, two_layer_syn
 from mshyper.models import Model
 
@@ -38,19 +39,20 @@ _HYPER = {
     "model.hyper_analysis.channels": (64, 64, 64),
     "model.hyper_synthesis.channels": (64, 96, 128),
 }
+# Config, overrides, and steps of Adam and of SOAP.
 MODELS = {
     "mbt2018, N = 64": (mbt2018, {
         **_HYPER, "model.analysis.channels": (64, 64, 64, 64),
-        "model.synthesis.channels": (64, 64, 64, 3)}),
+        "model.synthesis.channels": (64, 64, 64, 3)}, 3000, 600),
     "two_layer_syn, ELIC 64": (two_layer_syn, {
-        **_HYPER, "model.analysis.channels": (64, 64, 64, 64)}),
+        **_HYPER, "model.analysis.channels": (64, 64, 64, 64)}, 2000, 400),
 }
 PUBLISHED_RATE, SOAP_RATE = 1e-4, 2e-3
 
 
 def config_of(model: str, optimizer: str, rate: float, steps: int, args: argparse.Namespace):
     """The config of one run: yang2023's recipe on small crops."""
-    module, overrides = MODELS[model]
+    module, overrides, *_ = MODELS[model]
     config = module.get_config("yang2023")
     config.update_from_flattened_dict({
         **overrides,
@@ -72,7 +74,11 @@ def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Na
             warmup=config.train.schedule.warmup * steps / trial, drop_at=1.0)
         name += f"-first-{trial}"
     folder = pathlib.Path(args.experiments_dir, model.partition(",")[0], name)
-    training.run(Model, config, folder)
+    try:
+        training.run(Model, config, folder)
+    except UserError as error:
+        print(f"{folder}: {error}")  # a rate that is too high: the loss is no longer finite
+        return [(steps, math.inf)]
     return curve(folder)
 
 
@@ -122,12 +128,11 @@ def compare(curves: dict[str, list], seconds: dict[str, list[float]]) -> list[di
             "recipe": name, "target": target, "steps": steps, "trained": losses[-1][0],
             "lowest loss": min(loss for _, loss in losses), "s a step": step,
             "minutes": steps * step / 60 if steps else None})
-    soap = rows[-1]
-    for row in rows:
-        # Where the target was not reached, all steps trained are a lower bound.
-        steps = row["steps"] or row["trained"]
-        row["steps / SOAP"] = steps / soap["steps"]
-        row["minutes / SOAP"] = steps * row["s a step"] / 60 / soap["minutes"]
+    # Where the target was not reached, all steps trained are a lower bound.
+    *_, soap = steps = [row["steps"] or row["trained"] for row in rows]
+    for row, count in zip(rows, steps):
+        row["steps / SOAP"] = count / soap
+        row["minutes / SOAP"] = row["steps / SOAP"] * row["s a step"] / rows[-1]["s a step"]
     return rows
 
 
@@ -157,19 +162,17 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3],
                         help="learning rates of Adam to try; default: %(default)s")
     parser.add_argument("--trial", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=3000, help="of Adam")
-    parser.add_argument("--soap_steps", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5, help="of ten steps each, to time them")
     args = parser.parse_args()
     curves, trials, seconds = {}, {}, {}
-    for model in MODELS:
-        trials[model] = {rate: train(model, "Adam", rate, args.steps, args, args.trial)
+    for model, (*_, steps, soap_steps) in MODELS.items():
+        trials[model] = {rate: train(model, "Adam", rate, steps, args, args.trial)
                          for rate in args.rates}
         best = min(args.rates, key=lambda rate: min(loss for _, loss in trials[model][rate]))
         curves[model] = {
-            "Adam, published (1e-04)": train(model, "Adam", PUBLISHED_RATE, args.steps, args),
-            f"Adam, best ({best:.0e})": train(model, "Adam", best, args.steps, args),
-            "SOAP (2e-03)": train(model, "SOAP", SOAP_RATE, args.soap_steps, args)}
+            "Adam, published (1e-04)": train(model, "Adam", PUBLISHED_RATE, steps, args),
+            f"Adam, best ({best:.0e})": train(model, "Adam", best, steps, args),
+            "SOAP (2e-03)": train(model, "SOAP", SOAP_RATE, soap_steps, args)}
     for model in MODELS:
         side_by_side.warn_if_busy()
         seconds[model] = step_seconds(model, args)

@@ -26,16 +26,26 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def run(main: Callable[[list[str]], None]) -> None:
-    """Runs an absl program: flags are parsed first, and mistakes in them are reported alike."""
+def run(main: Callable[[list[str]], None],
+        prepare: Callable[[list[str]], list[str]] = list) -> None:
+    """Runs an absl program: flags are parsed first, and mistakes in them are reported alike.
+
+    Args:
+      main: the program.
+      prepare: takes the command line, and returns what of it absl should parse.
+    """
 
     def parse(argv):
+        argv = prepare(argv)
+        whole, sys.argv = sys.argv, argv  # where config_flags looks for overrides
         try:
             return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
         except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
             sys.exit(_fail(f"the config has no key {str(error.args[0]).strip(chr(39))}"))
         except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
             sys.exit(_fail(error))
+        finally:
+            sys.argv = whole
 
     logging.set_verbosity(logging.WARNING)
     app.run(report(main), flags_parser=parse)

@@ -6,6 +6,7 @@ on the same folder goes on at the last checkpoint and ends with the same weights
 metrics.jsonl as a run that was never stopped.
 """
 
+import ast
 import contextlib
 import datetime
 import importlib.util
@@ -13,8 +14,10 @@ import json
 import math
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -39,6 +42,10 @@ from common.cli import UserError
 from common.exact import ConversionError
 from common.files import replacing, write_json
 from common.model import Model
+
+# What the command line says of a component: its class, or arguments that the config need not have.
+_COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer)\.(\w+)=(.*)")
+_OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
 flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags defined in `main`
 
@@ -93,7 +100,9 @@ class Trainer(tf.keras.Model):
             # Not Keras's use_ema, which overwrites the weights that are trained when `fit` ends.
             decay = self._config.train.ema_decay
             for average, weight in zip(self.result.variables, self.codec.variables):
-                average.assign(decay * average + (1 - decay) * weight)
+                # What is not trained, as batch normalisation's statistics, is an average already.
+                average.assign(decay * average + (1 - decay) * weight if weight.trainable
+                               else weight)
         # Keras brings its learning rate up to date in `apply_gradients`.
         return {**measured, "learning_rate": tf.identity(self.optimizer.learning_rate),
                 "rd_lambda": rd_lambda}
@@ -317,6 +326,12 @@ def main(model_class: type[Model]) -> None:
         "the recipe")
     flags.mark_flag_as_required("config")
 
+    components = []
+
+    def prepare(argv):
+        components.extend(filter(None, map(_COMPONENT.fullmatch, argv)))
+        return [arg for arg in argv if not _COMPONENT.fullmatch(arg)]
+
     def train(_):
         path, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
         config_module = load_config_module(path)
@@ -327,13 +342,36 @@ def main(model_class: type[Model]) -> None:
             # What the command line says goes before what the sweep says.
             config.update_from_flattened_dict(
                 config_flags.get_override_values(flags.FLAGS["config"]))
+        override_components(config, [match.groups() for match in components])
         name = "-".join(filter(None, (pathlib.Path(path).stem, recipe)))
         workdir = pathlib.Path(experiments_dir.value, xid.value or name,
                                f"wid={wid}-{config_module.get_runname(config)}")
         print(f"run: {workdir}")
         print(f"exported model: {run(model_class, config, workdir)}")
 
-    cli.run(train)
+    cli.run(train, prepare)
+
+
+def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> None:
+    """Sets entries of train.optimizer, .schedule and .quantizer, which each name a class.
+
+    What its class does not take is found when it is built. With another class, the arguments of
+    the one before go, but for those that all optimisers take.
+
+    Args:
+      config: the config to change.
+      overrides: (section, key, value as on the command line).
+    """
+    for section, key, value in sorted(overrides, key=lambda override: override[1] != "cls"):
+        component = config.train[section]
+        with config.unlocked(), component.ignore_type():
+            if key == "cls" and value != component.cls:
+                for other in set(component) - {"cls", *_OF_ALL_OPTIMIZERS}:
+                    del component[other]
+            try:
+                component[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):  # a name without quotes
+                component[key] = value
 
 
 def apply_hyper(config, hyper: list[dict], hid: int) -> None:
@@ -389,7 +427,7 @@ def _check_distortion(config, validation_sources: list[data.Source]) -> None:
     if config.train.rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
         raise UserError(f"train.rd_lambda {config.train.rd_lambda:g} is one for MSE: nothing would "
                         "be left of the image; for MS-SSIM, CompressAI has "
-                        f"{recipes.MS_SSIM_LAMBDAS[0]:g} to {recipes.MS_SSIM_LAMBDAS[-1]:g}")
+                        f"{min(recipes.MS_SSIM_LAMBDAS):g} to {max(recipes.MS_SSIM_LAMBDAS):g}")
 
 
 @contextlib.contextmanager

@@ -21,9 +21,19 @@ Between image and y, all with a stride of 16:
 
 The published code does not run as it is (layers made in every call, contexts that see the symbol
 they predict, batch normalisation that never uses its averages, paths that fit for one width only).
-These classes are what it describes, for any width and image size. Departures are named where they
-are.
+These classes are what it describes, for any width and image size. They depart from the code in
+that
+
+* attention works within windows, and all padding is with zeros (Mod4 and Nlaic's hyper-analysis
+  reflect at the border);
+* batch normalisation comes before the activation, and GDN instead of its inverse in Mod2's
+  analysis; its depthwise convolutions have no bias;
+* the hyper-analysis sees y, not |y|, wherever means are predicted;
+* variants 3 and 4 predict means and scales with one linear layer, from contexts that are causal,
+  in one pass.
 """
+
+import functools
 
 import tensorflow as tf
 
@@ -50,6 +60,22 @@ _STEM = 32
 
 def _scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
+
+
+def _chain(inputs, stages, width, block):
+    """block(inputs, filters, kernel, stride) of every stage, widths scaled."""
+    layers = []
+    for filters, kernel, stride in stages:
+        filters = _scaled(filters, width)
+        layers.append(block(inputs, filters, kernel, stride))
+        inputs = filters
+    return layers
+
+
+def _quarter(channels: int) -> int:
+    if channels < 4:
+        raise ValueError(f"channels are {channels}; need at least 4")
+    return channels // 4
 
 
 class AdvDNICMod1Analysis(Transform):
@@ -89,8 +115,7 @@ class AdvDNICMod1Synthesis(Transform):
 class AdvDNICMod2Analysis(Transform):
     """Image [B, H, W, 3] -> y [B, H/16, W/16, channels].
 
-    Blocks that down-sample do so with full 2x2 convolutions. (advDNIC has inverse GDN there, also
-    in the analysis; here it is GDN.)
+    Blocks that down-sample do so with full 2x2 convolutions.
 
     Args:
       channels: of y; the widths before grow with it, and are advDNIC's at 192.
@@ -99,17 +124,19 @@ class AdvDNICMod2Analysis(Transform):
     stride = 16
 
     def __init__(self, channels=192):
-        width = channels / 192
-        inputs = _scaled(_STEM, width)
-        layers = [conv(_scaled(16, width), 3, activation="gdn"),
-                  conv(inputs, 3, stride=2, activation="gdn")]
-        for filters, kernel, stride in _DOWN:
-            filters = _scaled(filters, width)
-            layers.append(mbconv(
+        def block(inputs, filters, kernel, stride):
+            return mbconv(
                 inputs, filters, kernel, activation="gdn", normalize=True,
-                spatial=tf.keras.layers.Conv2D(inputs, 2, 2, "same") if stride > 1 else None))
-            inputs = filters
-        super().__init__([*layers, conv(channels, 5)], out_channels=channels)
+                spatial=tf.keras.layers.Conv2D(inputs, 2, 2, "same") if stride > 1 else None)
+
+        width = channels / 192
+        stem = _scaled(_STEM, width)
+        super().__init__([
+            conv(_scaled(16, width), 3, activation="gdn"),
+            conv(stem, 3, stride=2, activation="gdn"),
+            *_chain(stem, _DOWN, width, block),
+            conv(channels, 5),
+        ], out_channels=channels)
 
 
 class AdvDNICMod2Synthesis(Transform):
@@ -125,19 +152,14 @@ class AdvDNICMod2Synthesis(Transform):
     stride = 16
 
     def __init__(self, channels=192):
-        width, inputs = channels / 192, channels
-        layers = [conv(channels, 5)]
-        for filters, kernel, up in _UP:
-            filters = _scaled(filters, width)
-            if up > 1:
-                block = dict(activation="igdn", spatial=deconv(inputs, 2, stride=2))
-            else:
-                block = dict(activation="gdn")
-            layers.append(mbconv(
-                inputs, filters, kernel, gate_activation="gdn", normalize=True, **block))
-            inputs = filters
+        def block(inputs, filters, kernel, up):
+            own = (dict(activation="igdn", spatial=deconv(inputs, 2, stride=2)) if up > 1
+                   else dict(activation="gdn"))
+            return mbconv(inputs, filters, kernel, gate_activation="gdn", normalize=True, **own)
+
+        width = channels / 192
         super().__init__([
-            *layers,
+            conv(channels, 5), *_chain(channels, _UP, width, block),
             deconv(_scaled(_STEM, width), 3, stride=2, activation="igdn"),
             deconv(_scaled(16, width), 3, activation="igdn"),
             deconv(3, 3),
@@ -155,14 +177,13 @@ class AdvDNICMod3Analysis(Transform):
 
     def __init__(self, channels=192):
         width = channels / 192
-        inputs = _scaled(_STEM, width)
-        layers = [conv(inputs, 3, stride=2, use_bias=False), *batch_norm(),
-                  tf.keras.layers.Activation("swish")]
-        for filters, kernel, stride in _DOWN:
-            filters = _scaled(filters, width)
-            layers.append(mbconv(inputs, filters, kernel, stride, normalize=True))
-            inputs = filters
-        super().__init__([*layers, conv(channels, 5)], out_channels=channels)
+        stem = _scaled(_STEM, width)
+        super().__init__([
+            conv(stem, 3, stride=2, use_bias=False), *batch_norm(),
+            tf.keras.layers.Activation("swish"),
+            *_chain(stem, _DOWN, width, functools.partial(mbconv, normalize=True)),
+            conv(channels, 5),
+        ], out_channels=channels)
 
 
 class AdvDNICMod3Synthesis(Transform):
@@ -175,16 +196,15 @@ class AdvDNICMod3Synthesis(Transform):
     stride = 16
 
     def __init__(self, channels=192):
-        width, inputs = channels / 192, channels
-        layers = [conv(channels, 5)]
-        for filters, kernel, up in _UP:
-            filters = _scaled(filters, width)
-            layers.append(mbconv(
+        def block(inputs, filters, kernel, up):
+            return mbconv(
                 inputs, filters, kernel, normalize=True,
-                spatial=subpixel(inputs, activation="leaky_relu") if up > 1 else None))
-            inputs = filters
+                spatial=subpixel(inputs, activation="leaky_relu") if up > 1 else None)
+
+        width = channels / 192
         super().__init__([
-            *layers, subpixel(inputs, activation="leaky_relu"),
+            conv(channels, 5), *_chain(channels, _UP, width, block),
+            subpixel(_scaled(_UP[-1][0], width), activation="leaky_relu"),
             conv(_scaled(_STEM, width), 3, use_bias=False), *batch_norm(),
             tf.keras.layers.Activation("swish"), conv(3, 3),
         ], out_channels=3)
@@ -247,7 +267,7 @@ class AdvDNICNlaicAnalysis(Transform):
 
     def __init__(self, channels=128, window=16):
         half, wide = channels // 2, 3 * channels // 4
-        skip_8, skip_4, skip_2 = half, half, channels // 4
+        skip_8, skip_4, skip_2 = half, half, _quarter(channels)
         deepest = [conv(channels, 3, stride=2), nlam(channels, window)]
         deeper = [nlam(half, window), conv(wide, 3, stride=2, activation="gdn"),
                   Branches([conv(skip_2, 3, stride=2)], deepest)]
@@ -297,12 +317,12 @@ class AdvDNICNlaicHyperAnalysis(Transform):
     stride = 4
 
     def __init__(self, channels=128):
-        quarter, half, wide = channels // 4, channels // 2, 3 * channels // 4
-        third = [mbconv(half, half), Branches(
+        quarter, half, wide = _quarter(channels), channels // 2, 3 * channels // 4
+        third = [mbconv(half, half, activation="mish"), Branches(
             [EverySecondChannel(), conv(half, 3, stride=2)],
             [conv(wide, 3, stride=2)])]
-        second = [mbconv(quarter, half, stride=2), tf.keras.layers.Activation("mish"),
-                  Branches([conv(half, 3, stride=2)], third)]
+        second = [mbconv(quarter, half, stride=2, activation="mish"),
+                  tf.keras.layers.Activation("mish"), Branches([conv(half, 3, stride=2)], third)]
         super().__init__([
             conv(quarter, 3, use_bias=False, activation="mish"),
             Branches([conv(half, 3, stride=4)], second),
@@ -324,7 +344,8 @@ class AdvDNICNlaicHyperSynthesis(Transform):
         super().__init__([
             conv(channels, 3),
             subpixel(channels, activation="leaky_relu"), tf.keras.layers.Activation("mish"),
-            mbconv(channels, more),
-            mbconv(more, 2 * channels, spatial=subpixel(more, activation="leaky_relu")),
+            mbconv(channels, more, activation="mish"),
+            mbconv(more, 2 * channels, activation="mish",
+                   spatial=subpixel(more, activation="leaky_relu")),
             conv(2 * channels, 3),
         ], out_channels=2 * channels)

@@ -6,7 +6,7 @@
 
 In the papers attention is global: its memory grows with the square of the image, and what it
 learns on crops it never sees on whole images. Here positions attend within windows, so that memory
-is linear and training and use are alike; the rest is as published.
+is linear and training and use are alike.
 """
 
 import tensorflow as tf
@@ -23,11 +23,13 @@ class WindowAttention(tf.keras.layers.Layer):
 
     Args:
       channels: of theta, phi and g, and of the output.
-      window: positions a side.
+      window: positions a side, an even number.
     """
 
     def __init__(self, channels: int, window: int):
         super().__init__()
+        if window < 2 or window % 2:
+            raise ValueError(f"window is {window}; need an even number")
         self.window = window
         self._theta, self._phi, self._g = (
             conv(channels, 1, use_bias=False, kernel_initializer="he_normal") for _ in range(3))
@@ -36,7 +38,7 @@ class WindowAttention(tf.keras.layers.Layer):
         theta, phi, g = (self._windows(f(x)) for f in (self._theta, self._phi, self._g))
         phi, g = (tf.nn.max_pool1d(value, 2, 2, "VALID") for value in (phi, g))
         # In float32, as large logits differ by little of themselves.
-        logits = tf.cast(tf.matmul(theta, phi, transpose_b=True), tf.float32)
+        logits = tf.matmul(tf.cast(theta, tf.float32), tf.cast(phi, tf.float32), transpose_b=True)
         y = tf.matmul(tf.cast(tf.nn.softmax(logits), g.dtype), g)
         return self._image(y, tf.shape(x))
 
@@ -64,13 +66,22 @@ def nlam(channels: int, window: int = 16) -> tf.keras.layers.Layer:
     """Non-local attention module (Liu et al. 2019, figure 3) with MBConv blocks (advDNIC)."""
     def halved_and_back():
         return [mbconv(channels, channels, stride=2), mbconv(channels, channels),
-                mbconv(channels, channels, spatial=subpixel(channels, activation="leaky_relu"))]
+                mbconv(channels, channels, spatial=Stack([
+                    subpixel(channels, activation="leaky_relu"), Blur()]))]
 
     mask = [non_local(channels, window), mbconv(channels, channels),
             Residual(halved_and_back()),
             mbconv(channels, channels), conv(channels, 1, activation="sigmoid", use_bias=False)]
     # At half the size and back, odd sizes would end one larger.
     return Padded(2, [Residual([Gated(halved_and_back(), mask)])])
+
+
+class Blur(tf.keras.layers.Layer):
+    """Mean of each position and those above and to the left, against a sub-pixel pattern."""
+
+    def call(self, x):
+        padded = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")
+        return tf.nn.avg_pool2d(padded, 2, 1, "VALID")
 
 
 class GroupedConv(tf.keras.layers.Layer):
@@ -103,7 +114,7 @@ class DualPath(tf.keras.layers.Layer):
     """A block of a dual path network (Chen et al. 2017): [x_r + f_r(x), x_d, f_d(x)].
 
     x is projected to a residual path of `channels` and a dense one of `increment`; f(x) adds to
-    the first and lengthens the second.
+    the first and lengthens the second. (In advDNIC each convolution is two with Mish between.)
 
     Args:
       channels: of the residual path.

@@ -5,8 +5,6 @@ More of the neighbourhood costs time: the wavefront's slope is 6, that of the ma
 
 from joint_ar.configs import mbt2018
 
-get_runname = mbt2018.get_runname
-
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)
@@ -20,3 +18,7 @@ def get_hyper():
     """Those of mbt2018 with the context's width to fit."""
     return [{**overrides, "model.context.latents": overrides["model.analysis.channels"][-1]}
             for overrides in mbt2018.get_hyper()]
+
+
+def get_runname(config):
+    return f"gated-rd_lambda={config.train.rd_lambda:g}"

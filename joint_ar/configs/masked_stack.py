@@ -2,8 +2,6 @@
 
 from joint_ar.configs import mbt2018
 
-get_runname = mbt2018.get_runname
-
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)
@@ -22,3 +20,7 @@ def get_hyper():
 
 def _channels(outputs):
     return (192, 192, outputs)
+
+
+def get_runname(config):
+    return f"masked_stack-rd_lambda={config.train.rd_lambda:g}"

@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
     str(path.relative_to(ROOT)) for path in ROOT.glob("*/configs/*.py")
     if path.stem not in ("__init__", "itinf"))
+QUICK = ("two_layer_light.py", "mod3.py")  # the others take minutes
 DIVISOR = 16
 
 
@@ -32,12 +33,13 @@ def overrides(config):
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("pictures")
-    images.write(folder / "photo.png", photo[100:197, 200:331])
+    images.write(folder / "photo.png", photo[100:263, 200:371])
     return folder
 
 
 @pytest.mark.parametrize("path", [
-    pytest.param(path, marks=() if "mod3" in path else pytest.mark.slow) for path in CONFIGS])
+    pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
+    for path in CONFIGS])
 def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
     package, module = path.split("/")[0], training.load_config_module(str(ROOT / path))
     model_class = importlib.import_module(f"{package}.models").Model
@@ -45,7 +47,8 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
     if not config.train.warm_start:  # from a released model, whose widths are what they are
         config.update_from_flattened_dict(overrides(config))
     config.update_from_flattened_dict({
-        "data.train": str(pictures), "data.validation": str(pictures), "data.patch_size": 64,
+        "data.train": str(pictures), "data.validation": str(pictures),
+        "data.patch_size": 161 if config.train.distortion == "ms_ssim" else 64,
         "data.batch_size": 2, "train.num_steps": 2, "train.log_interval": 1,
         "train.checkpoint_interval": 2})
     if config.train.optimizer.cls == "SOAP":  # its graph takes long to build
@@ -77,6 +80,21 @@ def test_sweeps_override_what_is_there_and_have_names(path):
         training.apply_hyper(config, module.get_hyper(), entry)
         names.add(module.get_runname(config))
     assert len(names) == len(module.get_hyper()) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS)
+def test_models_of_a_sweep_can_be_built(path):
+    module = training.load_config_module(str(ROOT / path))
+    model_class = importlib.import_module(f"{path.split('/')[0]}.models").Model
+    models = {}
+    for entry in module.get_hyper():
+        config = module.get_config()
+        config.update_from_flattened_dict(entry)
+        config.update_from_flattened_dict(overrides(config))
+        models[config.model.to_json()] = config.to_dict()
+    for config in models.values():
+        export.build(model_class, config)
 
 
 @pytest.mark.parametrize("path", CONFIGS)

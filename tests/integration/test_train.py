@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import export, images, training
+from common import export, images, recipes, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -292,7 +292,8 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
          "--config", "factorized/configs/bls2017.py:hific", "--config.train.num_steps=2",
          "--config.data.train=photos/train", "--config.data.validation=photos/validation",
          "--config.data.patch_size=32", "--config.data.batch_size=1",
-         "--config.train.rd_lambda=0.03", "--config.model.analysis.channels=(4,4,4)",
+         "--config.train.rd_lambda=0.03", "--config.train.quantizer.alpha=(1.0, 8.0)",
+         "--config.train.quantizer.cls=SoftRound", "--config.model.analysis.channels=(4,4,4)",
          "--config.model.synthesis.channels=(4,4,3)"],
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -300,3 +301,20 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
         (tmp_path / "bls2017-hific/wid=0-bls2017-rd_lambda=0.03/config.json").read_text())
     assert config["train"]["rd_lambda"] == 0.03 and config["train"]["num_steps"] == 2
     assert config["data"]["min_scale"] == 0.75 and config["train"]["schedule"]["drop_at"] == 0.5
+    assert config["train"]["quantizer"] == {"cls": "SoftRound", "alpha": [1.0, 8.0]}
+
+
+@pytest.mark.parametrize("section, given, expected", [
+    ("schedule", dict(cls="Constant"), dict(cls="Constant")),
+    ("schedule", dict(final="0.5", cls="WarmupCosine"), dict(cls="WarmupCosine", final=0.5)),
+    ("schedule", dict(cls="WarmupDrop", warmup="0"),
+     dict(cls="WarmupDrop", warmup=0, drop_at=0.8, drop_factor=0.1)),
+    ("optimizer", dict(momentum="0.9", cls="SGD"),
+     dict(cls="SGD", momentum=0.9, learning_rate=1e-4, global_clipnorm=1.0)),
+    ("quantizer", dict(alpha="(1.0, 8.0)", cls="SoftRound"),
+     dict(cls="SoftRound", alpha=(1.0, 8.0))),
+])
+def test_another_class_leaves_no_arguments_of_the_first(section, given, expected):
+    config = recipes.build("yang2023").lock()
+    training.override_components(config, [(section, key, given[key]) for key in given])
+    assert config.train[section].to_dict() == expected and config.is_locked

@@ -1,0 +1,24 @@
+"""mbt2018 tuned for MS-SSIM, as CompressAI's: from an MSE model, at a tenth of the learning rate.
+
+    python -m mshyper.train --config mshyper/configs/mbt2018_ms_ssim.py --hid 1 \\
+        --config.train.warm_start=experiments/mbt2018/wid=...
+"""
+
+from common import recipes
+from mshyper.configs import mbt2018
+
+
+def get_config(recipe="compressai"):
+    config = mbt2018.get_config(recipe)
+    config.train.distortion = "ms_ssim"
+    config.train.rd_lambda = 16.64
+    config.train.optimizer.learning_rate = 1e-5
+    return config
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value} for value in recipes.MS_SSIM_LAMBDAS]
+
+
+def get_runname(config):
+    return f"mbt2018_ms_ssim-rd_lambda={config.train.rd_lambda:g}"
