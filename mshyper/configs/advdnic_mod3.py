@@ -1,18 +1,14 @@
-"""advDNIC, mod3: variant 1 with a chain of MBConv blocks with swish and batch normalisation."""
+"""advDNIC, mod3: mod2 with swish, batch normalisation before it, and sub-pixel up-sampling."""
 
-from mshyper.configs import advdnic_variant1
+from mshyper.configs import advdnic_mod2
 
-get_hyper = advdnic_variant1.get_hyper
+get_hyper = advdnic_mod2.get_hyper
 
 
 def get_config(recipe="advdnic"):
-    config = advdnic_variant1.get_config(recipe)
-    config.model.analysis = dict(cls="AdvDNICMod3Analysis", channels=192)
-    config.model.synthesis = dict(cls="AdvDNICMod3Synthesis", channels=192)
-    config.model.hyper_analysis = dict(
-        cls="HyperAnalysis", channels=(192, 192, 320), activation="relu", last_bias=False)
-    config.model.hyper_synthesis = dict(
-        cls="HyperSynthesis", channels=(320, 192, 192), activation="relu")
+    config = advdnic_mod2.get_config(recipe)
+    config.model.analysis.cls = "AdvDNICMod3Analysis"
+    config.model.synthesis.cls = "AdvDNICMod3Synthesis"
     return config
 
 

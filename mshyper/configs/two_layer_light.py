@@ -4,24 +4,15 @@ Three quarters of what two_layer_syn takes to decode is its hyper-synthesis. Thi
 eighth of that. Yang & Mandt 2023 define it and do not try it.
 """
 
-from common import recipes
+from mshyper.configs import two_layer_syn
+
+get_hyper = two_layer_syn.get_hyper
 
 
 def get_config(recipe="yang2023"):
-    config = recipes.build(recipe)
-    config.model = dict(
-        analysis=dict(cls="ElicAnalysis", channels=(192, 192, 192, 320)),
-        synthesis=dict(cls="TwoLayerResSynthesis", channels=(12, 3)),
-        hyper_analysis=dict(cls="HyperAnalysis", channels=(320, 320, 320), activation="relu"),
-        hyper_synthesis=dict(cls="JPEGLikeHyperSynthesis", channels=640, kernel=6),
-        predict_mean=True,
-        use_offset=True,
-    )
+    config = two_layer_syn.get_config(recipe)
+    config.model.hyper_synthesis = dict(cls="JPEGLikeHyperSynthesis", channels=640, kernel=6)
     return config
-
-
-def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
 
 
 def get_runname(config):
