@@ -115,8 +115,8 @@ _UNCOUNTED = {"Abs": 1, "Elu": 1, "LeakyRelu": 1, "Relu": 1, "Sigmoid": 1, "Soft
               "FusedBatchNormV3": 2}
 _NO_ARITHMETIC = {
     "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "FloorDiv", "GatherV2", "Identity",
-    "IdentityN", "NoOp", "Pack", "Pad", "Placeholder", "ReadVariableOp", "Reshape", "Shape",
-    "Squeeze", "StridedSlice", "Transpose"}
+    "IdentityN", "MirrorPad", "NoOp", "Pack", "Pad", "Placeholder", "ReadVariableOp", "Reshape",
+    "Shape", "Squeeze", "StridedSlice", "Transpose"}
 _MATTERS = 1e-3
 
 _STRIP = 64  # pixels of its shorter side; the stride of z
