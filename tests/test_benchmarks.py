@@ -38,6 +38,10 @@ def test_optimizers_are_compared_at_the_lowest_loss_that_adam_reaches():
     assert best["steps / SOAP"] == 5 and published["steps / SOAP"] == 5  # at least
     assert best["minutes"] == pytest.approx(100 / 60)  # of the median step
     assert best["minutes / SOAP"] == pytest.approx(2.5)
+    # Where SOAP does not get as low, its lowest loss counts.
+    curves["SOAP (2e-03)"] = [(20, 5.5)]
+    _, best, soap = optimizers.compare(curves, seconds)
+    assert best["target"] == 5.5 and best["steps"] == 100 and soap["steps"] == 20
 
 
 def test_optimizers_train_the_same_model_on_the_same_data():
