@@ -28,6 +28,7 @@ import pathlib
 import statistics
 
 import numpy as np
+import tensorflow as tf
 from matplotlib.figure import Figure
 
 from benchmarks import side_by_side
@@ -91,23 +92,25 @@ def curve(folder: pathlib.Path) -> list[tuple[int, float]]:
 
 def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]:
     """Seconds of single training steps of both optimisers, which take turns."""
-    trainers = {}
+    steps = {}
     for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
         config = config_of(model, name, rate, 1000, args)
         codec = export.build(Model, config.to_dict())
-        trainers[name] = training.Trainer(codec, config)
-        trainers[name].compile(optimizer=optimizers.build(
+        trainer = training.Trainer(codec, config)
+        trainer.compile(optimizer=optimizers.build(
             config.train.optimizer,
             schedules.learning_rate(config.train.schedule, rate, config.train.num_steps)))
+        trainer.optimizer.build(codec.trainable_variables)
+        steps[name] = tf.function(trainer.train_step)
     crops = data.Crops(data.find(args.train), 128, seed=0, min_scale=0.5)
     batches = [data.to_float(np.concatenate([crops.draw(8 * i + k) for k in range(8)]))
                for i in range(args.rounds + 2)]
-    seconds = {name: [] for name in trainers}
+    seconds = {name: [] for name in steps}
     for i, batch in enumerate(batches):
-        for name, trainer in trainers.items():
+        for name, step in steps.items():
             # SOAP's bases are updated in every tenth step: ten steps, whose mean counts.
             elapsed = side_by_side.seconds(
-                lambda step=trainer.train_on_batch, x=batch: [step(x) for _ in range(10)]) / 10
+                lambda step=step, x=batch: [float(step(x)["rd_loss"]) for _ in range(10)]) / 10
             if i >= 2:  # the first builds the graph
                 seconds[name].append(elapsed)
     return seconds
