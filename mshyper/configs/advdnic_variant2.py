@@ -1,24 +1,17 @@
-"""advDNIC, variant 2: base transforms, means and scales from a hyper-synthesis each, N = 192."""
+"""advDNIC, variant 2: variant 1 with means and scales, from a hyper-synthesis each."""
 
-from common import recipes
+from mshyper.configs import advdnic_variant1
+
+get_hyper = advdnic_variant1.get_hyper
 
 
 def get_config(recipe="advdnic"):
-    config = recipes.build(recipe)
-    config.model = dict(
-        analysis=dict(cls="MBT2018Analysis", channels=(192, 192, 192, 192)),
-        synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
-        hyper_analysis=dict(cls="HyperAnalysis", channels=(192, 192, 192), activation="leaky_relu",
-                            last_bias=False),
-        hyper_synthesis=dict(cls="AdvDNICTwoHyperSyntheses", channels=(192, 192, 192)),
-        predict_mean=True,
-        use_offset=True,
-    )
+    config = advdnic_variant1.get_config(recipe)
+    config.model.hyper_analysis.activation = "leaky_relu"
+    config.model.hyper_synthesis = dict(
+        cls="AdvDNICTwoHyperSyntheses", channels=(192, 192, 192))
+    config.model.predict_mean = True
     return config
-
-
-def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
 
 
 def get_runname(config):
