@@ -79,6 +79,8 @@ def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Na
     try:
         training.run(Model, config, folder)
     except UserError as error:
+        if not trial:
+            raise
         print(f"{folder}: {error}")  # a rate that is too high: the loss is no longer finite
         return [(steps, math.inf)]
     return curve(folder)

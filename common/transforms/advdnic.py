@@ -39,12 +39,12 @@ import tensorflow as tf
 
 from common.transforms.attention import DualPath, nlam, non_local
 from common.transforms.layers import (
+    GDN,
     Branches,
     EverySecondChannel,
     Transform,
     conv,
     deconv,
-    gdn,
     subpixel,
 )
 from common.transforms.mbconv import batch_norm, mbconv
@@ -223,7 +223,7 @@ class AdvDNICMod4Synthesis(Transform):
         *inner, last = channels
         layers = []
         for c in inner:
-            layers += [subpixel(c, 3), gdn(inverse=True)]
+            layers += [subpixel(c, 3), GDN(inverse=True)]
         super().__init__([*layers, subpixel(last, 3)], out_channels=last)
 
 

@@ -2,7 +2,7 @@
 
     non_local   x + 1x1(attention of each position to the others of its window)
     nlam        x + trunk(x) * sigmoid(mask(x)), the mask with non-local attention
-    dual_path   [x_r + f_r(x), x_d, f_d(x)]: a residual path, and one that grows
+    DualPath    [x_r + f_r(x), x_d, f_d(x)]: a residual path, and one that grows
 
 In the papers attention is global: its memory grows with the square of the image, and what it
 learns on crops it never sees on whole images. Here positions attend within windows, so that memory
@@ -18,12 +18,15 @@ from common.transforms.mbconv import mbconv
 class WindowAttention(tf.keras.layers.Layer):
     """softmax(theta phi^T) g within windows, the embedded Gaussian of Wang et al. 2018.
 
-    phi and g are max-pooled over pairs of positions, as in the paper's section 3.3. Heights and
-    widths must be multiples of the window.
+    [B, h, w, C] -> [B, h, w, channels], with h and w multiples of the window. phi and g are
+    max-pooled over pairs of positions, as in the paper's section 3.3.
 
     Args:
       channels: of theta, phi and g, and of the output.
       window: positions a side, an even number.
+
+    Raises:
+      ValueError: the window is not an even number.
     """
 
     def __init__(self, channels: int, window: int):
@@ -56,14 +59,20 @@ class WindowAttention(tf.keras.layers.Layer):
 
 
 def non_local(channels: int, window: int = 16) -> tf.keras.layers.Layer:
-    """Attention among the positions of each window, with half the channels inside."""
+    """Attention among the positions of each window, with half the channels inside.
+
+    Keeps the shape [B, h, w, channels], of any size.
+    """
     return Padded(window, [Residual([
         WindowAttention(channels // 2, window),
         conv(channels, 1, kernel_initializer="he_normal")])])
 
 
 def nlam(channels: int, window: int = 16) -> tf.keras.layers.Layer:
-    """Non-local attention module (Liu et al. 2019, figure 3) with MBConv blocks (advDNIC)."""
+    """Non-local attention module (Liu et al. 2019, figure 3) with MBConv blocks (advDNIC).
+
+    Keeps the shape [B, h, w, channels], of any size.
+    """
     def halved_and_back():
         return [mbconv(channels, channels, stride=2), mbconv(channels, channels),
                 mbconv(channels, channels, spatial=Stack([

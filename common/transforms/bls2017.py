@@ -6,7 +6,7 @@
 As in tensorflow-compression's bls2017 example: the paper has a GDN at y on either side too.
 """
 
-from common.transforms.layers import Transform, conv, deconv, gdn
+from common.transforms.layers import Transform, conv, deconv
 
 
 class BLS2017Analysis(Transform):
@@ -21,8 +21,8 @@ class BLS2017Analysis(Transform):
     def __init__(self, channels=(256, 256, 256)):
         first, second, last = channels
         super().__init__([
-            conv(first, 9, stride=4, activation=gdn()),
-            conv(second, 5, stride=2, activation=gdn()),
+            conv(first, 9, stride=4, activation="gdn"),
+            conv(second, 5, stride=2, activation="gdn"),
             conv(last, 5, stride=2, use_bias=False),
         ], out_channels=last)
 
@@ -39,7 +39,7 @@ class BLS2017Synthesis(Transform):
     def __init__(self, channels=(256, 256, 3)):
         first, second, last = channels
         super().__init__([
-            deconv(first, 5, stride=2, activation=gdn(inverse=True)),
-            deconv(second, 5, stride=2, activation=gdn(inverse=True)),
+            deconv(first, 5, stride=2, activation="igdn"),
+            deconv(second, 5, stride=2, activation="igdn"),
             deconv(last, 9, stride=4),
         ], out_channels=last)

@@ -255,13 +255,18 @@ class Branches(Sum):
 
 
 class GDN(tfc.GDN):
-    """The library's layer for exponents of 1, without branches for others in the graph.
+    """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
 
-    They take time to build, and profilers count operations that are never run. Sums are in
+    The simplified form of Johnston et al. 2019 (Ballé et al. 2016 have squares and a root), which
+    is also the default of tensorflow-compression, here without branches for other exponents in the
+    graph: they take time to build, and profilers count operations that are never run. Sums are in
     float32, whatever the precision of the layers around it.
+
+    Args:
+      inverse: multiply instead.
     """
 
-    def __init__(self, inverse: bool):
+    def __init__(self, inverse: bool = False):
         super().__init__(inverse, dtype="float32", autocast=False)
 
     def call(self, x):
@@ -271,15 +276,6 @@ class GDN(tfc.GDN):
         return tf.cast(wide * norm if self.inverse else wide / norm, x.dtype)
 
 
-def gdn(inverse: bool = False):
-    """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
-
-    The simplified form of Johnston et al. 2019 (Ballé et al. 2016 have squares and a root), which
-    is also the default of tensorflow-compression. `inverse` multiplies instead.
-    """
-    return GDN(inverse)
-
-
 def get_activation(activation):
     """A layer or function by its name in a config; layers, functions and None as they are.
 
@@ -287,7 +283,7 @@ def get_activation(activation):
     leaky_relu has 0.2). A layer with weights is a new one for each call.
     """
     if activation in ("gdn", "igdn"):
-        return gdn(inverse=activation == "igdn")
+        return GDN(inverse=activation == "igdn")
     if isinstance(activation, str) and activation.startswith("leaky_relu_"):
         return tf.keras.layers.LeakyReLU(float(activation.removeprefix("leaky_relu_")))
     return tf.keras.activations.get(activation) if isinstance(activation, str) else activation

@@ -14,6 +14,7 @@ from common import conversion, exact
 from common.cli import UserError
 from common.transforms import advdnic, hyper2018, yang2023
 from common.transforms.layers import (
+    GDN,
     Branches,
     ConcatElu,
     DepthToSpace,
@@ -23,7 +24,6 @@ from common.transforms.layers import (
     Sum,
     conv,
     deconv,
-    gdn,
 )
 from common.transforms.mbconv import mbconv
 
@@ -508,7 +508,7 @@ def assert_refused(layer, channels=4, **kwargs):
 
 
 @pytest.mark.parametrize("make", [
-    gdn, K.LayerNormalization, K.PReLU, K.ELU, Subclassed,
+    GDN, K.LayerNormalization, K.PReLU, K.ELU, Subclassed,
     lambda: K.Conv2D(4, 3), lambda: K.Conv2D(4, 4, padding="same"),
     lambda: K.Conv2D(4, (3, 2), padding="same"), lambda: K.Conv2D(4, 3, 2, padding="same"),
     lambda: K.Conv2D(4, 3, padding="same", dilation_rate=2),
@@ -531,7 +531,7 @@ def test_layers_without_exact_form_are_refused_by_name(make):
 
 
 def test_refused_layer_is_named_wherever_it_is():
-    layer = culprit(gdn())
+    layer = culprit(GDN())
     x = tf.keras.Input([None, None, 4])
     functional = tf.keras.Model(x, K.Add()([x, tf.keras.Sequential([K.ReLU(), layer])(x)]))
     assert_refused(functional)
