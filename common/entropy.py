@@ -115,6 +115,45 @@ class DeepFactorized(tf.keras.layers.Layer):
         return (low + high) / 2
 
 
+class FineFactorized(DeepFactorized):
+    """The densities of `DeepFactorized` for a latent that is not quantised, as in bits-back coding.
+
+    In the tables, symbol k stands for the values within step / 2 of k * step.
+
+    Args:
+      channels: number of channels of the latent.
+      step: distance of the values that are coded, a power of two.
+    """
+
+    def __init__(self, channels: int, step: float):
+        super().__init__(channels, use_offset=False)
+        self.step = step
+
+    def bits(self, value: tf.Tensor) -> tf.Tensor:
+        """-log2 of the density at every element of `value` [..., channels]; may be negative."""
+        return _bits(self._noisy.base.log_prob(value))
+
+    def symbol_bits(self, symbols, channels):
+        pmfs, minima = self.pmfs()
+        padded = np.zeros([self.channels, max(map(len, pmfs))], np.float32)
+        for row, pmf in zip(padded, pmfs):
+            row[:len(pmf)] = pmf
+        position = np.clip(symbols - minima[channels], 0, padded.shape[1] - 1).astype(np.int32)
+        return np.minimum(-np.log2(np.maximum(padded[channels, position], 1e-30)), MAX_BITS)
+
+    def pmfs(self):
+        lower, upper = (
+            np.round(self._quantiles(q).numpy() / self.step).astype(np.int32)
+            for q in (TAIL_MASS / 2, 1 - TAIL_MASS / 2))
+        upper = np.minimum(upper, lower + _MAX_TABLE - 1)
+        edges = (np.arange(np.max(upper - lower) + 2)[:, None] + lower - 0.5) * self.step
+        density, edges = self._noisy.base, tf.cast(edges, tf.float32)
+        below, above = density.cdf(edges).numpy(), density.survival_function(edges).numpy()
+        # Differences of the smaller of the two do not cancel.
+        pmf = np.where(below[1:] < 0.5, np.diff(below, axis=0), -np.diff(above, axis=0))
+        return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
+
+
 class ScaleTable:
     """Zero-mean Gaussians of 64 log-spaced scales, convolved with U(-1/2, 1/2).
 
@@ -159,6 +198,39 @@ class ScaleTable:
             half = np.diff(cdf((np.arange(-bound, 2) - 0.5) / scale))
             pmfs.append(np.concatenate([half, half[-2::-1]]))
         return pmfs, -bounds
+
+
+class ShiftedScaleTable(ScaleTable):
+    """`ScaleTable` for integers whose mean is none: the mean's fraction picks the table too.
+
+    Distribution number i * 64 + k has entry k of the scale table and mean i / `shifts`.
+
+    Args:
+      shifts: how many fractions there are.
+    """
+
+    def __init__(self, shifts: int):
+        self.shifts = shifts
+
+    @property
+    def distributions(self) -> int:
+        return self.shifts * NUM_SCALES
+
+    def symbol_bits(self, symbols, distributions):
+        shift, index = np.divmod(distributions, NUM_SCALES)
+        return super().symbol_bits(symbols - shift / self.shifts, index)
+
+    def pmfs(self):
+        scales = np.exp(np.arange(NUM_SCALES) * self._step + math.log(MIN_SCALE))
+        bounds = np.ceil(scales * 4.33 + 0.5).astype(np.int32)
+        cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)))
+        pmfs = []
+        for shift in np.arange(self.shifts) / self.shifts:
+            for scale, bound in zip(scales, bounds):
+                # One more above, where the mean lies; of both tails the one that does not cancel.
+                edges = (np.arange(-bound, bound + 3) - 0.5 - shift) / scale
+                pmfs.append(np.where(edges[1:] < 0, np.diff(cdf(edges)), -np.diff(cdf(-edges))))
+        return pmfs, np.tile(-bounds, self.shifts)
 
 
 def _bits(log_probability: tf.Tensor) -> tf.Tensor:
@@ -206,6 +278,11 @@ class Tables:
         minima, sizes = np.append(np.concatenate(minima), 0), np.append(sizes, _DIGITS - 1)
         return cls(*(array.astype(np.int32) for array in (np.concatenate(cdfs), minima, sizes)))
 
+    def split(self) -> list[np.ndarray]:
+        """For each distribution its cumulative counts, from 0 to 2^PRECISION."""
+        ends = np.cumsum(self.sizes + 3)  # each begins with PRECISION
+        return [self.cdfs[end - size - 2:end] for size, end in zip(self.sizes, ends)]
+
 
 # An escaped value's digit: three bits of it, lowest first, and in the fourth whether more follow.
 _DIGITS = 16
@@ -222,11 +299,99 @@ def require_codable(latents) -> np.ndarray:
     return latents
 
 
+def sections(tables: Tables, symbols: np.ndarray, distributions: np.ndarray):
+    """The sections in which symbols are coded, in the order in which a decoder reads them.
+
+    First come the values that lie outside of their tables, then a symbol for every element, which
+    for those is an escape: a serial decoder has all values before its first step.
+
+    Args:
+      tables: what codes them.
+      symbols: int array, of what `require_codable` lets through.
+      distributions: int array of the same shape: which table entry codes each.
+
+    Yields:
+      Positions in the tables, and the distributions that code them: int arrays of one shape.
+    """
+    position = symbols - tables.minima[distributions]
+    size = tables.sizes[distributions]
+    below, above = position < 0, position >= size
+    # Distances from the table's ends, even above it and odd below.
+    beyond = np.where(below, -2 * position - 1, 2 * (position - size))[below | above]
+    yield from _digits(tables, np.array([beyond.size]))
+    yield from _digits(tables, beyond)
+    yield np.where(below | above, size, position), distributions
+
+
+def _digits(tables, values):
+    while values.size:
+        rest = values >> 3
+        yield ((values & 7) | np.where(rest > 0, 8, 0),
+               np.full(values.shape, len(tables.sizes) - 1))
+        values = rest[rest > 0]
+
+
+def read_escapes(tables: Tables, count: int, read) -> np.ndarray:
+    """Reads all sections but the last: the values that lie outside of their tables.
+
+    Args:
+      tables: what codes them.
+      count: how many symbols the last section has.
+      read: reads a section: from its distributions int32 [N] to positions in the tables [N].
+
+    Returns:
+      int32 [number of values + 1], for `unescape`.
+
+    Raises:
+      CodingError: no encoder wrote these.
+    """
+    escapes, = _read_digits(tables, 1, read)
+    if escapes > count:
+        raise CodingError(f"{escapes} values outside of the tables among {count}")
+    # Beyond the last value a damaged stream reads zeros.
+    return np.append(_read_digits(tables, escapes, read), np.int32(0))
+
+
+def _read_digits(tables, count, read):
+    values = np.zeros(count, np.int32)
+    more = np.arange(count)
+    for shift in range(0, 3 * _MAX_DIGITS, 3):
+        if not more.size:
+            return values
+        digits = read(np.full(more.shape, len(tables.sizes) - 1, np.int32))
+        values[more] |= (digits & 7) << shift
+        more = more[digits >= 8]
+    if more.size:
+        raise CodingError("an escaped value is too large")
+    return values
+
+
+def unescape(tables: Tables, positions: tf.Tensor, distributions: tf.Tensor, escapes: tf.Tensor,
+             used: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Turns positions in the tables into symbols, in a graph or out of it.
+
+    Args:
+      tables: what coded them.
+      positions: int32, of any part of the last section.
+      distributions: int32 of the same shape; which table entry coded each.
+      escapes: int32, as `read_escapes` returns it.
+      used: how many of the escapes belong to earlier parts.
+
+    Returns:
+      Symbols, int32 of the shape of `positions`; and how many escapes are used now.
+    """
+    size = tf.gather(tables.sizes, distributions)
+    escaped = positions == size
+    flat = tf.cast(tf.reshape(escaped, [-1]), tf.int32)
+    which = tf.minimum(used + tf.cumsum(flat, exclusive=True), tf.size(escapes) - 1)
+    beyond = tf.reshape(tf.gather(escapes, which), tf.shape(positions))
+    outside = tf.where(beyond % 2 == 1, -(beyond + 1) // 2, size + beyond // 2)
+    symbols = tf.where(escaped, outside, positions) + tf.gather(tables.minima, distributions)
+    return symbols, used + tf.reduce_sum(flat)
+
+
 class RangeEncoder:
     """Codes integers into one stream. Calls append to it; `finish` returns the bytes.
-
-    Each call first writes the values that lie outside of their tables, then a symbol for every
-    element, which for those is an escape: a serial decoder has all values before its first step.
 
     Attributes:
       crc: CRC-32 of all symbols so far (little-endian int32), for the container.
@@ -250,25 +415,9 @@ class RangeEncoder:
         symbols = require_codable(symbols).astype("<i4")
         self.crc = zlib.crc32(symbols.tobytes(), self.crc)
         distributions = np.asarray(distributions, np.int32)
-        position = symbols - self._tables.minima[distributions]
-        size = self._tables.sizes[distributions]
-        below, above = position < 0, position >= size
-        # Distances from the table's ends, even above it and odd below.
-        beyond = np.where(below, -2 * position - 1, 2 * (position - size))[below | above]
-        self._append_digits(np.array([beyond.size]))
-        self._append_digits(beyond)
-        self._append(np.where(below | above, size, position), distributions)
-
-    def _append_digits(self, values) -> None:
-        while values.size:
-            rest = values >> 3
-            self._append((values & 7) | np.where(rest > 0, 8, 0),
-                         np.full(values.shape, len(self._tables.sizes) - 1))
-            values = rest[rest > 0]
-
-    def _append(self, positions, distributions) -> None:
-        self._handle = tfc.entropy_encode_index(
-            self._handle, distributions.astype(np.int32), positions.astype(np.int32))
+        for positions, numbers in sections(self._tables, symbols, distributions):
+            self._handle = tfc.entropy_encode_index(
+                self._handle, numbers.astype(np.int32), positions.astype(np.int32))
 
     def finish(self) -> bytes:
         return tfc.entropy_encode_finalize(self._handle).numpy()
@@ -312,31 +461,17 @@ class RangeDecoder:
         Raises:
           CodingError: the stream is not one that the encoder wrote.
         """
-        escapes, = self._digits(1)
-        if escapes > count:
-            raise CodingError(f"{escapes} values outside of the tables among {count}")
-        # Beyond the last value a damaged stream reads zeros.
-        values = tf.constant(np.append(self._digits(escapes), 0), tf.int32)
+        escapes = tf.constant(read_escapes(self._tables, count, self._read))
         with tf.device("CPU:0"):
-            (self._handle, _, _), symbols = loop((self._handle, values, tf.constant(0)))
+            (self._handle, _, _), symbols = loop((self._handle, escapes, tf.constant(0)))
         symbols = symbols.numpy()
         self.crc = zlib.crc32(symbols.astype("<i4").tobytes(), self.crc)
         return symbols
 
-    def _digits(self, count: int) -> np.ndarray:
-        values = np.zeros(count, np.int32)
-        more = np.arange(count)
-        for shift in range(0, 3 * _MAX_DIGITS, 3):
-            if not more.size:
-                return values
-            self._handle, digits = tfc.entropy_decode_index(
-                self._handle, np.full(more.shape, len(self._tables.sizes) - 1, np.int32),
-                more.shape, tf.int32)
-            values[more] |= (digits.numpy() & 7) << shift
-            more = more[digits.numpy() >= 8]
-        if more.size:
-            raise CodingError("an escaped value is too large")
-        return values
+    def _read(self, distributions: np.ndarray) -> np.ndarray:
+        self._handle, positions = tfc.entropy_decode_index(
+            self._handle, distributions, distributions.shape, tf.int32)
+        return positions.numpy()
 
 
 def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tuple:
@@ -352,16 +487,10 @@ def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tupl
       The next state; and symbols, int32 of the shape of `distributions`.
     """
     handle, escapes, used = state
-    handle, position = tfc.entropy_decode_index(
+    handle, positions = tfc.entropy_decode_index(
         handle, distributions, tf.shape(distributions), tf.int32)
-    size = tf.gather(tables.sizes, distributions)
-    escaped = position == size
-    flat = tf.cast(tf.reshape(escaped, [-1]), tf.int32)
-    which = tf.minimum(used + tf.cumsum(flat, exclusive=True), tf.size(escapes) - 1)
-    beyond = tf.reshape(tf.gather(escapes, which), tf.shape(position))
-    outside = tf.where(beyond % 2 == 1, -(beyond + 1) // 2, size + beyond // 2)
-    symbols = tf.where(escaped, outside, position) + tf.gather(tables.minima, distributions)
-    return (handle, escapes, used + tf.reduce_sum(flat)), symbols
+    symbols, used = unescape(tables, positions, distributions, escapes, used)
+    return (handle, escapes, used), symbols
 
 
 class BitCounter:
