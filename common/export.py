@@ -166,6 +166,13 @@ def read_config(path: str | os.PathLike) -> dict:
         raise UserError(f"{path / 'config.json'} is damaged ({error})") from None
 
 
+def read_module(path: str | os.PathLike) -> str:
+    """The module of an exported model's class: "mshyper.models". Raises UserError."""
+    config = read_config(path)
+    # Earlier versions had one module a package, and did not name it.
+    return f"{config.get('package')}.{config.get('module', 'models')}"
+
+
 def fingerprint(path: str | os.PathLike) -> str:
     """The stored fingerprint of an exported model, 64 hexadecimal digits. Raises UserError."""
     try:

@@ -8,25 +8,18 @@ metrics.jsonl as a run that was never stopped.
 
 import ast
 import contextlib
-import datetime
-import importlib.util
 import json
 import math
 import os
 import pathlib
 import re
-import subprocess
-import sys
 from collections.abc import Iterable
 
 import numpy as np
 import tensorflow as tf
 from absl import flags, logging
-from ml_collections import config_flags
 
-import configs
 from common import (
-    cli,
     data,
     export,
     images,
@@ -35,19 +28,19 @@ from common import (
     optimizers,
     quantizers,
     recipes,
+    runs,
     schedules,
-    tables,
 )
 from common.cli import UserError
 from common.exact import ConversionError
-from common.files import replacing, write_json
+from common.files import replacing
 from common.model import Model
 
 # What the command line says of a component: its class, or arguments that the config need not have.
 _COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer)\.(\w+)=(.*)")
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
-flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags defined in `main`
+flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags of `runs.main`
 
 
 class Trainer(tf.keras.Model):
@@ -215,7 +208,7 @@ class Journal(tf.keras.callbacks.Callback):
     def _export(self):
         step = int(self.model.optimizer.iterations)
         try:
-            export.save(self.model.result, record(type(self.model.result), self._config),
+            export.save(self.model.result, runs.record(type(self.model.result), self._config),
                         self._workdir / "model")
         except ConversionError as error:  # later weights may fit
             if step >= self._config.train.num_steps:
@@ -258,7 +251,8 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         data.readable(data.find(config.data.validation)) if config.data.validation else [])
     _check_distortion(config, validation_sources)
     warm_start = (
-        _warm_start_source(config.train.warm_start, workdir) if config.train.warm_start else None)
+        runs.find_model("train.warm_start", config.train.warm_start, workdir)
+        if config.train.warm_start else None)
     tf.keras.utils.set_random_seed(config.seed)
     with _precision(config.train.precision):
         codec = export.build(model_class, config.to_dict())
@@ -279,7 +273,8 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
         cache_gib=config.data.cache_gib)
 
-    _claim(workdir, record(model_class, config))
+    runs.claim(workdir, runs.record(model_class, config),
+               begun=bool(tf.train.latest_checkpoint(str(workdir / "checkpoints"))))
     trainer = Trainer(codec, config, average)
     trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
     optimizer.build(codec.trainable_variables)
@@ -310,46 +305,25 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     return workdir / "model"
 
 
-def main(model_class: type[Model]) -> None:
-    """The command line of `<package>/train.py`."""
-    config_flag = config_flags.DEFINE_config_file(
-        "config", None, "config file, and after a colon the recipe, if not the file's own; "
-        "--config.<key>=<value> overrides an entry, for example --config.train.num_steps=1000",
-        lock_config=True)
-    flags.declare_key_flag("config")
-    hid = flags.DEFINE_integer("hid", None, "train with entry number HID of get_hyper()")
-    experiments_dir = flags.DEFINE_string(
-        "experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live")
-    xid = flags.DEFINE_string(
-        "xid", os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID")),
-        "name of the experiment; by default that of the Slurm job, else of the config file and "
-        "the recipe")
-    flags.mark_flag_as_required("config")
-
+def main(*model_classes: type[Model]) -> None:
+    """The command line of `<package>/train.py`. Of several classes, config.module picks one."""
+    by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     components = []
 
     def prepare(argv):
         components.extend(filter(None, map(_COMPONENT.fullmatch, argv)))
         return [arg for arg in argv if not _COMPONENT.fullmatch(arg)]
 
-    def train(_):
-        path, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-        config_module = load_config_module(path)
-        config = config_flag.value
-        wid = hid.value or 0
-        if hid.value is not None:
-            apply_hyper(config, config_module.get_hyper(), hid.value)
-            # What the command line says goes before what the sweep says.
-            config.update_from_flattened_dict(
-                config_flags.get_override_values(flags.FLAGS["config"]))
+    def amend(config):
         override_components(config, [match.groups() for match in components])
-        name = "-".join(filter(None, (pathlib.Path(path).stem, recipe)))
-        workdir = pathlib.Path(experiments_dir.value, xid.value or name,
-                               f"wid={wid}-{config_module.get_runname(config)}")
-        print(f"run: {workdir}")
-        print(f"exported model: {run(model_class, config, workdir)}")
 
-    cli.run(train, prepare)
+    def train(config, workdir):
+        module = config.get("module", "models")
+        if module not in by_module:
+            raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
+        print(f"exported model: {run(by_module[module], config, workdir)}")
+
+    runs.main(train, prepare, amend)
 
 
 def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> None:
@@ -372,33 +346,6 @@ def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> No
                 component[key] = ast.literal_eval(value)
             except (ValueError, SyntaxError):  # a name without quotes
                 component[key] = value
-
-
-def apply_hyper(config, hyper: list[dict], hid: int) -> None:
-    """Applies entry `hid` of a sweep, {"train.rd_lambda": 0.02, ...}, to `config`.
-
-    Raises:
-      UserError: the sweep has no such entry.
-    """
-    if not 0 <= hid < len(hyper):
-        raise UserError(f"--hid {hid}: this config's get_hyper() has entries 0 to {len(hyper) - 1}")
-    config.update_from_flattened_dict(hyper[hid])
-
-
-def load_config_module(path: str):
-    """Imports a config file by its path. Raises UserError if there is none."""
-    if not os.path.isfile(path):
-        raise UserError(f"no config file {path}; see the folders <package>/configs")
-    spec = importlib.util.spec_from_file_location("config_module", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def record(model_class: type[Model], config) -> dict:
-    """The config as a run and its exported model keep it: with the package of the model."""
-    package = model_class.__module__.partition(".")[0]
-    return json.loads(json.dumps({"package": package, **config.to_dict()}))
 
 
 def _check(config) -> None:
@@ -445,60 +392,6 @@ def _precision(name: str):
         yield
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
-
-
-def _warm_start_source(name: str, workdir: pathlib.Path) -> pathlib.Path:
-    """The exported model to start from: of an experiment, that of the run with this run's wid."""
-    if not any(pathlib.Path(name).glob("wid=*")):
-        return export.find(name)
-    wid = workdir.name.partition("-")[0]
-    runs = sorted(pathlib.Path(name).glob(f"{wid}-*"))
-    if len(runs) != 1:
-        found = ", ".join(run.name for run in runs) or "none"
-        raise UserError(f"train.warm_start: the experiment {name} should have one run {wid}-... "
-                        f"like this one; found: {found}")
-    return export.find(runs[0])
-
-
-def _claim(workdir: pathlib.Path, wanted: dict) -> None:
-    """Creates the run's folder, or checks that it belongs to a run of the same config."""
-    path = workdir / "config.json"
-    if path.exists() and tf.train.latest_checkpoint(str(workdir / "checkpoints")):
-        found = json.loads(path.read_text())
-        different = sorted(_flat(wanted).items() ^ _flat(found).items())
-        if different:
-            keys = ", ".join(sorted({key for key, _ in different}))
-            raise UserError(f"{workdir} holds a run with another config ({keys} differ); choose "
-                            "another --xid, or remove that folder")
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "run_info.json", _run_info(wanted["seed"]))
-        write_json(path, wanted)
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = json.dumps(value)
-    return flat
-
-
-def _run_info(seed: int) -> dict:
-    try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
-                             cwd=pathlib.Path(__file__).parent, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        git = None
-    return {
-        "command": sys.argv,
-        "git": git,
-        "seed": seed,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **tables.environment(),
-    }
 
 
 def _jit_compile(setting: str) -> bool:

@@ -4,7 +4,7 @@
 """
 
 from common import training
-from mshyper.models import Model
+from mshyper import bits_back, models
 
 if __name__ == "__main__":
-    training.main(Model)
+    training.main(models.Model, bits_back.Model)

@@ -10,7 +10,8 @@ import tensorflow as tf
 from common import optimizers, quantizers, recipes, schedules
 from common.cli import UserError
 
-CONFIGS = sorted(pathlib.Path(__file__).parents[2].glob("*/configs/*.py"))
+CONFIGS = sorted(path for path in pathlib.Path(__file__).parents[2].glob("*/configs/*.py")
+                 if path.stem != "itinf")
 
 
 def learning_rate(config):

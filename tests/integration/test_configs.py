@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import codec
-from common import coding, export, images, recipes, training
+from common import coding, export, images, recipes, runs, training
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(
@@ -30,6 +30,11 @@ def overrides(config):
             for key, value in arguments.items() if key in ("channels", "latents", "width")}
 
 
+def find_class(path, config):
+    package = path.split("/")[0]
+    return importlib.import_module(f"{package}.{config.get('module', 'models')}").Model
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("pictures")
@@ -41,9 +46,9 @@ def pictures(tmp_path_factory, photo):
     pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
     for path in CONFIGS])
 def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
-    package, module = path.split("/")[0], training.load_config_module(str(ROOT / path))
-    model_class = importlib.import_module(f"{package}.models").Model
+    module = runs.load_config_module(str(ROOT / path))
     config = module.get_config()
+    model_class = find_class(path, config)
     if not config.train.warm_start:  # from a released model, whose widths are what they are
         config.update_from_flattened_dict(overrides(config))
     config.update_from_flattened_dict({
@@ -73,11 +78,11 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
 
 @pytest.mark.parametrize("path", CONFIGS)
 def test_sweeps_override_what_is_there_and_have_names(path):
-    module = training.load_config_module(str(ROOT / path))
+    module = runs.load_config_module(str(ROOT / path))
     names = set()
     for entry in range(len(module.get_hyper())):
         config = module.get_config().lock()
-        training.apply_hyper(config, module.get_hyper(), entry)
+        runs.apply_hyper(config, module.get_hyper(), entry)
         names.add(module.get_runname(config))
     assert len(names) == len(module.get_hyper()) >= 1
 
@@ -85,8 +90,8 @@ def test_sweeps_override_what_is_there_and_have_names(path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_models_of_a_sweep_can_be_built(path):
-    module = training.load_config_module(str(ROOT / path))
-    model_class = importlib.import_module(f"{path.split('/')[0]}.models").Model
+    module = runs.load_config_module(str(ROOT / path))
+    model_class = find_class(path, module.get_config())
     models = {}
     for entry in module.get_hyper():
         config = module.get_config()
@@ -100,6 +105,6 @@ def test_models_of_a_sweep_can_be_built(path):
 @pytest.mark.parametrize("path", CONFIGS)
 @pytest.mark.parametrize("recipe", ["yang2020", "advdnic"])
 def test_configs_take_any_recipe(path, recipe):
-    config = training.load_config_module(str(ROOT / path)).get_config(recipe)
+    config = runs.load_config_module(str(ROOT / path)).get_config(recipe)
     assert config.train.optimizer.cls == recipes.build(recipe).train.optimizer.cls == "Adam"
     assert config.model.analysis.cls

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import codec
 import evaluate
-from common import coding, export, images, quantizers, training
+from common import coding, export, images, quantizers, runs, training
 from common.cli import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
 from joint_ar.models import Model
@@ -49,7 +49,7 @@ def test_parameters_are_the_papers(latents, expected):
     config = mbt2018.get_config()
     if latents == 320:
         assert mbt2018.get_hyper()[0]["train.rd_lambda"] == 0.08
-        training.apply_hyper(config, mbt2018.get_hyper(), 0)
+        runs.apply_hyper(config, mbt2018.get_hyper(), 0)
     model = export.build(Model, config.to_dict())
     assert parameters(model) == expected
     parts = {name: parameters(getattr(model, name)) for name in ("context", "entropy_parameters")}
@@ -62,7 +62,7 @@ def test_every_sweep_entry_has_a_name_of_its_own():
         names = set()
         for hid in range(len(module.get_hyper())):
             config = module.get_config()
-            training.apply_hyper(config, module.get_hyper(), hid)
+            runs.apply_hyper(config, module.get_hyper(), hid)
             names.add(module.get_runname(config))
         assert len(names) == len(module.get_hyper()) >= 2
 

@@ -101,6 +101,14 @@ def test_another_config_does_not_touch_the_run(tiny_run):
         training.run(Model, config, tiny_run)
 
 
+def test_a_config_of_another_module_is_refused(tmp_path):
+    config = tiny_config()
+    config.module = "bits_back"
+    with pytest.raises(UserError, match="one for mshyper.bits_back, .* mshyper.models"):
+        training.run(Model, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_seed_decides(tmp_path, tiny_run):
     config = tiny_config()
     config.seed = 1
@@ -277,6 +285,8 @@ def test_xla_trains_like_the_plain_graph(tmp_path):
     (["--config", "nowhere.py"], "no config file nowhere.py"),
     ([], "--config"),
     (["--config", "mshyper/configs/small.py", "--hid", "7"], "entries 0 to 1"),
+    (["--config", "mshyper/configs/small_bb.py", "--config.module=bits"],
+     "unknown module 'bits'; known: models, bits_back"),
 ])
 def test_mistakes_on_the_command_line(arguments, message):
     done = subprocess.run([sys.executable, "-m", "mshyper.train", *arguments],
