@@ -1,6 +1,7 @@
 """Real files: compress | decompress | info | benchmark.
 
     python -m codec compress --model mshyper-small-1 photo.png [photo.ntc]
+    python -m codec compress --model mshyper-small-1 --refine sga photo.png
     python -m codec decompress photo.ntc [photo.png]
     python -m codec info photo.ntc
     python -m codec benchmark --model mshyper-small-1 --dataset kodak
@@ -15,13 +16,14 @@ import resource
 import sys
 from collections.abc import Callable
 
+import numpy as np
 import tqdm
 
-from common import coding, data, export, images, tables
+from common import coding, data, export, images, itinf, tables
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
 from common.files import replacing
-from common.model import Model
+from common.model import Latents, Model
 
 
 def load_model(name: str) -> Model:
@@ -31,25 +33,44 @@ def load_model(name: str) -> Model:
       UserError: there is none, or it is damaged.
     """
     path = export.find(name)
-    package = export.read_config(path).get("package")
+    module = export.read_module(path)
     try:
-        model_class = importlib.import_module(f"{package}.models").Model
+        model_class = importlib.import_module(module).Model
     except (ModuleNotFoundError, AttributeError) as error:
-        if getattr(error, "name", None) not in (package, f"{package}.models", "Model"):
+        if getattr(error, "name", None) not in (module.partition(".")[0], module, "Model"):
             raise
-        raise UserError(f"{path}: its config names the package '{package}', which this version "
+        raise UserError(f"{path}: its config names the model of '{module}', which this version "
                         "does not have") from None
     return export.load(model_class, path)
+
+
+def load_encoder(args: argparse.Namespace
+                 ) -> tuple[Model, Callable[[Model, np.ndarray], Latents]]:
+    """The model, and where latents come from, as arguments of `REFINEMENT` and --model ask for.
+
+    Raises:
+      UserError: there is no such model or method.
+    """
+    if not args.refine:
+        if args.refine_steps is not None or args.refine_lambda is not None:
+            raise UserError("--refine_steps and --refine_lambda need --refine METHOD")
+        return load_model(args.model), coding.infer
+    method = itinf.method(args.refine)
+    if args.refine_steps is not None:
+        method.num_steps = args.refine_steps
+    model = load_model(args.model)
+    objective = itinf.objective(export.find(args.model), args.refine_lambda)
+    return model, itinf.Refiner(model, method, *objective).infer
 
 
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
-    model = load_model(args.model)
+    model, infer = load_encoder(args)
 
     def compress_one(source, target):
         image = images.read(source, args.max_pixels)
-        ntc = coding.compress(model, image, args.max_pixels)
+        ntc = coding.compress(model, image, args.max_pixels, infer)
         with replacing(target) as temporary:
             temporary.write_bytes(ntc)
         pixels = image.shape[0] * image.shape[1]
@@ -64,7 +85,7 @@ def decompress(args: argparse.Namespace) -> None:
     loaded = {}
 
     def decompress_one(source, target):
-        ntc = _read(source)
+        ntc = read(source)
         fingerprint = Container.unpack(ntc, args.max_pixels).fingerprint
         name = args.model or _find_by_fingerprint(fingerprint)
         if name not in loaded:
@@ -79,7 +100,7 @@ def decompress(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """What a .ntc file says of itself."""
     def describe(source, _):
-        ntc = _read(source)
+        ntc = read(source)
         fields = Container.unpack(ntc, args.max_pixels)
         name = _released(fields.fingerprint) or "not in the zoo"
         return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
@@ -157,7 +178,8 @@ def _run(jobs, job: Callable) -> None:
         sys.exit(2)
 
 
-def _read(path: pathlib.Path) -> bytes:
+def read(path: pathlib.Path) -> bytes:
+    """The bytes of a file. Raises UserError."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -177,6 +199,16 @@ def _released(fingerprint: str) -> str | None:
                  if export.fingerprint(path).startswith(fingerprint)), None)
 
 
+# Arguments of commands that encode.
+REFINEMENT = argparse.ArgumentParser(add_help=False)
+REFINEMENT.add_argument("--refine", metavar="METHOD", help="optimise the latents of each image "
+                        f"before coding, which takes long; one of: {', '.join(itinf.METHODS)}")
+REFINEMENT.add_argument("--refine_steps", "--refine-steps", type=int, metavar="N",
+                        help="for so many steps (default: the method's)")
+REFINEMENT.add_argument("--refine_lambda", "--refine-lambda", type=float, metavar="X",
+                        help="for the loss bpp + X * distortion (default: the model's training)")
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m codec", description="Learned image compression: files.")
@@ -192,7 +224,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     outputs.add_argument("--output_dir", help="where outputs go (default: beside the inputs)")
     outputs.add_argument("--force", action="store_true", help="overwrite existing files")
 
-    command = commands.add_parser("compress", parents=[files, outputs], help=compress.__doc__)
+    command = commands.add_parser(
+        "compress", parents=[files, outputs, REFINEMENT], help=compress.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.set_defaults(command=compress)
     command = commands.add_parser("decompress", parents=[files, outputs], help=decompress.__doc__)

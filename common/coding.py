@@ -2,17 +2,16 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import tensorflow as tf
 import tqdm
 
 from common import data, images, metrics, quantizers
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
-from common.model import Model
+from common.model import Latents, Model
 from common.timing import recording, stage
 
 # Without tiles, memory grows with the image: decoding takes half a GB a megapixel with 32 channels
@@ -20,13 +19,24 @@ from common.timing import recording, stage
 MAX_PIXELS = 25_000_000
 
 
-def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> bytes:
+def infer(model: Model, image: np.ndarray) -> Latents:
+    """The latents of a uint8 image [H, W, 3], in a batch of one."""
+    with stage("analysis"):
+        latents = model.infer(data.to_float(image)[None])
+        for latent in latents.values():
+            latent.numpy()  # waits for a GPU, so that the time is that of the work
+        return latents
+
+
+def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS,
+             infer: Callable[[Model, np.ndarray], Latents] = infer) -> bytes:
     """Codes an image.
 
     Args:
       model: an exported model.
       image: uint8 [H, W, 3].
       max_pixels: larger images, after padding, are refused.
+      infer: where its latents come from, by default the encoder networks.
 
     Returns:
       The bytes of a .ntc file.
@@ -35,7 +45,7 @@ def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS) -> b
       UserError: the image is too large, or the model's latents are not finite.
     """
     height, width, _ = image.shape
-    _check_size(model, height, width, max_pixels)
+    check_size(model, height, width, max_pixels)
     latents = infer(model, image)
     coder = RangeEncoder(model.tables)
     try:
@@ -60,7 +70,7 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
 
 
 def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
-           ) -> tuple[dict[str, tf.Tensor], tuple[int, int]]:
+           ) -> tuple[Latents, tuple[int, int]]:
     """The quantised latents in a .ntc file, and the height and width of its image.
 
     Raises:
@@ -70,7 +80,7 @@ def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
     if container.fingerprint != model.fingerprint[:8]:
         raise UserError(f"written by model {container.fingerprint}, not by this one "
                         f"({model.fingerprint[:8]})")
-    _check_size(model, container.height, container.width, max_pixels)
+    check_size(model, container.height, container.width, max_pixels)
     coder = RangeDecoder(model.tables, container.stream)
     try:
         latents = model.decode(coder, container.height, container.width)
@@ -82,22 +92,13 @@ def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
     return latents, (container.height, container.width)
 
 
-def _check_size(model, height, width, max_pixels):
+def check_size(model, height, width, max_pixels):
     """Raises UserError for more pixels than allowed, after padding: a line becomes a strip."""
     stride = model.analysis.stride
     padded = -(-height // stride) * -(-width // stride) * stride**2
     if padded > max(max_pixels, stride**2):
         raise UserError(f"an image of {width} x {height}, padded to {padded / 1e6:.1f} megapixels, "
                         f"exceeds the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
-
-
-def infer(model: Model, image: np.ndarray) -> dict[str, tf.Tensor]:
-    """The latents of a uint8 image [H, W, 3], in a batch of one."""
-    with stage("analysis"):
-        latents = model.infer(data.to_float(image)[None])
-        for latent in latents.values():
-            latent.numpy()  # waits for a GPU, so that the time is that of the work
-        return latents
 
 
 def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -113,7 +114,6 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
       metrics of `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
       (encoding_time.analysis, ...); and the decoded image.
     """
-    pixels = image.shape[0] * image.shape[1]
     with recording() as encoding:
         start = time.perf_counter()
         ntc = compress(model, image, max_pixels=sys.maxsize)
@@ -122,22 +122,31 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
         start = time.perf_counter()
         decoded = decompress(model, ntc, max_pixels=sys.maxsize)
         decoding_time = time.perf_counter() - start
-    latents, _ = decode(model, ntc, max_pixels=sys.maxsize)
-    bits = model.generate(latents, quantizers.Round()).bits
-    counter = BitCounter(model.priors)
-    model.encode(latents, counter)
     row = {
-        "bytes": len(ntc),
-        "bpp": 8 * len(ntc) / pixels,
-        "estimated_bpp": sum(float(b[0]) for b in bits.values()) / pixels,
-        "integer_bpp": counter.bits / pixels,
-        **metrics.all_metrics(image, decoded),
+        **measure_file(model, image, ntc, decoded),
         "encoding_time": encoding_time,
         "decoding_time": decoding_time,
         **{f"encoding_time.{name}": seconds for name, seconds in encoding.items()},
         **{f"decoding_time.{name}": seconds for name, seconds in decoding.items()},
     }
     return row, decoded
+
+
+def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: np.ndarray
+                 ) -> dict[str, float]:
+    """What `measure` says of the bytes of a .ntc file and the image that they decode to."""
+    pixels = image.shape[0] * image.shape[1]
+    latents, _ = decode(model, ntc, max_pixels=sys.maxsize)
+    bits = model.generate(latents, quantizers.Round()).bits
+    counter = BitCounter(model.priors)
+    model.encode(latents, counter)
+    return {
+        "bytes": len(ntc),
+        "bpp": 8 * len(ntc) / pixels,
+        "estimated_bpp": sum(float(b[0]) for b in bits.values()) / pixels,
+        "integer_bpp": counter.bits / pixels,
+        **metrics.all_metrics(image, decoded),
+    }
 
 
 def measure_all(model: Model, sources: list[data.Source], name: str | None = None

@@ -23,7 +23,15 @@ _LEAST_SIMILARITY = 1e-3
 
 def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
                     eight_bit: bool = False) -> dict[str, tf.Tensor]:
-    """The loss  bpp + rd_lambda * distortion  and its parts, means over the batch.
+    """Means over the batch of what `per_image` returns, and the PSNR of the mean MSE."""
+    measured = per_image(x, generated, rd_lambda, distortion=distortion, eight_bit=eight_bit)
+    means = {name: tf.reduce_mean(value) for name, value in measured.items()}
+    return {**means, "psnr": _psnr(means["mse"])}
+
+
+def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
+              eight_bit: bool = False) -> dict[str, tf.Tensor]:
+    """The loss  bpp + rd_lambda * distortion  and its parts.
 
     Rates are in bits per pixel of `x`, MSE is on the 0..255 scale, everything in float32.
 
@@ -35,8 +43,8 @@ def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion
       eight_bit: measure on images rounded to 8 bits, as in evaluation. Has no gradient.
 
     Returns:
-      Scalars: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr (of the mean MSE, in dB), and
-      ms_ssim if that is the distortion.
+      [B] each: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr in dB, and ms_ssim if that
+      is the distortion.
 
     Raises:
       UserError: there is no such distortion.
@@ -48,16 +56,19 @@ def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion
         x, x_hat = (tf.cast(images.to_uint8(image), tf.float32) / 255.0 for image in (x, x_hat))
     x_hat = tf.cast(x_hat, tf.float32)
     pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-    rates = {f"bpp_{name}": tf.reduce_mean(tf.cast(bits, tf.float32)) / pixels
+    rates = {f"bpp_{name}": tf.cast(bits, tf.float32) / pixels
              for name, bits in generated.bits.items()}
     bpp = tf.add_n(list(rates.values()))
-    mse = tf.reduce_mean(tf.square(x_hat - x)) * 255.0**2
-    psnr = 10 / math.log(10) * tf.math.log(255.0**2 / tf.maximum(mse, 1e-12))
-    measured = {"bpp": bpp, **rates, "mse": mse, "psnr": psnr}
+    mse = tf.reduce_mean(tf.square(x_hat - x), axis=(1, 2, 3)) * 255.0**2
+    measured = {"bpp": bpp, **rates, "mse": mse, "psnr": _psnr(mse)}
     if distortion == "mse":
         return {"rd_loss": bpp + rd_lambda * mse, **measured}
-    similarity = tf.reduce_mean(ms_ssim(x, x_hat))
+    similarity = ms_ssim(x, x_hat)
     return {"rd_loss": bpp + rd_lambda * (1 - similarity), **measured, "ms_ssim": similarity}
+
+
+def _psnr(mse):
+    return 10 / math.log(10) * tf.math.log(255.0**2 / tf.maximum(mse, 1e-12))
 
 
 def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:

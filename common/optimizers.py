@@ -117,6 +117,31 @@ def _rotate(x, axes, bases, inverse=False):
     return x
 
 
+def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
+    """A step of Adam (Kingma & Ba 2015, algorithm 1) on tensors of any shapes.
+
+    Keras's Adam keeps its moments in variables, whose shapes are fixed.
+
+    Args:
+      values: nested structure of tensors.
+      gradients: by each of them.
+      moments: two such structures, zeros at first.
+      step: number of steps before this one.
+      learning_rate: scalar.
+
+    Returns:
+      The new values and moments.
+    """
+    t = tf.cast(step, tf.float32) + 1
+    rate = learning_rate * tf.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+    m, v = moments
+    m = tf.nest.map_structure(lambda m, g: beta_1 * m + (1 - beta_1) * g, m, gradients)
+    v = tf.nest.map_structure(lambda v, g: beta_2 * v + (1 - beta_2) * g**2, v, gradients)
+    values = tf.nest.map_structure(
+        lambda x, m, v: x - rate * m / (tf.sqrt(v) + epsilon), values, m, v)
+    return values, [m, v]
+
+
 def build(config, learning_rate) -> tf.keras.optimizers.Optimizer:
     """Builds the optimiser that `config` names, e.g. dict(cls="Adam", global_clipnorm=1.0).
 

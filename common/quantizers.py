@@ -10,6 +10,7 @@ noise. Training, evaluation and iterative inference differ only in the quantizer
 `rate_depends_on_offset` says whether the first value does.
 """
 
+import math
 import zlib
 
 import tensorflow as tf
@@ -28,6 +29,16 @@ _STEEPEST = 1.0 - 1e-6
 def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
     """A seed, int32 [2], that depends on `seed` [2] and an integer, on every device alike."""
     return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
+
+
+class Continuous:
+    """The value itself, for inference that ignores quantisation ("MAP" in Yang et al. 2020)."""
+
+    rate_depends_on_offset = False
+
+    def __call__(self, value, offset, name):
+        del offset, name
+        return value, value
 
 
 class Round:
@@ -75,6 +86,17 @@ class UniformNoise:
         del offset
         noisy = value + self.noise(value, name)
         return noisy, noisy
+
+
+def normal_noise(quantizer, value: tf.Tensor, name: str) -> tf.Tensor:
+    """Standard normal noise of the shape of `value`, for a latent that is drawn, not quantised.
+
+    It follows from the quantizer's seed, if it has one, so that every step has its own; else it is
+    always the same.
+    """
+    noise = getattr(quantizer, "noise", UniformNoise(tf.zeros(2, tf.int32)).noise)
+    return math.sqrt(2.0) * tf.math.erfinv(
+        tf.clip_by_value(2 * noise(value, name), -_STEEPEST, _STEEPEST))
 
 
 class Mixed(UniformNoise):
@@ -132,6 +154,129 @@ class SoftRound(UniformNoise):
         slope = 2 * tf.tanh(self._alpha / 2) * (noisy - centre)
         mean = centre + tf.atanh(tf.clip_by_value(slope, -_STEEPEST, _STEEPEST)) / self._alpha
         return noisy + offset, mean + offset
+
+
+class DeterministicAnnealing:
+    """A mean of the two nearest grid points that sharpens as the temperature falls.
+
+    With f in [0, 1] the distance from the lower of them, the upper one's weight is
+
+        r(f) = sigmoid((atanh(f) - atanh(1 - f)) / temperature)
+
+    (Yang et al. 2020, section 4, "deterministic annealing", after Agustsson et al. 2017).
+
+    The gradient is that of r where f is at least `margin` from both grid points, and at most
+    `steepest`: on a grid point there still is one, and it does not grow beyond all bounds.
+
+    Args:
+      temperature: > 0; a float or a scalar tensor.
+    """
+
+    rate_depends_on_offset = True
+    margin = 1e-2
+    steepest = 50.0
+    _published_margin = 1e-5
+
+    def __init__(self, temperature: float | tf.Tensor):
+        self._temperature = temperature
+
+    def __call__(self, value, offset, name):
+        shifted = value - offset
+        lower = tf.floor(shifted)
+        f = shifted - lower
+        perturbation = self._perturbation(value, name)
+        r, _ = self._weight(f, perturbation, self._published_margin)
+        _, slope = self._weight(f, perturbation, self.margin)
+        mixed = lower + r + offset
+        # The grid is the decoder's: no gradient goes to where it lies.
+        mixed = tf.stop_gradient(mixed) + tf.stop_gradient(slope) * (
+            value - tf.stop_gradient(value))
+        return mixed, mixed
+
+    def _weight(self, f, perturbation, margin):
+        """r, and its derivative by f."""
+        down = tf.clip_by_value(f, margin, 1 - margin)
+        up = 1 - down
+        odds = (tf.atanh(down) - tf.atanh(up)) / self._temperature
+        inverse = self._sharpness
+        r = tf.sigmoid((odds + perturbation) * inverse)
+        slope = 1 / (1 - down**2) + 1 / (1 - up**2)
+        return r, tf.minimum(r * (1 - r) * inverse * slope / self._temperature, self.steepest)
+
+    @property
+    def _sharpness(self):
+        return 1.0
+
+    def _perturbation(self, value, name):
+        del value, name
+        return 0.0
+
+
+class StochasticGumbel(DeterministicAnnealing):
+    """Stochastic Gumbel annealing, SGA (Yang et al. 2020, section 3.2).
+
+    The weights of `DeterministicAnnealing` are the probabilities with which either point is drawn,
+    P(upper) / P(lower) = exp((atanh(f) - atanh(1 - f)) / temperature). The sample is relaxed with
+    the same temperature: r = sigmoid((log of these odds + logistic noise) / temperature), where
+    the noise is the difference of two Gumbel ones.
+
+    Args:
+      temperature: > 0; a float or a scalar tensor.
+      seed: int32 [2]. The noise is a function of (seed, name, index within the batch) alone.
+    """
+
+    def __init__(self, temperature: float | tf.Tensor, seed: tf.Tensor):
+        super().__init__(temperature)
+        self.noise = UniformNoise(seed).noise
+
+    @property
+    def _sharpness(self):
+        return 1 / self._temperature
+
+    def _perturbation(self, value, name):
+        # In (0, 1), also where the 32 random bits are all zero.
+        u = tf.clip_by_value(self.noise(value, name) + 0.5, 2.0**-24, 1 - 2.0**-24)
+        return tf.math.log(u) - tf.math.log1p(-u)
+
+
+class OnGrid:
+    """A quantizer on a grid that is known beforehand, whatever offsets it is called with.
+
+    Args:
+      quantizer: which.
+      offsets: by the latent's name, the grid's offset.
+    """
+
+    # Models need not look for a mean to lay the grid on.
+    rate_depends_on_offset = False
+
+    def __init__(self, quantizer, offsets: dict[str, tf.Tensor]):
+        self._quantizer = quantizer
+        self._offsets = offsets
+        if hasattr(quantizer, "noise"):
+            self.noise = quantizer.noise
+
+    def __call__(self, value, offset, name):
+        del offset
+        return self._quantizer(value, self._offsets[name], name)
+
+
+class Recording(Round):
+    """Rounding that keeps what it did.
+
+    Attributes:
+      offsets: by the latent's name, where its grid lay, of the latent's shape.
+      rounded: by the latent's name, what the decoder gets.
+    """
+
+    def __init__(self):
+        self.offsets, self.rounded = {}, {}
+
+    def __call__(self, value, offset, name):
+        rounded, _ = super().__call__(value, offset, name)
+        self.offsets[name] = tf.broadcast_to(offset, tf.shape(value))
+        self.rounded[name] = rounded
+        return rounded, rounded
 
 
 _TRAINING = {

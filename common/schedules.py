@@ -168,6 +168,35 @@ class ReduceOnPlateau(Schedule, tf.Module):
             self._waited.assign(0)
 
 
+def temperature(step, num_steps: int, rate: float, start: float, largest: float,
+                shape: str = "exponential"):
+    """Temperature of annealed rounding at `step`, float32, in [1e-8, largest].
+
+    With done = step / num_steps it is largest * exp(-rate * (done - start)), or for the shape
+    "linear" largest - rate * (done - start), clipped (Yang et al. 2020, appendix).
+
+    Args:
+      step: integer or integer tensor.
+      num_steps: number of steps of inference; the others are in units of it.
+      rate: how fast it falls.
+      start: when it starts to fall.
+      largest: the temperature before.
+      shape: see above.
+
+    Raises:
+      UserError: there is no such shape.
+    """
+    elapsed = tf.cast(step, tf.float32) / num_steps - start
+    if shape == "exponential":
+        # Without the bound, an early step's exponential could overflow.
+        value = largest * tf.exp(-rate * tf.maximum(elapsed, 0.0))
+    elif shape == "linear":
+        value = largest - rate * elapsed
+    else:
+        raise UserError(f"unknown shape of a temperature '{shape}'; known: exponential, linear")
+    return tf.clip_by_value(value, 1e-8, largest)
+
+
 def _warmup(step, num_steps: int, fraction: float):
     """1 / n at step 0, 1 from step n - 1 on, where n = fraction * num_steps."""
     return tf.minimum(1.0, (tf.cast(step, tf.float32) + 1) / max(1.0, fraction * num_steps))

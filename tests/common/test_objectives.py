@@ -22,6 +22,18 @@ def test_loss_of_a_case_done_by_hand():
     assert {k: float(v) for k, v in measured.items()} == pytest.approx(expected, rel=1e-5)
 
 
+def test_losses_of_each_image_of_a_case_done_by_hand():
+    x_hat = tf.stack([X[0] + 0.1, X[1] + 0.2])
+    measured = objectives.per_image(X, Generated(x_hat, BITS), 0.01)
+    mse = np.square([25.5, 51.0])
+    expected = {"bpp_y": [1, 3], "bpp_z": [0.5, 0], "bpp": [1.5, 3], "mse": mse,
+                "rd_loss": [1.5, 3] + 0.01 * mse, "psnr": 10 * np.log10(255**2 / mse)}
+    assert measured.keys() == expected.keys()
+    for name, value in measured.items():
+        assert value.shape == (2,) and value.dtype == tf.float32
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5)
+
+
 def test_image_is_cropped_and_pixels_are_those_of_the_original():
     x_hat = tf.pad(X, [[0, 0], [0, 14], [0, 12], [0, 0]], constant_values=1.0)
     measured = objectives.rate_distortion(X, Generated(x_hat, BITS), 1.0)
@@ -97,6 +109,41 @@ def test_gradient_of_ms_ssim(photo):
         ours, _ = gradients(x, x_hat)
         assert np.all(np.isfinite(ours)) and np.max(np.abs(ours)) > 0
     assert np.all(np.isfinite(gradients(x, x)[0]))
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+@pytest.mark.parametrize("distortion", objectives.DISTORTIONS)
+def test_losses_of_each_image_are_those_of_it_alone(photo, distortion, eight_bit):
+    pairs = [degraded(photo[:161, :170], 0.05), degraded(photo[-161:, -170:], 0.2)]
+    x, x_hat = (tf.concat(images, axis=0) for images in zip(*pairs))
+    x_hat = tf.pad(x_hat, [[0, 0], [0, 15], [0, 6], [0, 0]])
+    options = dict(rd_lambda=0.1, distortion=distortion, eight_bit=eight_bit)
+    generated = Generated(x_hat, {"y": tf.constant([9000.0, 700.0])})
+    each = objectives.per_image(x, generated, **options)
+    mean = objectives.rate_distortion(x, generated, **options)
+    assert each.keys() == mean.keys()
+    for i in (0, 1):
+        alone = objectives.rate_distortion(x[i:i + 1], Generated(
+            x_hat[i:i + 1], {"y": generated.bits["y"][i:i + 1]}), **options)
+        for name, value in alone.items():
+            assert float(each[name][i]) == pytest.approx(float(value), rel=1e-5)
+    for name, value in each.items():
+        assert abs(float(value[0] - value[1])) > 1e-3 * abs(float(value[0]))
+        if name != "psnr":  # of the mean MSE: below the mean PSNR
+            assert float(mean[name]) == pytest.approx(float(np.mean(value)), rel=1e-5)
+    assert float(mean["psnr"]) == pytest.approx(
+        10 * math.log10(255**2 / np.mean(each["mse"])), rel=1e-5)
+    assert float(mean["psnr"]) < np.mean(each["psnr"])
+
+
+def test_losses_of_each_image_do_not_touch_the_others():
+    x_hat, bits = tf.fill([2, 2, 4, 3], 0.5), tf.constant([8.0, 24.0])
+    with tf.GradientTape() as tape:
+        tape.watch([x_hat, bits])
+        loss = objectives.per_image(X, Generated(x_hat, {"y": bits}), 0.01)["rd_loss"][1]
+    by_image, by_bits = tape.gradient(loss, [x_hat, bits])
+    np.testing.assert_allclose(by_bits, [0, 1 / 8])
+    assert np.all(by_image[0] == 0) and np.all(by_image[1] != 0)
 
 
 def test_distortion_by_name(photo):

@@ -179,6 +179,39 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert np.max(np.abs(clipped - unclipped)) > 0.01
 
 
+@pytest.mark.parametrize("options", [
+    dict(), dict(beta_1=0.5, beta_2=0.7, epsilon=0.1)], ids=["default", "other"])
+def test_adam_is_that_of_keras(options):
+    # With an epsilon of 0.1 it shows where it is added: to the uncorrected root.
+    variables, gradients = setup()
+    rate = schedules.WarmupDrop(0.05, len(gradients), warmup=0.2, drop_at=0.6)
+    values = {str(i): tf.constant(variable) for i, variable in enumerate(variables)}
+    moments = [tf.nest.map_structure(tf.zeros_like, values) for _ in range(2)]
+    keras = tf.keras.optimizers.Adam(rate, **{"epsilon": 1e-8, **options})
+    start = [variable.numpy() for variable in variables]
+    for step, given in enumerate(gradients):
+        values, moments = optimizers.adam(
+            values, {str(i): tf.constant(g) for i, g in enumerate(given)}, moments,
+            tf.constant(step), rate(step), **options)
+        train(keras, variables, [given])
+        for value, variable in zip(values.values(), variables):
+            np.testing.assert_allclose(value, variable, rtol=1e-5, atol=1e-6)
+    for value, before in zip(values.values(), start):
+        assert np.all(np.abs(value - before) > 1e-4)
+
+
+def test_adam_leaves_what_it_is_given():
+    given, zeros = {"y": tf.ones([2, 3])}, {"y": tf.zeros([2, 3])}
+    moments = [zeros, zeros]
+    values, new = optimizers.adam(given, {"y": tf.fill([2, 3], 4.0)}, moments, 0, 0.25)
+    np.testing.assert_allclose(values["y"], 0.75, rtol=1e-5)  # the first step is the sign
+    np.testing.assert_allclose([new[0]["y"], new[1]["y"]],
+                               [np.full([2, 3], 0.4), np.full([2, 3], 0.016)], rtol=1e-4)
+    assert moments == [zeros, zeros] and np.all(given["y"] == 1)
+    still, _ = optimizers.adam(given, zeros, moments, 0, 0.25)
+    np.testing.assert_array_equal(still["y"], given["y"])
+
+
 def test_config_rebuilds_the_optimizer():
     optimizer = optimizers.SOAP(
         schedules.WarmupCosine(0.01, 100), beta_1=0.8, beta_2=0.7, shampoo_beta=0.6,

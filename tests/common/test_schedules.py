@@ -117,3 +117,57 @@ def test_lambda_is_warmed_up_only_where_it_is_small(value, expected):
 
     assert [at(s) for s in (0, 199)] == pytest.approx([expected] * 2)
     assert [at(s) for s in (200, 999)] == pytest.approx([value] * 2)
+
+
+# Lengths and the arguments that stand for  min(0.5, 0.5 exp(-rate (step - t0))).
+YANG_2020 = dict(num_steps=2000, rate=2.0, start=0.35, largest=0.5)
+YANG_2023 = dict(num_steps=3000, rate=1.5, start=1 / 15, largest=0.5)
+
+
+@pytest.mark.parametrize("schedule, rate, t0, end", [
+    (YANG_2020, 1e-3, 700, 0.136), (YANG_2023, 5e-4, 200, 0.123)])
+def test_published_temperatures_at_their_corners(schedule, rate, t0, end):
+    def at(step):
+        return float(schedules.temperature(step, **schedule))
+
+    assert [at(s) for s in (0, t0 // 2)] == [0.5, 0.5]
+    assert at(t0) == pytest.approx(0.5, rel=1e-6)
+    for step in (t0 + 1, t0 + 10, t0 + 900):
+        assert 1 - at(step) / 0.5 == pytest.approx(1 - math.exp(-rate * (step - t0)), rel=1e-3)
+    assert at(schedule["num_steps"]) == pytest.approx(end, abs=5e-4)
+    assert at(10 * schedule["num_steps"]) < 0.01 * end
+
+
+def test_linear_temperature_at_its_corners():
+    def at(step):
+        return float(schedules.temperature(
+            step, 1000, rate=0.5, start=0.2, largest=0.25, shape="linear"))
+
+    expected = {0: 0.25, 100: 0.25, 200: 0.25, 201: 0.2495, 400: 0.15, 600: 0.05, 699: 0.0005,
+                701: 1e-8, 1000: 1e-8}
+    assert {step: at(step) for step in expected} == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", ["exponential", "linear"])
+@pytest.mark.parametrize("rate", [0.0, 1.0, 100.0, 1e6])
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.0])
+def test_temperatures_stay_within_their_bounds(shape, rate, start):
+    taus = [float(schedules.temperature(step, 100, rate, start, 0.3, shape))
+            for step in (0, 1, 49, 50, 51, 99, 100, 10**6)]
+    assert taus == sorted(taus, reverse=True)
+    smallest, largest = (float(tf.constant(bound)) for bound in (1e-8, 0.3))
+    assert taus[0] == largest and taus[-1] >= smallest
+    assert taus[-1] == (largest if rate == 0 else smallest)
+
+
+def test_temperature_of_a_step_in_a_graph():
+    graph = tf.function(lambda step: schedules.temperature(step, **YANG_2020))
+    for step in (tf.constant(1200), tf.constant(1200, tf.int64)):
+        result = graph(step)
+        assert result.dtype == tf.float32 and result.shape == ()
+        assert float(result) == pytest.approx(0.5 * math.exp(-0.5), rel=1e-5)
+
+
+def test_unknown_shape_of_a_temperature():
+    with pytest.raises(UserError, match="'cosine'.*exponential, linear"):
+        schedules.temperature(0, **YANG_2020, shape="cosine")

@@ -17,6 +17,7 @@ import configs
 from common import coding, data, images, quantizers
 from common.cli import UserError
 from common.container import Container
+from mshyper.models import Model
 from tests.integration.conftest import assert_pictures_agree
 
 
@@ -135,6 +136,27 @@ def test_missing_input_and_model(tmp_path, photo, capsys):
     fails(["compress", "--model", "none-1", photo, tmp_path / "x.ntc"], capsys, "none-1", "tiny-1")
     fails(["compress", "--model", "tiny-1", photo, tmp_path / "no" / "x.ntc"], capsys, "x.ntc")
     fails(["decompress", tmp_path / "none.ntc"], capsys, "none.ntc", "No such file")
+
+
+@pytest.mark.parametrize("package, module", [
+    ("mshyper", "nothing"), ("nowhere", "models"), ("mshyper", "train")])
+def test_a_model_whose_class_does_not_exist(tiny_model, tmp_path, package, module):
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    config = json.loads((path / "config.json").read_text())
+    config.update(package=package, module=module)
+    (path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"names the model of '{package}\.{module}'"):
+        codec.load_model(path)
+
+
+def test_a_model_of_an_earlier_version_names_no_module(tiny_model, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    config = json.loads((path / "config.json").read_text())
+    assert config.pop("module") == "models"
+    (path / "config.json").write_text(json.dumps(config))
+    assert isinstance(codec.load_model(path), Model)
 
 
 def test_too_many_pixels(ntc, photo, tmp_path, capsys):

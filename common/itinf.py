@@ -1,0 +1,446 @@
+"""Iterative inference: latents optimised for one image, as its encoder networks could not.
+
+    python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
+
+The networks stay as they are; the latents are variables that minimise the loss of training through
+`Model.generate`. The decoder notices nothing. A method is a quantizer, its temperature, an
+optimiser and a rule to stop; `METHODS` has those of Yang, Bamler & Mandt 2020 (arXiv 2006.04240)
+and Yang & Mandt 2023.
+
+Every `check_interval` steps the latents are rounded as a file holds them, and measured. This gives
+
+  the grid      on which the quantizer rounds until the next check: around the means that follow
+                from rounded latents, in a model with a context serially, for these are the means
+                that the decoder knows
+  the best      latents so far, of each image. They start with the encoder's own: refined latents
+                are never worse
+  the end       if the rule to stop says so
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+from absl import flags
+from ml_collections import config_dict
+
+from common import (
+    coding,
+    data,
+    export,
+    images,
+    metrics,
+    objectives,
+    quantizers,
+    recipes,
+    runs,
+    schedules,
+    tables,
+)
+from common.cli import UserError
+from common.files import replacing, write_json
+from common.model import Latents, Model
+from common.optimizers import adam
+from common.timing import stage
+
+flags.disclaim_key_flags()  # `--help` of the package's itinf.py lists the flags of `runs.main`
+
+# --- Methods ----------------------------------------------------------------------------------
+
+
+def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedule=None,
+            patience=0):
+    return config_dict.ConfigDict(dict(
+        quantizer=quantizer,
+        temperature=temperature or {},  # arguments of schedules.temperature
+        num_steps=num_steps,
+        travel=travel,  # learning rate of Adam times num_steps: how far a latent can get
+        schedule=schedule or dict(cls="Constant"),
+        check_interval=10,
+        patience=patience,  # checks in a row without a better one, after which to stop; 0: never
+        seed=0,
+    ))
+
+
+# Yang et al. 2020: rate 1e-3 a step from step 700 on, of 2000 steps.
+_TEMPERATURE_2020 = dict(rate=2.0, start=0.35, largest=0.5)
+
+METHODS = {
+    "sga": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020, num_steps=500),
+    "sga_yang2020": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020),
+    # 3000 steps: rate 5e-4 a step from step 200 on.
+    "sga_yang2023": lambda: _method(
+        "StochasticGumbel", num_steps=3000, travel=15.0,
+        temperature=dict(rate=1.5, start=1 / 15, largest=0.5),
+        schedule=dict(cls="WarmupDrop", warmup=0.0, drop_at=0.9, drop_factor=0.1)),
+    "map": lambda: _method("Continuous", patience=1),
+    "ste": lambda: _method("StraightThrough", travel=0.2, patience=1),
+    "unoise": lambda: _method("UniformNoise"),
+    "danneal": lambda: _method(
+        # exp(-4e-3 t), but never above 0.2.
+        "DeterministicAnnealing", temperature=dict(rate=8.0, start=math.log(5) / 8, largest=0.2)),
+}
+
+
+def method(name: str) -> config_dict.ConfigDict:
+    """The method called `name`.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
+    return METHODS[name]()
+
+
+_QUANTIZERS = {
+    "StochasticGumbel": lambda seed, tau: quantizers.StochasticGumbel(tau, seed),
+    "DeterministicAnnealing": lambda seed, tau: quantizers.DeterministicAnnealing(tau),
+    "UniformNoise": lambda seed, tau: quantizers.UniformNoise(seed),
+    "StraightThrough": lambda seed, tau: quantizers.StraightThrough(),
+    "Continuous": lambda seed, tau: quantizers.Continuous(),
+}
+
+
+_ANNEALED = ("StochasticGumbel", "DeterministicAnnealing")
+
+# Of Adam, for methods with few steps: larger ones find nothing better.
+_LARGEST_RATE = 0.05
+
+# --- The loop ---------------------------------------------------------------------------------
+
+
+class Refined(NamedTuple):
+    """What refinement found for a batch of images.
+
+    Attributes:
+      latents: float32 [B, h, w, C] each, rounded; the best ones.
+      traces: for each image a list of rows, one a check: step, tau, loss (what the step before
+        minimised, on the quantizer's values, in bits per pixel), and on rounded latents and 8-bit
+        images rd_loss, bpp, mse, psnr.
+    """
+
+    latents: Latents
+    traces: list[list[dict[str, float]]]
+
+
+class Refiner:
+    """Refines latents of images of any size with one model and one method.
+
+    Its step is traced once for all images. Optimisers of Keras keep their moments in variables of
+    one shape, and so would need a trace for every size of image.
+
+    Args:
+      model: an exported model. From here on it cannot be trained.
+      config: a method.
+      rd_lambda: weight of the distortion.
+      distortion: as in `objectives.rate_distortion`.
+    """
+
+    def __init__(self, model: Model, config, rd_lambda: float, distortion: str = "mse"):
+        if config.quantizer not in _QUANTIZERS:
+            raise UserError(f"unknown quantizer '{config.quantizer}' for inference; known: "
+                            f"{', '.join(_QUANTIZERS)}")
+        for key in ("num_steps", "check_interval"):
+            if config[key] < 1:
+                raise UserError(f"{key} is {config[key]}; need at least 1")
+        # Batch normalisation then takes its averages, whatever `training` says.
+        model.trainable = False
+        self._model = model
+        self._config = config
+        self._objective = dict(rd_lambda=rd_lambda, distortion=distortion)
+        if config.quantizer in _ANNEALED and not config.temperature:
+            raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
+        self._rate = schedules.learning_rate(
+            config.schedule, min(config.travel / config.num_steps, _LARGEST_RATE),
+            config.num_steps)
+        self._step = self._check = None
+
+    def __call__(self, x: tf.Tensor, progress: str | None = None) -> Refined:
+        """Refines the latents that the encoder infers from images.
+
+        Args:
+          x: float32 [B, H, W, 3] in [0, 1].
+          progress: what to call a progress bar; none by default.
+        """
+        latents = self._model.infer(x)
+        self._compile(latents)
+        moments = [tf.nest.map_structure(tf.zeros_like, latents) for _ in range(2)]
+        best, best_loss, since_best = None, np.full(len(x), np.inf), 0
+        traces = [[] for _ in x]
+        loss = [np.nan] * len(x)
+        with tqdm.tqdm(total=self._config.num_steps, desc=progress, unit="step", leave=None,
+                       disable=None if progress else True) as bar:
+            for step in range(self._config.num_steps + 1):
+                last = step == self._config.num_steps
+                if last or step % self._config.check_interval == 0:
+                    measured, rounded, grid = self._check(x, latents)
+                    measured = {name: value.numpy() for name, value in measured.items()}
+                    for i, trace in enumerate(traces):
+                        trace.append({
+                            "step": step, "tau": float(self._temperature(step)),
+                            "loss": float(loss[i]),
+                            **{name: float(value[i]) for name, value in measured.items()}})
+                    better = measured["rd_loss"] < best_loss
+                    best_loss = np.where(better, measured["rd_loss"], best_loss)
+                    best = rounded if best is None else {
+                        name: tf.where(better[:, None, None, None], rounded[name], value)
+                        for name, value in best.items()}
+                    since_best = 0 if np.any(better) else since_best + 1
+                    bar.set_postfix(rd_loss=float(np.mean(best_loss)))
+                if last or since_best == self._config.patience > 0:
+                    break
+                loss, latents, moments = self._step(
+                    x, latents, moments, grid, tf.constant(step))
+                bar.update()
+        return Refined(best, traces)
+
+    def infer(self, model: Model, image: np.ndarray) -> Latents:
+        """As `coding.infer`: the refined latents of a uint8 image [H, W, 3], in a batch of one."""
+        _check_sides(image, self._objective["distortion"], "the image")
+        with stage("refinement"):
+            return self(data.to_float(image)[None], "refinement").latents
+
+    def _temperature(self, step):
+        if not self._config.temperature:
+            return tf.constant(np.nan)
+        return schedules.temperature(step, self._config.num_steps, **self._config.temperature)
+
+    def _compile(self, latents):
+        if self._step is not None:
+            return
+        image = tf.TensorSpec([None, None, None, 3], tf.float32)
+        spec = {name: tf.TensorSpec([None, None, None, value.shape[-1]], tf.float32)
+                for name, value in latents.items()}
+        self._check = tf.function(self._check_graph, [image, spec])
+        self._step = tf.function(
+            self._step_graph, [image, spec, [spec, spec], spec, tf.TensorSpec([], tf.int32)])
+
+    def _check_graph(self, x, latents):
+        recording = quantizers.Recording()
+        generated = self._model.generate(latents, recording)
+        measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
+        # Latents that no quantizer met, as they are.
+        rounded = {**latents, **recording.rounded}
+        grid = {**tf.nest.map_structure(tf.zeros_like, latents), **recording.offsets}
+        return measured, rounded, grid
+
+    def _step_graph(self, x, latents, moments, grid, step):
+        seed = quantizers.fold_in([self._config.seed, 0], step)
+        quantizer = quantizers.OnGrid(
+            _QUANTIZERS[self._config.quantizer](seed, self._temperature(step)), grid)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(latents)
+            generated = self._model.generate(latents, quantizer, training=True)
+            loss = objectives.per_image(x, generated, **self._objective)["rd_loss"]
+            # In bits, so that Adam's epsilon means the same for images of all sizes.
+            bits = tf.reduce_sum(loss) * tf.cast(tf.size(x[0, :, :, 0]), tf.float32)
+        gradients = tape.gradient(bits, latents)
+        latents, moments = adam(latents, gradients, moments, step, self._rate(step))
+        return loss, latents, moments
+
+
+def objective(path: str | os.PathLike, rd_lambda: float | None = None,
+              distortion: str | None = None) -> tuple[float, str]:
+    """The rd_lambda and the distortion to refine for: what is not given is that of the training.
+
+    Args:
+      path: folder of an exported model.
+      rd_lambda, distortion: as of `Refiner`.
+
+    Raises:
+      UserError: rd_lambda is neither given nor in the model's config, or not positive, or there is
+        no such distortion.
+    """
+    train = export.read_config(path).get("train", {})
+    rd_lambda = train.get("rd_lambda") if rd_lambda is None else rd_lambda
+    if rd_lambda is None:
+        raise UserError(f"the config of {path} has no train.rd_lambda; give one")
+    if not 0 < rd_lambda < math.inf:
+        raise UserError(f"rd_lambda is {rd_lambda:g}; need a positive number")
+    # Models of earlier versions were all trained for MSE.
+    distortion = distortion or train.get("distortion", "mse")
+    if distortion not in objectives.DISTORTIONS:
+        raise UserError(f"unknown distortion '{distortion}'; known: "
+                        f"{', '.join(objectives.DISTORTIONS)}")
+    return rd_lambda, distortion
+
+
+def _check_sides(image, distortion, name):
+    side, least = min(image.shape[:2]), metrics.MS_SSIM_MIN_SIDE
+    if distortion == "ms_ssim" and side < least:
+        raise UserError(f"MS-SSIM needs sides of at least {least} pixels; {name} has {side}")
+
+
+# --- The command --------------------------------------------------------------------------------
+
+# Of the files with the encoder's latents ("base") and with the refined ones.
+_MEASURED = ("bytes", "bpp", "estimated_bpp", "mse", "psnr", "rd_loss")
+
+
+def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
+    """What the configs/itinf.py of all packages are: method `name`, and a model of the zoo."""
+    config = config_dict.ConfigDict(dict(
+        seed=0,
+        # An exported model, a run, an experiment (its run of the same wid) or a zoo name.
+        model=config_dict.FieldReference(model, str),
+        data="kodak",  # a name of configs.DATASETS, or any folder, glob or file
+        batch_size=1,  # images of one size are refined together
+        rd_lambda=config_dict.placeholder(float),  # that of the model's training
+        distortion=config_dict.placeholder(str),  # likewise
+        itinf=dict(name=name, **method(name)),
+    ))
+    config.itinf.seed = config.get_ref("seed")
+    return config
+
+
+def get_hyper() -> list[dict]:
+    """Nothing to override: of an experiment with a run for each lambda, the wid picks the run."""
+    return [{} for _ in recipes.LAMBDAS]
+
+
+def get_runname(config) -> str:
+    """Method and model."""
+    path = pathlib.Path(config.model or "")
+    model = path.parent.name if path.name == "model" else path.name
+    return f"{config.itinf.name}-{model}"
+
+
+def main(model_class: type[Model]) -> None:
+    """The command line of `<package>/itinf.py`."""
+    def refine(config, workdir):
+        rows = run(model_class, config, workdir)
+        print(tables.render(rows, columns=(
+            "image", "base.bpp", "refined.bpp", "base.psnr", "refined.psnr", "base.rd_loss",
+            "refined.rd_loss", "steps", "seconds")))
+        print(f"written: {workdir}")
+
+    runs.main(refine)
+
+
+def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[tables.Row]:
+    """Refines and codes all images of config.data, or what is missing of that in a folder.
+
+    In the folder `workdir` appear
+
+        <image>/trace.csv           the course of refinement, as in `Refined`
+        <image>/latents.npz         refined latents, as a decoder reads them
+        <image>/image.ntc           the file
+        <image>/reconstruction.png  what it decodes to
+        <image>/result.json         its row
+        results.json, results.csv   all rows
+
+    Returns:
+      For each image a row: bytes, bpp, estimated_bpp, mse, psnr and rd_loss (by the bytes) of the
+      file with the encoder's latents (base.) and of that with the refined ones (refined.), steps,
+      and seconds of refinement, which of the first image include the set-up; and the row of means.
+
+    Raises:
+      UserError: a mistake in the config or the data.
+    """
+    workdir = pathlib.Path(workdir)
+    if not config.model:
+        raise UserError("--config.model should name an exported model, a run or an experiment: "
+                        "the zoo has none for this command")
+    path = runs.find_model("model", config.model, workdir)
+    module = export.read_module(path)
+    if module != model_class.__module__:
+        raise UserError(f"{path} is a model of {module}; this command is for those of "
+                        f"{model_class.__module__}")
+    config = config.copy_and_resolve_references()
+    config.rd_lambda, config.distortion = objective(path, config.rd_lambda, config.distortion)
+    batches = _batches(config)
+    model = export.load(model_class, path)
+    refiner = Refiner(model, config.itinf, config.rd_lambda, config.distortion)
+    runs.claim(workdir, {**runs.record(model_class, config), "fingerprint": model.fingerprint},
+               begun=any(workdir.glob("*/result.json")))
+    rows = {}
+    with tqdm.tqdm(total=sum(map(len, batches)), unit="image", disable=None) as progress:
+        for batch in batches:
+            # Noise depends on the place in the batch: what is missing of one needs all of it.
+            if not all(_result(workdir, source).exists() for source in batch):
+                _refine(model, refiner, batch, config, workdir)
+            rows |= {source: _read_row(_result(workdir, source)) for source in batch}
+            progress.update(len(batch))
+    rows = [rows[source] for source in data.find(config.data)]
+    rows.append(tables.mean_row(rows))
+    tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
+                method=config.itinf.to_dict(), rd_lambda=config.rd_lambda,
+                distortion=config.distortion, dataset=config.data)
+    return rows
+
+
+def _batches(config) -> list[list[data.Source]]:
+    """The images in batches of one size. Raises UserError if one of them cannot be refined."""
+    if config.batch_size < 1:
+        raise UserError(f"batch_size is {config.batch_size}; need at least 1")
+    folders, sizes = {}, {}
+    for source in data.find(config.data):
+        other = folders.setdefault(_folder(source), source)
+        if other != source:
+            raise UserError(f"{other.path} and {source.path} would share the folder "
+                            f"{_folder(source)}; give one of them another name")
+        image = source.read()
+        _check_sides(image, config.distortion, source.name)
+        sizes.setdefault(image.shape, []).append(source)
+    return [same[i:i + config.batch_size] for same in sizes.values()
+            for i in range(0, len(same), config.batch_size)]
+
+
+def _refine(model, refiner, batch, config, workdir):
+    """Refines a batch of images, and writes the folders of those that have none."""
+    pictures = [source.read() for source in batch]
+    start = time.perf_counter()
+    refined = refiner(data.to_float(np.stack(pictures)), batch[0].name)
+    seconds = (time.perf_counter() - start) / len(batch)
+    for i, (source, picture) in enumerate(zip(batch, pictures)):
+        if _result(workdir, source).exists():
+            continue
+        latents = {name: value[i:i + 1] for name, value in refined.latents.items()}
+        base, _, _ = _code(model, picture, coding.infer, config)
+        best, ntc, decoded = _code(model, picture, lambda *_, latents=latents: latents, config)
+        read, _ = coding.decode(model, ntc, sys.maxsize)
+        with replacing(workdir / _folder(source)) as folder:
+            folder.mkdir()
+            tables.write_csv(folder / "trace.csv", refined.traces[i])
+            np.savez_compressed(folder / "latents.npz", **{**latents, **read})
+            (folder / "image.ntc").write_bytes(ntc)
+            images.write(folder / "reconstruction.png", decoded)
+            write_json(folder / "result.json", {
+                "image": source.name,
+                **{f"base.{name}": value for name, value in base.items()},
+                **{f"refined.{name}": value for name, value in best.items()},
+                "steps": refined.traces[i][-1]["step"],
+                "seconds": seconds,
+            })
+
+
+def _code(model, image, infer, config):
+    """Of a file with the latents that `infer` finds: its measurements, its bytes, its image."""
+    ntc = coding.compress(model, image, sys.maxsize, infer)
+    decoded = coding.decompress(model, ntc, sys.maxsize)
+    row = coding.measure_file(model, image, ntc, decoded)
+    distortion = row["mse"] if config.distortion == "mse" else 1 - row["ms_ssim"]
+    row["rd_loss"] = row["bpp"] + config.rd_lambda * distortion
+    return {name: row[name] for name in _MEASURED}, ntc, decoded
+
+
+def _folder(source) -> str:
+    return source.path.stem if source.index is None else f"{source.path.stem}-{source.index}"
+
+
+def _result(workdir, source):
+    return workdir / _folder(source) / "result.json"
+
+
+def _read_row(path):
+    # JSON has no infinity: a null is the PSNR of an image without error.
+    return {name: math.inf if value is None else value
+            for name, value in json.loads(path.read_text()).items()}

@@ -1,0 +1,11 @@
+"""Refines the latents of images with a factorised prior; see common/itinf.py.
+
+    python -m factorized.itinf --config factorized/configs/itinf.py:sga \\
+        --config.model=experiments/bls2017 --hid 2
+"""
+
+from common import itinf
+from factorized.models import Model
+
+if __name__ == "__main__":
+    itinf.main(Model)

@@ -1,0 +1,10 @@
+"""Refines the latents of images with a joint autoregressive prior; see common/itinf.py.
+
+    python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga
+"""
+
+from common import itinf
+from joint_ar.models import Model
+
+if __name__ == "__main__":
+    itinf.main(Model)

@@ -1,0 +1,14 @@
+"""Iterative inference with a scale or mean-scale hyperprior, for each image of a data set.
+
+    python -m mshyper.itinf --config mshyper/configs/itinf.py:sga \\
+        --config.model=experiments/mbt2018 --hid 2
+"""
+
+from common import itinf
+
+get_hyper = itinf.get_hyper
+get_runname = itinf.get_runname
+
+
+def get_config(method="sga"):
+    return itinf.get_config(method, "mshyper-small-2")

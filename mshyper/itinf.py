@@ -1,0 +1,10 @@
+"""Refines the latents of images with a scale or mean-scale hyperprior; see common/itinf.py.
+
+    python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
+"""
+
+from common import itinf
+from mshyper.models import Model
+
+if __name__ == "__main__":
+    itinf.main(Model)
