@@ -16,6 +16,7 @@ bits, the top bit of a byte set if more follow. Besides the stream a file spends
 import dataclasses
 import struct
 import zlib
+from collections.abc import Iterable
 
 from common.cli import UserError
 
@@ -44,10 +45,8 @@ class Container:
 
     def pack(self) -> bytes:
         """The file's bytes."""
-        body = b"".join([
-            MAGIC, bytes.fromhex(self.fingerprint), _varint(self.height), _varint(self.width),
-            self.stream, _CRC.pack(self.symbols_crc)])
-        return body + _CRC.pack(zlib.crc32(body))
+        return seal(MAGIC, self.fingerprint, (self.height, self.width), self.stream,
+                    self.symbols_crc)
 
     @classmethod
     def unpack(cls, data: bytes, max_pixels: int) -> "Container":
@@ -60,27 +59,51 @@ class Container:
         Raises:
           UserError: not a .ntc file, damaged, truncated, with bytes after its end, or too large.
         """
-        if not data:
-            raise UserError("the file is empty")
-        if data[:2] != MAGIC[:2]:
-            raise UserError("not a .ntc file")
-        if data[:3] != MAGIC:
-            raise UserError("a .ntc file of another version, or damaged; this program reads "
-                            f"version {MAGIC[2:].decode()}")
-        body, crc = data[:-_CRC.size], data[-_CRC.size:]
-        if crc != _CRC.pack(zlib.crc32(body)):
-            raise UserError("the file is damaged: bytes have been lost, added or changed (its "
-                            "checksum does not match)")
-        header, symbols_crc = body[len(MAGIC):-_CRC.size], body[-_CRC.size:]
-        height, position = _read_varint(header, _FINGERPRINT_BYTES)
-        width, position = _read_varint(header, position)
+        fingerprint, rest, symbols_crc = unseal(data, MAGIC, SUFFIX)
+        (height, width), stream = read_varints(rest, 2)
         if not height or not width:
             raise UserError("the file is malformed (its image has no pixels)")
         if height * width > max_pixels:
             raise UserError(f"the file claims an image of {width} x {height}, more than "
                             f"{max_pixels / 1e6:g} megapixels; --max_pixels allows more")
-        return cls(header[:_FINGERPRINT_BYTES].hex(), height, width, header[position:],
-                   *_CRC.unpack(symbols_crc))
+        return cls(fingerprint, height, width, stream, symbols_crc)
+
+
+def seal(magic: bytes, fingerprint: str, numbers: Iterable[int], stream: bytes,
+         symbols_crc: int) -> bytes:
+    """A file: magic, fingerprint, varints, stream and both checksums."""
+    body = b"".join([magic, bytes.fromhex(fingerprint), *map(_varint, numbers), stream,
+                     _CRC.pack(symbols_crc)])
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def unseal(data: bytes, magic: bytes, suffix: str) -> tuple[str, bytes, int]:
+    """The fingerprint in a file, its varints and stream, and the CRC-32 of its symbols.
+
+    Args:
+      data: the whole file.
+      magic: that of its kind; the last byte is the version.
+      suffix: what to call its kind.
+
+    Raises:
+      UserError: another kind of file, damaged, truncated, or with bytes after its end.
+    """
+    if not data:
+        raise UserError("the file is empty")
+    if data[:len(magic) - 1] != magic[:-1]:
+        raise UserError(f"not a {suffix} file")
+    if data[:len(magic)] != magic:
+        raise UserError(f"a {suffix} file of another version, or damaged; this program reads "
+                        f"version {magic[-1:].decode()}")
+    body, crc = data[:-_CRC.size], data[-_CRC.size:]
+    if crc != _CRC.pack(zlib.crc32(body)):
+        raise UserError("the file is damaged: bytes have been lost, added or changed (its "
+                        "checksum does not match)")
+    if len(body) < len(magic) + _FINGERPRINT_BYTES + _CRC.size:
+        raise UserError("the file is malformed (it is too short for a header)")
+    content, symbols_crc = body[len(magic):-_CRC.size], body[-_CRC.size:]
+    return (content[:_FINGERPRINT_BYTES].hex(), content[_FINGERPRINT_BYTES:],
+            *_CRC.unpack(symbols_crc))
 
 
 def _varint(value: int) -> bytes:
@@ -91,10 +114,17 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for i, byte in enumerate(data[position:position + 5]):
-        value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80:
-            return value, position + i + 1
-    raise UserError("the file is malformed (a size in its header is not a number)")
+def read_varints(data: bytes, count: int) -> tuple[list[int], bytes]:
+    """The next `count` numbers, and the bytes after them. Raises UserError for malformed ones."""
+    values, position = [], 0
+    for _ in range(count):
+        value = 0
+        for i, byte in enumerate(data[position:position + 5]):
+            value |= (byte & 0x7F) << 7 * i
+            if byte < 0x80:
+                break
+        else:
+            raise UserError("the file is malformed (a size in its header is not a number)")
+        values.append(value)
+        position += i + 1
+    return values, data[position:]

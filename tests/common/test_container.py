@@ -62,8 +62,9 @@ def test_claims_are_checked_against_the_limit():
     (b"NT9" + bytes(100), "version"),
     (with_checksum(b"NT1" + bytes(4) + b"\x00\x01" + bytes(4)), "no pixels"),
     (with_checksum(b"NT1" + bytes(4) + b"\xff" * 30), "not a number"),
-    (with_checksum(b"NT1"), "not a number"),
-    (with_checksum(b"NT1" + bytes(4)), "not a number"),
+    (with_checksum(b"NT1"), "too short"),
+    (with_checksum(b"NT1" + bytes(4)), "too short"),
+    (with_checksum(b"NT1" + bytes(8)), "not a number"),
 ])
 def test_other_files(data, message):
     with pytest.raises(UserError, match=message):

@@ -1,0 +1,175 @@
+"""Mean-scale hyperprior with bits-back coding of z (Yang, Bamler & Mandt 2020, section 3.3).
+
+                ┌──────────┐  y         ┌───┐      ŷ                  ┌───────────┐
+          x ───►│ analysis ├───────────►│ Q │──┬───────────┬─────────►│ synthesis │───► x̂
+                └──────────┘            └───┘  ▼           │          └───────────┘
+                               ┌────────────────┐          │ bits: y ~ N(mean, scale²)
+                               │ hyper-analysis │      ┌───┴─────────────┐
+                               └───────┬────────┘      │ hyper-synthesis │
+                  posterior q(z | ŷ)   │               └───▲─────────────┘
+                                       ▼                   │
+                         bits taken ─► z ──────────────────┘  bits: z ~ p(z)
+
+z is not quantised: it is drawn from a Gaussian posterior. The encoder draws it with bits that it
+has to send anyway, those of the image before or of the user, and the decoder, which knows the
+posterior as soon as it has ŷ, gets these bits back. What z costs is the net rate
+
+    - log2 p(ŷ | z) - log2 p(z) + log2 q(z | ŷ).
+
+The grid of ŷ has to be known before z is: unlike that of mshyper/models.py, it is not centred on
+the predicted means, but that of the integers.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+import mshyper.models
+from common import conversion, entropy, exact, images, model, quantizers
+from mshyper.models import MEAN_BITS
+from mshyper.replay import Replay
+
+# Grid of z in coding. With finer ones more bits are taken and given back.
+_Z_BITS = 4
+Z_STEP = 2.0**-_Z_BITS
+
+# Fractions of an integer to which the means of y are rounded in coding.
+_SHIFT_BITS = 4
+
+# Integer networks see larger values of z and symbols of y clipped.
+_LARGEST_Z, _LARGEST_Y = 2**12, 2**13
+
+# Published bound on the posterior's variance.
+_LARGEST_LOG_SCALE = math.log(10.0) / 2
+
+
+class Model(mshyper.models.Model):
+    """Gaussian latents y as in mshyper/models.py, and a Gaussian posterior over z.
+
+    Latents are y, and the posterior's "z" (mean) and "z_log_scale" (natural logarithm of its
+    standard deviation), each float32 [B, h, w, C]. The information content of latent "z" is
+    - log2 p(z), that of "z_log_scale" is log2 q(z | ŷ), which is what comes back: mostly negative.
+
+    Args:
+      analysis, synthesis, hyper_synthesis: transforms as in `transforms.build`.
+      hyper_analysis: transform to 2 C channels, the posterior's mean and logarithm of scale.
+      replay_steps: steps of optimisation of the posterior in coding, see mshyper/replay.py.
+    """
+
+    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
+                 replay_steps: int = 20):
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, use_offset=False)
+        self.z_prior = entropy.FineFactorized(self.hyper_analysis.out_channels // 2, Z_STEP)
+        self._y_table = entropy.ShiftedScaleTable(2**_SHIFT_BITS)
+        self.replay_steps = replay_steps
+        self._cached = None
+        self._memo = None, None
+
+    def infer(self, x, training=False):
+        y = self.to_latent(x, training)
+        # From y itself, as in the paper, the decoder's posterior would be another one than that
+        # which was trained: q(z | y) had 0.772 bits per pixel where q(z | ŷ) had 0.790.
+        y_hat, _ = quantizers.StraightThrough()(y, 0.0, "y")
+        return {"y": y, **self.posterior(y_hat, training)}
+
+    def posterior(self, y, training=False):
+        """Mean "z" and "z_log_scale" of q(z | y), by the hyper-analysis, for y that is rounded."""
+        hyper = self.hyper_analysis
+        mean, log_scale = tf.split(
+            hyper(images.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
+        return {"z": mean, "z_log_scale": tfc.upper_bound(log_scale, _LARGEST_LOG_SCALE)}
+
+    def generate(self, latents, quantizer, training=False):
+        y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
+        # A decoder has the posterior that follows from ŷ.
+        posterior = latents if training else self.posterior(y_hat)
+        noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
+        z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
+        psi = self._crop(self.hyper_synthesis(z, training=training), tf.shape(y_hat))
+        mean, index = self._parameters(psi)
+        log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
+        bits = {
+            "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
+            "z": self.z_prior.bits(z),
+            "z_log_scale": log_q / math.log(2.0),
+        }
+        bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
+        return model.Generated(self.to_image(y_hat, training), bits)
+    @property
+    def priors(self):
+        return [self.z_prior, self._y_table]
+
+    def integer_networks(self):
+        builder = exact.Builder()
+        z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
+        psi = conversion.convert(builder, self.hyper_synthesis, z)
+        networks = {"hyper_synthesis": builder.network(*self._exact_parameters(builder, psi))}
+        builder = exact.Builder()
+        y = builder.input(0, self.analysis.out_channels, bits=0, bound=_LARGEST_Y)
+        posterior = conversion.convert(builder, self.hyper_analysis, y)
+        half = posterior.channels // 2
+        # Scales in units of Z_STEP are looked up in the same table as those of y.
+        scale_in_steps = builder.affine(
+            "posterior", builder.slice(posterior, half, 2 * half), 1.0, -math.log(Z_STEP))
+        index = self._y_table.exact_index(builder, scale_in_steps)
+        largest = self._y_table.index(_LARGEST_LOG_SCALE - math.log(Z_STEP))
+        networks["hyper_analysis"] = builder.network(
+            builder.requantize(builder.slice(posterior, 0, half), _Z_BITS),
+            builder.requantize(index, 0, low=0, high=round(float(largest))))
+        return networks
+
+    def encode(self, latents, coder):
+        """Takes bits from a `Stack`, and puts more on it.
+
+        Only y is coded. The posterior is the one that follows from it.
+
+        Raises:
+          CodingError: `coder` is no stack, or holds too few bits to draw z with.
+        """
+        if not hasattr(coder, "sample"):
+            raise entropy.CodingError("a bits-back model needs bits to take: code with "
+                                      "`python -m mshyper.chain`")
+        y = np.round(entropy.require_codable(latents["y"])).astype(np.int32)
+        mean, scales = self._coded_posterior(y)
+        z = mean + coder.sample(scales)
+        integers, distributions = self._coded_prior(z, y.shape)
+        coder.encode(y - integers, distributions)
+        coder.encode(z, self._z_distributions(z.shape))
+
+    def decode(self, coder, height, width):
+        h, w = (-(-side // self.analysis.stride) for side in (height, width))
+        stride, channels = self.hyper_analysis.stride, self.z_prior.channels
+        z = coder.decode(self._z_distributions((1, -(-h // stride), -(-w // stride), channels)))
+        integers, distributions = self._coded_prior(z, (1, h, w))
+        y = integers + coder.decode(distributions)
+        mean, scales = self._coded_posterior(y)
+        coder.unsample(z - mean, scales)
+        return {"y": tf.cast(y, tf.float32), "z": tf.cast(mean * Z_STEP, tf.float32)}
+
+    def _coded_prior(self, z, shape):
+        """Where the tables of y lie on the integers, and which they are: int32 of y's shape."""
+        mean, index = (np.asarray(x).astype(np.int64) for x in self._integer_psi(z, shape))
+        # To the nearest fraction of an integer.
+        fractions = (mean + 2**(MEAN_BITS - _SHIFT_BITS - 1)) >> (MEAN_BITS - _SHIFT_BITS)
+        integers, shift = fractions >> _SHIFT_BITS, fractions & (2**_SHIFT_BITS - 1)
+        numbers = self.z_prior.channels + shift * entropy.NUM_SCALES + index
+        return integers.astype(np.int32), numbers.astype(np.int32)
+
+    def _coded_posterior(self, y):
+        """Means on z's grid, and which tables of y are those of z - mean: int32."""
+        key = y.tobytes(), y.shape, self.replay_steps
+        if self._memo[0] == key:  # a chain tries how many bits its first image needs
+            return self._memo[1]
+        padded = images.pad_to_multiple(tf.constant(y), self.hyper_analysis.stride)
+        mean, index = (x.numpy().astype(np.int32)
+                       for x in self.networks["hyper_analysis"](padded))
+        if self.replay_steps:
+            network = self.networks["hyper_synthesis"]
+            if self._cached is None or self._cached[0] is not network:
+                self._cached = network, Replay(self.tables, network, 2**_SHIFT_BITS, MEAN_BITS)
+            mean, index = self._cached[1](y, mean, index, self.replay_steps)
+        # Mean zero: the first fraction.
+        self._memo = key, (mean, self.z_prior.channels + index)
+        return self._memo[1]

@@ -1,0 +1,176 @@
+"""The posterior of bits-back coding, optimised by encoder and decoder alike.
+
+The amortised posterior q(z | ŷ) of the hyper-analysis is a first guess. A few steps of Adam on the
+net rate make it better (Yang, Bamler & Mandt 2020, section 3.3 and algorithm 2); but the decoder
+has to arrive at the same bits on its own machine. So nothing here depends on the order of sums or
+on a library's exp:
+
+    networks        in fixed point, forwards and backwards (common/exact_gradient.py)
+    log densities   their derivatives are quotients of the range coder's integer counts
+    Adam            +, -, *, / and square roots of single float64 numbers, which IEEE 754 fixes
+    noise           sums of integers from a counter-based generator
+
+The alternative, to send what optimisation changed, was measured and costs more than the gain (see
+benchmarks/README.md).
+"""
+
+import numpy as np
+
+from common import entropy, exact, exact_gradient
+
+# Of two neighbours in the scale table: (MAX_SCALE / MIN_SCALE)^(1 / 63), and its logarithm. Written
+# out, because exp and log differ in the last bit from machine to machine.
+_RATIO = 1.1309463943519327
+_LOG_RATIO = 0.12305479932808386
+
+# Adam, tuned on photographs that are not Kodak's. Rates fall linearly to a tenth.
+_RATE_MEAN = 0.5  # in units of z's grid
+_RATE_SCALE = 0.25  # in entries of the scale table
+_BETA_1, _BETA_2 = 0.9, 0.99
+# Gradients are in nats; below this they are not worth a whole step.
+_EPSILON = 1e-3
+
+# Counts below tell too little of the density's slope: Gaussian tails take over.
+_LEAST_COUNT = 32
+
+
+class Replay:
+    """Optimises posteriors, with the same result on every machine.
+
+    Args:
+      tables: of the model.
+      network: the hyper-synthesis in fixed point; from z to means in units of 2^-`mean_bits` and
+        positions in the scale table.
+      shifts: as of `entropy.ShiftedScaleTable`, whose tables follow those of z.
+      mean_bits: see above.
+    """
+
+    def __init__(self, tables: entropy.Tables, network: exact.Network, shifts: int,
+                 mean_bits: int):
+        self._tables = tables
+        self._network = network
+        self._channels = network.channels[0]
+        self._unit = 2.0**-mean_bits
+        self._shifts = shifts
+        self._scales = _powers(entropy.MIN_SCALE, _RATIO, entropy.NUM_SCALES)
+        counts = [np.diff(cdf).astype(np.float64) for cdf in tables.split()]
+        self._z_slopes = [_slopes(c) for c in counts[:self._channels]]
+        self._y_slopes = self._slopes_of_y(counts[self._channels:-1])
+
+    def __call__(self, y: np.ndarray, mean: np.ndarray, index: np.ndarray, steps: int
+                 ) -> tuple[np.ndarray, np.ndarray]:
+        """Optimises means and scales of q(z | ŷ).
+
+        Args:
+          y: int [1, h, w, M].
+          mean, index: int [1, h', w', C]; where to start: the means on z's grid, and positions in
+            the scale table, whose unit is z's grid too.
+          steps: how many; with 0 the start is the result.
+
+        Returns:
+          The new mean and index, int32.
+        """
+        parameters = [mean.astype(np.float64), index.astype(np.float64)]
+        first, second = [[np.zeros(mean.shape) for _ in parameters] for _ in range(2)]
+        decay_1 = decay_2 = 1.0
+        for step in range(steps):
+            noise = _noise(step, mean.shape)
+            gradients = self._gradients(y, *parameters, noise)
+            decay_1, decay_2 = decay_1 * _BETA_1, decay_2 * _BETA_2
+            fall = 1.0 - 0.9 * step / steps
+            for i, (gradient, rate) in enumerate(zip(gradients, (_RATE_MEAN, _RATE_SCALE))):
+                first[i] = _BETA_1 * first[i] + (1 - _BETA_1) * gradient
+                second[i] = _BETA_2 * second[i] + (1 - _BETA_2) * (gradient * gradient)
+                size = np.sqrt(second[i] / (1 - decay_2)) + _EPSILON
+                parameters[i] = parameters[i] - rate * fall * (first[i] / (1 - decay_1)) / size
+            parameters[1] = np.clip(parameters[1], 0, entropy.NUM_SCALES - 1)
+        mean, index = (np.round(parameter).astype(np.int32) for parameter in parameters)
+        return mean, index
+
+    def _gradients(self, y, mean, index, noise):
+        """Derivatives of the net rate of one sample of z by mean and index, in nats."""
+        spread = self._scales[np.round(index).astype(np.int32)] * noise
+        z = np.round(mean + spread)
+        _, by_z = exact_gradient.pull_back(
+            self._network, z, lambda outputs: self._by_psi(y, *outputs))
+        by_z = by_z + self._by_prior(z)
+        return by_z, (by_z * spread - 1.0) * _LOG_RATIO
+
+    def _by_psi(self, y, mean, index):
+        """Derivatives of -ln p(y) by the integers of mean and index; beyond y there are none."""
+        _, height, width, _ = y.shape
+        inside = mean[:, :height, :width], index[:, :height, :width]
+        sixteenth = np.floor(inside[0] * (self._unit * self._shifts) + 0.5)
+        integer = np.floor(sixteenth / self._shifts)
+        shift = (sixteenth - integer * self._shifts).astype(np.int32)
+        entry = inside[1].astype(np.int32)
+        starts, minima, sizes, by_mean, by_index = self._y_slopes
+        table = shift * entropy.NUM_SCALES + entry
+        position = np.clip(y - integer - minima[table], 0, sizes[table] - 1).astype(np.int32)
+        position = position + starts[table]
+        gradients = []
+        for slopes, factor in ((by_mean, self._unit), (by_index, 1.0)):
+            whole = np.zeros(mean.shape)
+            whole[:, :height, :width] = slopes[position] * factor
+            gradients.append(whole)
+        return gradients
+
+    def _by_prior(self, z):
+        result = np.empty(z.shape)
+        for channel, slopes in enumerate(self._z_slopes):
+            position = z[..., channel].astype(np.int32) - self._tables.minima[channel]
+            result[..., channel] = slopes[np.clip(position, 0, len(slopes) - 1)]
+        return result
+
+    def _slopes_of_y(self, counts):
+        """For every symbol of every table of y, derivatives of -ln p by mean and by index."""
+        sizes = self._tables.sizes[self._channels:-1]
+        minima = self._tables.minima[self._channels:-1]
+        starts = np.cumsum(sizes) - sizes
+        by_mean, by_index = [], []
+
+        def at(symbols, shift, entry):
+            """Counts of symbols in the table of a mean shift / shifts and a scale."""
+            carry, shift = divmod(shift, self._shifts)
+            table = shift * entropy.NUM_SCALES + min(max(entry, 0), entropy.NUM_SCALES - 1)
+            position = symbols - carry - minima[table]
+            inside = (position >= 0) & (position < sizes[table])
+            return np.where(inside, counts[table][np.clip(position, 0, sizes[table] - 1)], 1.0)
+
+        for table, size in enumerate(sizes):
+            shift, entry = divmod(table, entropy.NUM_SCALES)
+            symbols = np.arange(size) + minima[table]
+            here = at(symbols, shift, entry)
+            distance = symbols - shift / self._shifts
+            scale = self._scales[entry]
+            beyond = np.sign(distance) * np.maximum(np.abs(distance) - 0.5, 0.0) / scale
+            known = here >= _LEAST_COUNT
+            higher, lower = (at(symbols, shift + i, entry) for i in (1, -1))
+            by_mean.append(np.where(
+                known, (lower - higher) * (self._shifts / 2) / here, -beyond / scale))
+            wider, narrower = (at(symbols, shift, entry + i) for i in (1, -1))
+            by_index.append(np.where(
+                known, (narrower - wider) / (2 * here), (1 - beyond * beyond) * _LOG_RATIO))
+        return starts, minima, sizes, np.concatenate(by_mean), np.concatenate(by_index)
+
+
+def _slopes(counts):
+    """Derivative of -ln p by the symbol, for counts of one table and its escape."""
+    padded = np.pad(counts[:-1], 1, mode="edge")
+    return (padded[:-2] - padded[2:]) / (2 * padded[1:-1])
+
+
+def _powers(first, ratio, count):
+    powers = [first]
+    while len(powers) < count:
+        powers.append(powers[-1] * ratio)
+    return np.array(powers)
+
+
+def _noise(step, shape):
+    """Nearly normal noise of variance 1: the sum of four uniform numbers."""
+    generator = np.random.Philox(key=[step, 0])
+    pieces = generator.random_raw(int(np.prod(shape))).astype("<u8").view("<u2")
+    sums = pieces.reshape(-1, 4).astype(np.float64).sum(axis=1)
+    # Their sum has mean 2 (2^16 - 1) and variance 2^32 / 3.
+    return ((sums - 131070.0) * (1.7320508075688772 * 2.0**-16)).reshape(shape)

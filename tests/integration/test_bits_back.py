@@ -1,0 +1,207 @@
+"""Bits-back coding: training, chains of images with a payload, and what damages them."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import codec
+from common import coding, entropy, images, itinf, training
+from common.cli import UserError
+from common.entropy import CodingError
+from common.stack import Stack
+from mshyper import bits_back, chain
+from tests.integration.conftest import tiny_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+SIZES = ((67, 131), (1, 1), (64, 64), (1, 65), (100, 33))
+PAYLOAD = b"a letter, whose bits the images use. " * 200
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("experiments") / "bb" / "wid=0-bb"
+    config = tiny_config()
+    config.module = "bits_back"
+    parts = {name: config.model[name] for name in ("analysis", "synthesis", "hyper_synthesis")}
+    config.model = dict(parts, replay_steps=4,
+                        hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 16)))
+    config.train.num_steps = 60
+    training.run(bits_back.Model, config, workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return codec.load_model(str(run))
+
+
+@pytest.fixture(scope="module")
+def pictures(photo):
+    return [photo[40:40 + height, 30:30 + width] for height, width in SIZES]
+
+
+def reference(model, picture):
+    """The image that a decoder should show."""
+    latents = coding.infer(model, picture)
+    x_hat = model.to_image(tf.round(latents["y"]))[0, :picture.shape[0], :picture.shape[1]]
+    return images.to_uint8(x_hat).numpy()
+
+
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_chain_of_five_images_and_a_payload(model, pictures, steps):
+    with chain.replaying(model, steps):
+        ntb, rows = chain.compress(model, pictures, PAYLOAD)
+    # The decoder takes the number of steps from the file.
+    decoded, payload = chain.decompress(model, ntb)
+    assert payload == PAYLOAD
+    for picture, x_hat in zip(pictures, decoded, strict=True):
+        np.testing.assert_array_equal(x_hat, reference(model, picture))
+    for row in rows:
+        assert row["gross"] == row["net"] + row["returned"] and row["returned"] > 0
+    # The sizes of five images, the rest of the header, and what the stack's head rounds.
+    overhead = 8 * len(ntb) - 8 * len(PAYLOAD) - sum(row["net"] for row in rows)
+    assert 0 < overhead <= 8 * 40
+    net, information = (sum(row[key] for row in rows) for key in ("net", "information"))
+    # Of y and of z, four bits say that nothing lies outside of the tables.
+    assert net - 8 * len(rows) == pytest.approx(information, rel=0.01)
+
+
+def test_without_payload_the_start_up_is_what_the_first_image_takes(model, pictures):
+    ntb, rows = chain.compress(model, pictures[:1])
+    (decoded,), payload = chain.decompress(model, ntb)
+    assert payload == b""
+    np.testing.assert_array_equal(decoded, reference(model, pictures[0]))
+    net = sum(row["net"] for row in rows)
+    assert net + rows[0]["returned"] <= 8 * len(ntb) <= net + rows[0]["returned"] + 8 * 50
+
+
+def test_a_small_first_image_does_not_suffice_for_a_large_second_one(model, pictures):
+    small_first = [pictures[1], pictures[0]]
+    decoded, _ = chain.decompress(model, chain.compress(model, small_first)[0])
+    for picture, x_hat in zip(small_first, decoded, strict=True):
+        np.testing.assert_array_equal(x_hat, reference(model, picture))
+
+
+def test_images_after_the_first_cost_their_net_rate(model, pictures):
+    one, _ = chain.compress(model, pictures[:1])
+    two, rows = chain.compress(model, [pictures[0], pictures[2]])
+    assert 8 * (len(two) - len(one)) == pytest.approx(rows[1]["net"], abs=8 * 8)
+    assert rows[1]["net"] < rows[1]["gross"]
+
+
+def test_a_payload_of_equal_bytes_costs_no_more_than_a_random_one(model, pictures):
+    """Drawn with zeros, z would be an outlier everywhere."""
+    sizes = [len(chain.compress(model, pictures[:1], payload)[0])
+             for payload in (bytes(10_000), np.random.default_rng(0).bytes(10_000))]
+    assert sizes[0] == pytest.approx(sizes[1], abs=100)
+
+
+@pytest.mark.parametrize("settings", [
+    {"OPENBLAS_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott",
+     "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "TF_ENABLE_ONEDNN_OPTS": "0"},
+    {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
+], ids=["old processor", "newer one"])
+def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_path, settings):
+    """Products of matrices by other kernels, on other numbers of threads."""
+    with chain.replaying(model, 10):
+        ntb, _ = chain.compress(model, [pictures[0], pictures[4]], PAYLOAD)
+    (tmp_path / "photos.ntb").write_bytes(ntb)
+    process = subprocess.run(
+        [sys.executable, "-m", "mshyper.chain", "decompress", "--model", str(run),
+         str(tmp_path / "photos.ntb"), "--output_dir", str(tmp_path / "decoded")],
+        cwd=ROOT, env=os.environ | settings, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
+
+
+def test_refined_latents_are_coded_too(model, pictures):
+    method = itinf.method("sga")
+    method.num_steps = 30
+    refiner = itinf.Refiner(model, method, 0.01)
+    ntb, _ = chain.compress(model, pictures[2:3], PAYLOAD, refiner.infer)
+    (decoded,), _ = chain.decompress(model, ntb)
+    y = refiner.infer(model, pictures[2])["y"]
+    np.testing.assert_array_equal(y, np.round(y))
+    expected = images.to_uint8(model.to_image(y)[0]).numpy()
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_damage_is_reported(model, pictures):
+    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+    for broken in (ntb[:-1], ntb[:100], ntb + b"\0", b"", ntb[:50] + b"\xff" + ntb[51:]):
+        with pytest.raises(UserError, match="damaged|empty"):
+            chain.decompress(model, broken)
+    with pytest.raises(UserError, match="not a .ntb file"):
+        chain.decompress(model, b"PNG" + ntb)
+
+
+def reseal(ntb, stream):
+    """The file with another stack and the checksum that goes with it."""
+    fingerprint, steps, start_up, length, sizes, _, crc = chain._unseal(ntb)
+    numbers = [steps, start_up, length, len(sizes), *(side for size in sizes for side in size)]
+    return chain.container.seal(chain._MAGIC, fingerprint, numbers, stream, crc)
+
+
+def test_a_wrong_or_truncated_stack_is_reported_even_with_its_checksum(model, pictures):
+    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+    stream = chain._unseal(ntb)[5]
+    assert reseal(ntb, stream) == ntb
+    for broken in (stream[:-3], stream[:40], b"", bytes(len(stream)), stream[5:],
+                   bytes([stream[0] ^ 1]) + stream[1:], stream[:-1] + bytes([stream[-1] ^ 1])):
+        with pytest.raises(UserError, match="decode"):
+            chain.decompress(model, reseal(ntb, broken))
+
+
+def test_underflow_is_an_error(model, pictures):
+    latents = coding.infer(model, pictures[0])
+    with pytest.raises(CodingError, match="bits"):
+        model.encode(latents, Stack(model.tables, bytes(4)))
+
+
+def test_a_range_coder_is_refused_by_name(model, pictures):
+    with pytest.raises(UserError, match="mshyper.chain"):
+        coding.compress(model, pictures[0])
+
+
+def test_commands(run, pictures, tmp_path, capsys):
+    for i, picture in enumerate(pictures):
+        images.write(tmp_path / f"{i}.png", picture)
+    (tmp_path / "letter.txt").write_bytes(PAYLOAD)
+    photos = sorted(map(str, tmp_path.glob("*.png")))
+    output = str(tmp_path / "photos.ntb")
+    compress = ["compress", "--model", str(run), "--output", output, *photos]
+    chain.main([*compress, "--payload", str(tmp_path / "letter.txt")])
+    assert "net_bpp" in capsys.readouterr().out
+    decompress = ["decompress", "--model", str(run), output, "--output_dir"]
+    chain.main([*decompress, str(tmp_path / "decoded")])
+    assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
+    assert len(list((tmp_path / "decoded").glob("photos-*.png"))) == len(pictures)
+    for arguments, message in (
+            (compress, "exists already"),
+            ([*compress, "--force", "--steps", "-1"], "--steps"),
+            ([*decompress, str(tmp_path / "decoded")], "exists already"),
+            ([*compress[:2], "mshyper-small-1", "--force", *compress[3:]], "no bits-back model")):
+        with pytest.raises(SystemExit) as stop:
+            chain.main(arguments)
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_tables_know_fractional_means():
+    """The code length of integers around any mean is that of the density, within 1 %."""
+    table = entropy.ShiftedScaleTable(16)
+    pmfs, minima = table.pmfs()
+    assert len(pmfs) == len(minima) == table.distributions
+    for number in (0, 40, 64 * 5 + 3, 64 * 15 + 30):
+        shift, entry = divmod(number, 64)
+        symbols = np.arange(len(pmfs[number])) + minima[number]
+        bits = table.symbol_bits(symbols, np.full(symbols.shape, number))
+        np.testing.assert_allclose(-np.log2(pmfs[number][2:-2]), bits[2:-2], rtol=0.01)
+        assert np.sum(pmfs[number]) == pytest.approx(1, abs=1e-4)
+        if entry >= 30:  # narrower ones lose their mean when they are rounded
+            assert np.sum(symbols * pmfs[number]) == pytest.approx(shift / 16, abs=0.01)
