@@ -1,9 +1,13 @@
 import argparse
+import functools
+import math
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from benchmarks import optimizers, scaling
+from benchmarks import inference_speed, optimizers, scaling, sga_landscape
+from common import images
 
 
 @pytest.mark.parametrize("size", [3, 7, 20])
@@ -52,3 +56,71 @@ def test_optimizers_train_the_same_model_on_the_same_data():
         assert adam.model == soap.model and adam.data == soap.data and adam.seed == soap.seed
         assert adam.train.schedule == soap.train.schedule
         assert adam.train.optimizer.global_clipnorm == soap.train.optimizer.global_clipnorm == 1
+
+
+@pytest.fixture(scope="module")
+def toy():
+    source = sga_landscape.draw_sources(20)
+    return source, *(sga_landscape.infer(method, source) for method in ("map", "sga"))
+
+
+def test_sga_ends_at_lower_losses_than_rounding_does(toy):
+    source, by_map, sga = toy
+    least = sga_landscape.least(source)
+    assert least[0] <= sga.losses[0] < by_map.losses[0]
+    assert np.all(least <= np.minimum(sga.losses, by_map.losses))
+    assert np.mean(sga.losses) < np.mean(by_map.losses)
+    # Before rounding, it is the other way round.
+    ends = (sga_landscape.objective(tf.constant(each.path[-1]), source[0]) for each in toy[1:])
+    assert next(ends) < next(ends)
+
+
+def test_loss_of_the_toy_is_that_of_its_definition():
+    def gaussian(y):
+        return 0.5 * (1 + math.erf(y / sga_landscape.SIGMA / math.sqrt(2)))
+
+    def decode(y):
+        return 3 * (y[0] + y[1] - 0.1 * (y[0] - y[1])**2), y[0] - y[1]
+
+    y, source = (1.0, -2.0), (0.4, 0.3)
+    bits = -sum(math.log2(gaussian(each + 0.5) - gaussian(each - 0.5)) for each in y)
+    error = math.dist(decode(y), decode(source))
+    loss = sga_landscape.objective(tf.constant(y), tf.constant(source))
+    assert float(loss) == pytest.approx(bits + sga_landscape.LAMBDA * error**2, rel=1e-5)
+
+
+def test_picture_of_sga_shows_its_panels(toy, tmp_path):
+    source, by_map, sga = toy
+    sga_landscape.plot(tmp_path / "sga.png", by_map, sga, source)
+    picture = images.read(tmp_path / "sga.png")
+    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+    with pytest.raises(SystemExit, match="2"):
+        sga_landscape.main(["--output", "sga.txt"])
+
+
+def test_all_loops_of_inference_are_in_the_table(monkeypatch):
+    took = iter([*[9] * 5, *range(1, 6)])  # the warm-ups; then 1 second for each part of ours, ...
+    monkeypatch.setattr(inference_speed, "turn", lambda loop, x, steps: dict.fromkeys(
+        ("begin", "first", "step", "check"), next(took)))
+    rows, turns = inference_speed.measure(height=16, width=16, channels=2, rounds=1, steps=1)
+    assert [row["loop"] for row in rows] == [*turns] == [
+        "ours", "rdft", "variables", "eager", "baseline"]
+    assert [row["3000 steps"] for row in rows] == [3301, 6602, 9903, 4 * 3016, 5 * 3016]
+    assert [row["once"] for row in rows] == [16, 14, 12, 10, 8]
+    assert rows[-1]["ratio"] == pytest.approx(5 * 3016 / 3301)
+
+
+@functools.cache
+def _losses(name):
+    differences = inference_speed.LOOPS[name]
+    loop = inference_speed.Loop(
+        inference_speed.build(2, rdft="rdft" in differences), differences)
+    took = inference_speed.turn(loop, tf.random.stateless_uniform([1, 32, 48, 3], [0, 0]), 1)
+    assert min(took.values()) > 0
+    return loop.loss, loop.measured["rd_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*inference_speed.LOOPS][1:])
+def test_all_loops_of_inference_minimise_the_same(name):
+    assert _losses(name) == pytest.approx(_losses("ours"), rel=1e-4)
