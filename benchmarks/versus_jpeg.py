@@ -33,8 +33,9 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=list(export.released_models()),
-                        help="default: %(default)s")
+    coded_alone = [name for name, path in export.released_models().items()
+                   if not export.read_module(path).endswith("bits_back")]
+    parser.add_argument("--models", nargs="+", default=coded_alone, help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
     models = {name: codec.load_model(name) for name in args.models}

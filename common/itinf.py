@@ -63,7 +63,7 @@ def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedul
         num_steps=num_steps,
         travel=travel,  # learning rate of Adam times num_steps: how far a latent can get
         schedule=schedule or dict(cls="Constant"),
-        check_interval=10,
+        check_interval=10 if patience else 20,  # SGA gains nothing by more of them
         patience=patience,  # checks in a row without a better one, after which to stop; 0: never
         seed=0,
     ))

@@ -67,6 +67,10 @@ class Model(mshyper.models.Model):
         self._cached = None
         self._memo = None, None
 
+    @property
+    def priors(self):
+        return [self.z_prior, self._y_table]
+
     def infer(self, x, training=False):
         y = self.to_latent(x, training)
         # From y itself, as in the paper, the decoder's posterior would be another one than that
@@ -97,9 +101,6 @@ class Model(mshyper.models.Model):
         }
         bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
         return model.Generated(self.to_image(y_hat, training), bits)
-    @property
-    def priors(self):
-        return [self.z_prior, self._y_table]
 
     def integer_networks(self):
         builder = exact.Builder()
@@ -132,7 +133,11 @@ class Model(mshyper.models.Model):
             raise entropy.CodingError("a bits-back model needs bits to take: code with "
                                       "`python -m mshyper.chain`")
         y = np.round(entropy.require_codable(latents["y"])).astype(np.int32)
-        mean, scales = self._coded_posterior(y)
+        self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
+
+    def encode_with(self, y, posterior, coder):
+        """`encode` of int32 y by any posterior, as `coded_posterior` returns it."""
+        mean, scales = posterior
         z = mean + coder.sample(scales)
         integers, distributions = self._coded_prior(z, y.shape)
         coder.encode(y - integers, distributions)
@@ -144,7 +149,7 @@ class Model(mshyper.models.Model):
         z = coder.decode(self._z_distributions((1, -(-h // stride), -(-w // stride), channels)))
         integers, distributions = self._coded_prior(z, (1, h, w))
         y = integers + coder.decode(distributions)
-        mean, scales = self._coded_posterior(y)
+        mean, scales = self.coded_posterior(y, self.replay_steps)
         coder.unsample(z - mean, scales)
         return {"y": tf.cast(y, tf.float32), "z": tf.cast(mean * Z_STEP, tf.float32)}
 
@@ -157,19 +162,27 @@ class Model(mshyper.models.Model):
         numbers = self.z_prior.channels + shift * entropy.NUM_SCALES + index
         return integers.astype(np.int32), numbers.astype(np.int32)
 
-    def _coded_posterior(self, y):
-        """Means on z's grid, and which tables of y are those of z - mean: int32."""
-        key = y.tobytes(), y.shape, self.replay_steps
+    def coded_posterior(self, y, steps):
+        """The posterior that encoder and decoder have, the same bits on every machine.
+
+        Args:
+          y: int32 [1, h, w, M].
+          steps: of optimisation.
+
+        Returns:
+          Means on z's grid, and which tables of y are those of z - mean: int32 [1, h', w', C].
+        """
+        key = y.tobytes(), y.shape, steps
         if self._memo[0] == key:  # a chain tries how many bits its first image needs
             return self._memo[1]
         padded = images.pad_to_multiple(tf.constant(y), self.hyper_analysis.stride)
         mean, index = (x.numpy().astype(np.int32)
                        for x in self.networks["hyper_analysis"](padded))
-        if self.replay_steps:
+        if steps:
             network = self.networks["hyper_synthesis"]
             if self._cached is None or self._cached[0] is not network:
                 self._cached = network, Replay(self.tables, network, 2**_SHIFT_BITS, MEAN_BITS)
-            mean, index = self._cached[1](y, mean, index, self.replay_steps)
+            mean, index = self._cached[1](y, mean, index, steps)
         # Mean zero: the first fraction.
         self._memo = key, (mean, self.z_prior.channels + index)
         return self._memo[1]

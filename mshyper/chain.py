@@ -73,13 +73,12 @@ def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
     latents = [infer(model, picture) for picture in tqdm.tqdm(
         pictures, desc="inference", unit="image", disable=None)]
     whitened = _whiten(payload)
-    # A first image that is much smaller than a later one leaves too little for that.
     try:
         start_up = _start_up(model, latents[:1], whitened)
         try:
             start = _noise(start_up) + whitened
             stack, rows = _encode(model, latents, start)
-        except entropy.CodingError:
+        except entropy.CodingError:  # a small first image leaves too little for a large later one
             start_up = _start_up(model, latents, whitened)
             start = _noise(start_up) + whitened
             stack, rows = _encode(model, latents, start)

@@ -24,8 +24,8 @@ _RATIO = 1.1309463943519327
 _LOG_RATIO = 0.12305479932808386
 
 # Adam, tuned on photographs that are not Kodak's. Rates fall linearly to a tenth.
-_RATE_MEAN = 0.5  # in units of z's grid
-_RATE_SCALE = 0.25  # in entries of the scale table
+_RATE_MEAN = 1.0  # in units of z's grid
+_RATE_SCALE = 0.5  # in entries of the scale table
 _BETA_1, _BETA_2 = 0.9, 0.99
 # Gradients are in nats; below this they are not worth a whole step.
 _EPSILON = 1e-3

@@ -1,0 +1,153 @@
+"""What iterative inference gains, method by method: `python -m benchmarks.inference_table`.
+
+The rows are those of table 1 of Yang, Bamler & Mandt 2020:
+
+    M1  SGA                       A1  MAP                     A4  deterministic annealing
+    M2  SGA and bits-back         A2  straight-through        A5  bits-back without SGA
+    M3  the model as it is        A3  uniform noise           A6  bits-back, nothing optimised
+
+M1, M3 and A1 to A4 need `--model`, the others `--bits_back_model`, trained with the same lambda.
+All methods take the same number of steps, without an early end; their schedules scale with it.
+What is measured are files: of bits-back, what the file has more than its payload, which is random
+and longer than the bits that the image takes. Finished images are kept in OUTPUT.json, and the
+same command goes on from there.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+import codec
+from common import coding, data, export, itinf, metrics, tables
+from common.cli import UserError, report
+from mshyper import chain
+
+ROWS = {"M1": "sga", "M2": "bb_sga", "M3": "base", "A1": "map", "A2": "ste", "A3": "unoise",
+        "A4": "danneal", "A5": "bb_no_sga", "A6": "bb_plain"}
+# Those that optimise y: the others know no number of steps.
+_REFINED = ("sga", "bb_sga", "map", "ste", "unoise", "danneal")
+_COLUMNS = ("row", "method", "steps", "images", "estimated_bpp", "bpp", "psnr", "rd_loss",
+            "change", "seconds")
+_PAYLOAD = 1_000_000
+
+
+def measure(model, rd_lambda: float, method: str, steps: int, image: np.ndarray) -> dict:
+    """One image by one method: actual rate, quality, and seconds of encoding."""
+    infer = coding.infer
+    if method in _REFINED:
+        config = itinf.method(method.removeprefix("bb_"))
+        config.num_steps, config.patience = steps, 0
+        infer = itinf.Refiner(model, config, rd_lambda).infer
+    code = _bits_back if method.startswith("bb_") else _file
+    coded, estimated_bits, decoded, seconds = code(model, method, image, infer)
+    pixels = image.shape[0] * image.shape[1]
+    row = {"bytes": coded, "bpp": 8 * coded / pixels, "estimated_bpp": estimated_bits / pixels,
+           "psnr": metrics.psnr(image, decoded), "mse": metrics.mse(image, decoded)}
+    return {**row, "rd_loss": row["bpp"] + rd_lambda * row["mse"], "seconds": seconds}
+
+
+def _file(model, method, image, infer):
+    del method
+    start = time.perf_counter()
+    ntc = coding.compress(model, image, sys.maxsize, infer)
+    seconds = time.perf_counter() - start
+    decoded = coding.decompress(model, ntc, sys.maxsize)
+    row = coding.measure_file(model, image, ntc, decoded)
+    return len(ntc), row["estimated_bpp"] * image.shape[0] * image.shape[1], decoded, seconds
+
+
+def _bits_back(model, method, image, infer):
+    payload = np.random.default_rng(0).bytes(_PAYLOAD)
+    with chain.replaying(model, 0 if method == "bb_plain" else model.replay_steps):
+        start = time.perf_counter()
+        ntb, (row,) = chain.compress(model, [image], payload, infer)
+        seconds = time.perf_counter() - start
+    (decoded,), returned = chain.decompress(model, ntb, sys.maxsize)
+    if returned != payload:
+        raise AssertionError("the payload came back as another one")
+    return len(ntb) - len(payload), row["information"], decoded, seconds
+
+
+def summary(rows: list[dict], images: list[str], methods: list[str], steps: int) -> list[dict]:
+    """Means over `images` for each method of which all of them have been measured."""
+    table = []
+    for label, method in ROWS.items():
+        mine = [row for row in rows if row["method"] == method and row["image"] in images
+                and row["steps"] == (steps if method in _REFINED else 0)]
+        if method in methods and len(mine) == len(images):
+            mean = tables.mean_row([{k: v for k, v in row.items() if k != "method"}
+                                    for row in mine])
+            table.append({"row": label, "method": method, "images": len(mine), **mean})
+    base = next((row["rd_loss"] for row in table if row["method"] == "base"), None)
+    for row in table:
+        row["change"] = f"{row['rd_loss'] / base - 1:+.2%}" if base else ""
+        row["steps"] = str(int(row["steps"]))
+    return table
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inference_table", description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="mshyper-small-2",
+                        help="exported model, run or zoo name (default: %(default)s)")
+    parser.add_argument("--dataset", default="kodak",
+                        help="name of a data set, folder or glob (default: %(default)s)")
+    parser.add_argument("--images", nargs="+", metavar="NAME",
+                        help="only these of the data set, e.g. kodim01.png")
+    parser.add_argument("--bits_back_model", help="likewise, for the rows with bits-back")
+    parser.add_argument("--methods", nargs="+", choices=ROWS.values(), default=[*ROWS.values()],
+                        help="which rows (default: all, those with bits-back if there is a model)")
+    parser.add_argument("--steps", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--output", default="inference_table",
+                        help="writes OUTPUT.json and OUTPUT.csv (default: %(default)s)")
+    args = parser.parse_args(argv)
+    model = codec.load_model(args.model)
+    rd_lambda, distortion = itinf.objective(export.find(args.model))
+    if distortion != "mse":
+        raise UserError(f"{args.model} was trained for {distortion}; this table is for MSE")
+    bits_back_model = codec.load_model(args.bits_back_model) if args.bits_back_model else None
+    if bits_back_model and itinf.objective(export.find(args.bits_back_model))[0] != rd_lambda:
+        raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
+    models = {False: model, True: bits_back_model}
+    methods = [method for method in args.methods if models[method.startswith("bb_")]]
+    sources = {source.name: source for source in data.find(args.dataset)}
+    unknown = sorted(set(args.images or ()) - set(sources))
+    if unknown:
+        raise UserError(f"no image {unknown[0]} in {args.dataset}; it has: {', '.join(sources)}")
+    names = args.images or [*sources]
+
+    path = pathlib.Path(f"{args.output}.json")
+    facts = dict(model=args.model, fingerprint=model.fingerprint, rd_lambda=rd_lambda,
+                 dataset=args.dataset)
+    if bits_back_model:
+        facts["bits_back_fingerprint"] = bits_back_model.fingerprint
+    rows = []
+    if path.exists():
+        found = json.loads(path.read_text())
+        if any(found.get(key, value) != value for key, value in facts.items()):
+            raise UserError(f"{path} has results of another model or data set; choose another "
+                            "--output")
+        rows = found["rows"]
+    for method in methods:
+        steps = args.steps if method in _REFINED else 0
+        codec_model = models[method.startswith("bb_")]
+        for name in names:
+            if any((row["method"], row["steps"], row["image"]) == (method, steps, name)
+                   for row in rows):
+                continue
+            rows.append({"method": method, "steps": steps, "image": name, **measure(
+                codec_model, rd_lambda, method, steps, sources[name].read())})
+            tables.save(args.output, rows, **facts)
+            print(tables.render(rows[-1:], columns=("method", "image", "bpp", "psnr", "rd_loss",
+                                                    "seconds")), flush=True)
+    print(tables.render(summary(rows, names, methods, args.steps), columns=_COLUMNS))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,421 @@
+"""Iterative inference: the methods, the loop, and what it may and may not change."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import factorized.models
+from common import data, entropy, itinf, objectives, quantizers
+from common.cli import UserError
+from common.transforms.layers import deconv
+from tests import test_models
+
+LAMBDA = 0.01
+PACKAGES = ["factorized", "mean_scale", "joint_ar"]
+FEW_STEPS = 60
+
+
+@functools.cache
+def shared(name):
+    """A model for tests that leave its weights as they are."""
+    return train() if name == "trained" else test_models.make(name)
+
+
+def train():
+    """A mean-scale hyperprior that has seen some photographs."""
+    model = test_models.make("mean_scale")
+    variables = model.trainable_variables
+    optimizer = tf.keras.optimizers.Adam(3e-3)
+    optimizer.build(variables)
+
+    @tf.function
+    def step(x, number):
+        quantizer = quantizers.Mixed(quantizers.fold_in([0, 1], number))
+        with tf.GradientTape() as tape:
+            generated = model.generate(model.infer(x, training=True), quantizer, training=True)
+            loss = objectives.rate_distortion(x, generated, LAMBDA)["rd_loss"]
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+
+    photo = data.find("photos/validation")[0].read()
+    corners = np.random.default_rng(0).integers(0, min(photo.shape[:2]) - 64, (120, 2, 2))
+    for number, batch in enumerate(corners):
+        step(tf.stack([data.to_float(photo[row:row + 64, column:column + 64])
+                       for row, column in batch]), tf.constant(number))
+    model.prepare_coding()
+    return model
+
+
+def method(name, **changes):
+    config = itinf.method(name)
+    config.num_steps = FEW_STEPS
+    config.update(changes)
+    return config
+
+
+@functools.cache
+def refiner(model, name, **changes):
+    """One for several tests: to trace it takes longer than all its steps."""
+    return _refiner(model, method(name, **changes).to_json())
+
+
+@functools.cache
+def _refiner(model, json):
+    return itinf.Refiner(shared(model), itinf.config_dict.ConfigDict(
+        itinf.json.loads(json)), LAMBDA)
+
+
+@pytest.fixture
+def x(photo):
+    """Float32 [1, 40, 50, 3]: sides that need padding."""
+    return test_models.picture(photo, 40, 50)
+
+
+@pytest.fixture
+def unlike(photo):
+    """Two images of one size that have little in common, float32 [2, 40, 50, 3]."""
+    return tf.concat([test_models.picture(photo, 40, 50),
+                      data.to_float(photo[300:340, 100:150])[None]], axis=0)
+
+
+def rounded(model, latents):
+    """What a decoder would get."""
+    recording = quantizers.Recording()
+    model.generate(latents, recording)
+    return recording.rounded
+
+
+def losses(model, x, latents, rd_lambda=LAMBDA):
+    """On rounded latents and 8-bit images, float32 [B]."""
+    generated = model.generate(latents, quantizers.Round())
+    return objectives.per_image(x, generated, rd_lambda, eight_bit=True)["rd_loss"].numpy()
+
+
+def column(trace, name):
+    return [row[name] for row in trace]
+
+
+def weights_of(model):
+    return {weight.ref(): weight.numpy() for weight in model.variables}
+
+
+def assert_equal(latents, others):
+    assert latents.keys() == others.keys()
+    for name, value in latents.items():
+        np.testing.assert_array_equal(value, others[name])
+
+
+# --- Methods ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, num_steps, rate, tau", [
+    ("sga_yang2020", 2000, lambda t: 5e-3, lambda t: 0.5 * math.exp(-1e-3 * max(0, t - 700))),
+    ("sga_yang2023", 3000, lambda t: 5e-3 if t < 2700 else 5e-4,
+     lambda t: 0.5 * math.exp(-5e-4 * max(0, t - 200))),
+    ("map", 2000, lambda t: 5e-3, None),
+    ("ste", 2000, lambda t: 1e-4, None),
+    ("unoise", 2000, lambda t: 5e-3, None),
+    ("danneal", 2000, lambda t: 5e-3, lambda t: min(0.2, math.exp(-4e-3 * t))),
+])
+def test_published_methods(name, num_steps, rate, tau):
+    config = itinf.method(name)
+    assert config.num_steps == num_steps
+    assert config.patience == (1 if name in ("map", "ste") else 0)
+    found = itinf.Refiner(shared("factorized"), config, LAMBDA)
+    for step in (0, 1, 199, 200, 201, 400, 405, 699, 700, 701, 1500, 1999, num_steps - 301,
+                 num_steps - 300, num_steps - 299, num_steps - 1, num_steps):
+        assert float(found._rate(step)) == pytest.approx(rate(step), rel=1e-5)
+        if tau is None:
+            assert math.isnan(found._temperature(step))
+        else:
+            assert float(found._temperature(step)) == pytest.approx(tau(step), rel=1e-4)
+
+
+def test_sga_keeps_its_shape_with_fewer_steps():
+    short, published = (itinf.Refiner(shared("factorized"), itinf.method(name), LAMBDA)
+                        for name in ("sga", "sga_yang2020"))
+    assert (itinf.method("sga").num_steps, itinf.method("sga_yang2020").num_steps) == (500, 2000)
+    for step in (0, 175, 250, 500):
+        assert float(short._temperature(step)) == pytest.approx(
+            float(published._temperature(4 * step)), rel=1e-5)
+        assert float(short._rate(step)) == pytest.approx(4 * float(published._rate(4 * step)))
+
+
+@pytest.mark.parametrize("name", itinf.METHODS)
+def test_every_method_is_better_than_none(name, x):
+    model = shared("trained")
+    found = refiner("trained", name)(x)
+    trace, = found.traces
+    assert column(trace, "step") == [*range(0, FEW_STEPS + 1, 10)]
+    before, = losses(model, x, model.infer(x))
+    after, = losses(model, x, found.latents)
+    assert trace[0]["rd_loss"] == pytest.approx(before, rel=1e-4)
+    assert after < 0.95 * before
+    # What is minimised falls too, and is about what is measured.
+    loss = column(trace, "loss")
+    assert math.isnan(loss[0]) and loss[-1] < 0.95 * loss[1]
+    assert loss[-1] == pytest.approx(trace[-1]["rd_loss"], rel=0.3)
+
+
+def test_rates_of_few_steps_are_bounded():
+    for name, travel, rate in (("map", 10.0, 0.05), ("map", 0.2, 0.02), ("sga_yang2023", 15, 0.05)):
+        few = itinf.Refiner(shared("factorized"), method(name, num_steps=10, travel=travel), LAMBDA)
+        assert float(few._rate(0)) == pytest.approx(rate)
+
+
+def test_unknown_method():
+    with pytest.raises(UserError, match="'sag'; known: sga, .*danneal"):
+        itinf.method("sag")
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(quantizer="Gumbel"), "'Gumbel'.*StochasticGumbel"),
+    (dict(quantizer="Round"), "'Round'"),
+    (dict(num_steps=0), "num_steps is 0"),
+    (dict(check_interval=0), "check_interval is 0"),
+    (dict(schedule=dict(cls="Cosine")), "'Cosine'"),
+    (dict(quantizer="DeterministicAnnealing"), "needs a temperature"),
+])
+def test_mistakes_in_a_method(changes, message):
+    with pytest.raises(UserError, match=message):
+        itinf.Refiner(shared("factorized"), method("map", **changes), LAMBDA)
+
+
+# --- The best -----------------------------------------------------------------------------------
+
+
+def test_the_best_that_was_seen_is_returned(unlike, monkeypatch):
+    # Steps so large that it gets worse again, for one image at once.
+    monkeypatch.setattr(itinf, "_LARGEST_RATE", math.inf)
+    model = shared("factorized")
+    found = itinf.Refiner(model, method("danneal", travel=300.0), LAMBDA)(unlike)
+    seen = [column(trace, "rd_loss") for trace in found.traces]
+    assert [np.argmin(each) for each in seen] == [0, 1]
+    np.testing.assert_allclose(losses(model, unlike, found.latents), np.min(seen, axis=1),
+                               rtol=1e-5)
+    assert_equal(found.latents, rounded(model, found.latents))
+
+
+@pytest.mark.parametrize("package", [
+    "factorized", "mean_scale", pytest.param("joint_ar", marks=pytest.mark.slow)])
+def test_refined_latents_are_never_worse_than_the_encoders(package, unlike, monkeypatch):
+    monkeypatch.setattr(itinf, "_LARGEST_RATE", math.inf)
+    model = shared(package)
+    found = itinf.Refiner(model, method("map", patience=2, travel=1e4), LAMBDA)(unlike)
+    for trace in found.traces:
+        first, *others = column(trace, "rd_loss")
+        assert all(math.isnan(other) or other > first for other in others)
+        assert column(trace, "step") == [0, 10, 20], "patience ends it"
+    assert_equal(found.latents, rounded(model, model.infer(unlike)))
+
+
+def test_patience_counts_checks_without_a_better_one(x, monkeypatch):
+    # Losses of the checks by hand: an image that gets no better does not stop another's.
+    def steps(patience, *columns):
+        refiner = itinf.Refiner(
+            shared("factorized"), method("map", patience=patience, num_steps=75), LAMBDA)
+        batch = tf.tile(x, [len(columns), 1, 1, 1])
+        refiner._compile(shared("factorized").infer(batch))
+        checks = iter(zip(*columns))
+
+        def check(x, latents):
+            losses = tf.constant(next(checks), tf.float32)
+            latents = {"y": tf.reshape(losses, [-1, 1, 1, 1])}
+            return {"rd_loss": losses}, latents, latents
+
+        refiner._check = check
+        refiner._step = lambda x, latents, moments, grid, step: (np.zeros(len(x)), latents, moments)
+        found = refiner(batch)
+        return column(found.traces[0], "step"), found.latents["y"].numpy().ravel().tolist()
+
+    falling = [9, 8, 7, 6, 5, 4, 3, 2, 1]
+    uneven = [9, 8, 8, 7, 9, 8, 6, 9, 9]
+    assert steps(0, uneven) == ([0, 10, 20, 30, 40, 50, 60, 70, 75], [6])
+    assert steps(1, falling) == ([0, 10, 20, 30, 40, 50, 60, 70, 75], [1])
+    assert steps(1, uneven) == ([0, 10, 20], [8])
+    assert steps(2, uneven) == ([0, 10, 20, 30, 40, 50], [7])
+    assert steps(3, uneven) == ([0, 10, 20, 30, 40, 50, 60, 70, 75], [6])
+    assert steps(1, uneven, falling)[0] == [0, 10, 20, 30, 40, 50, 60, 70, 75]
+    assert steps(1, uneven, falling)[1] == [6, 1]
+    nan = math.nan
+    assert steps(2, [9, nan, nan, 1]) == ([0, 10, 20], [9])
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_decoder_gets_the_refined_latents(package, x):
+    model = shared(package)
+    latents = refiner(package, "danneal")(x).latents
+    assert np.mean(latents["y"] != rounded(model, model.infer(x))["y"]) > 0.05
+    coder = entropy.RangeEncoder(model.tables)
+    model.encode(latents, coder)
+    decoder = entropy.RangeDecoder(model.tables, coder.finish())
+    decoded = model.decode(decoder, *x.shape[1:3])
+    assert decoder.crc == coder.crc and decoded.keys() == latents.keys()
+    for name, value in latents.items():
+        np.testing.assert_allclose(decoded[name], value, atol=1e-3)
+
+
+# --- Batches, sizes, seeds ----------------------------------------------------------------------
+
+
+def test_images_of_a_batch_are_refined_as_if_alone(unlike):
+    together = refiner("factorized", "danneal")
+    found = together(unlike)
+    for i in (0, 1):
+        alone = together(unlike[i:i + 1])
+        for name in ("rd_loss", "bpp", "mse", "psnr", "loss"):
+            np.testing.assert_allclose(
+                column(alone.traces[0], name), column(found.traces[i], name), rtol=1e-3)
+        different = np.abs(alone.latents["y"] - found.latents["y"][i]) > 1e-3
+        assert np.mean(different) < 0.01
+
+
+def test_the_step_is_traced_once(photo):
+    several = itinf.Refiner(shared("factorized"), method("sga", num_steps=3), LAMBDA)
+    for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1)):
+        batch = tf.tile(test_models.picture(photo, height, width), [count, 1, 1, 1])
+        found = several(batch)
+        shape = (count, -(-height // 16), -(-width // 16), 12)
+        assert found.latents["y"].shape == shape and len(found.traces) == count
+    for function in (several._step, several._check):
+        assert function.experimental_get_tracing_count() == 1
+
+
+def test_the_seed_decides(x):
+    model = shared("factorized")
+
+    def refine(name, seed):
+        return itinf.Refiner(model, method(name, num_steps=10, seed=seed), LAMBDA)
+
+    one = refine("sga", 3)
+    first, again = one(x), one(x)
+    for same in (again, refine("sga", 3)(x)):
+        assert_equal(first.latents, same.latents)
+        np.testing.assert_array_equal(  # of the first row, losses are nan
+            [*first.traces[0][-1].values()], [*same.traces[0][-1].values()])
+    other = refine("sga", 4)(x)
+    assert first.traces[0][0]["rd_loss"] == other.traces[0][0]["rd_loss"]
+    assert first.traces[0][-1]["loss"] != other.traces[0][-1]["loss"]
+    assert np.any(first.latents["y"] != other.latents["y"])
+
+
+def test_noise_differs_from_step_to_step(x):
+    # With a rate of zero nothing else does.
+    still = itinf.Refiner(shared("factorized"), method(
+        "unoise", travel=0.0, num_steps=4, check_interval=1), LAMBDA)
+    trace, = still(x).traces
+    assert len(set(column(trace, "rd_loss"))) == 1 and len(set(column(trace, "loss")[1:])) == 4
+
+
+def test_as_the_inference_of_a_codec(photo):
+    image = photo[100:140, 200:250]
+    same = refiner("factorized", "danneal")
+    latents = same.infer(shared("factorized"), image)
+    assert_equal(latents, same(data.to_float(image)[None]).latents)
+    assert latents["y"].shape == (1, 3, 4, 12)
+    by_ms_ssim = itinf.Refiner(shared("factorized"), method("danneal"), 8.0, "ms_ssim")
+    with pytest.raises(UserError, match="at least 161 pixels; the image has 40"):
+        by_ms_ssim.infer(shared("factorized"), image)
+
+
+@pytest.mark.slow
+def test_refinement_for_ms_ssim(photo):
+    x, found = test_models.picture(photo, 161, 176), {}
+    for distortion, rd_lambda in {"mse": 1.0, "ms_ssim": 1e3}.items():
+        latents = itinf.Refiner(shared("factorized"), method(
+            "map", num_steps=40), rd_lambda, distortion)(x).latents
+        x_hat = shared("factorized").generate(latents, quantizers.Round()).x_hat[:, :161]
+        found[distortion] = (float(objectives.ms_ssim(x, x_hat)[0]),
+                             -float(tf.reduce_mean(tf.square(x - x_hat))))
+    assert found["ms_ssim"][0] > found["mse"][0]
+    assert found["ms_ssim"][1] < found["mse"][1]
+
+
+# --- The grid -----------------------------------------------------------------------------------
+
+
+def serial_means(model, latents):
+    """Of y, in two passes over rounded latents: the second must not change anything."""
+    decoded = rounded(model, latents)
+    psi = model.hyper_synthesis(decoded["z"])[:, :decoded["y"].shape[1], :decoded["y"].shape[2]]
+
+    def predict(y):
+        mean, _ = model._parameters(
+            model.entropy_parameters(tf.concat([model.context(y), psi], axis=-1)))
+        return mean
+
+    return predict(decoded["y"]), predict(latents["y"])
+
+
+def test_the_grid_of_a_context_model_is_that_of_a_serial_decoder(x):
+    model, same = shared("joint_ar"), refiner("joint_ar", "danneal")
+    latents = model.infer(x)
+    same._compile(latents)
+    _, decoded, grid = same._check(x, latents)
+    serial, at_once = serial_means(model, latents)
+    np.testing.assert_allclose(grid["y"], serial, atol=1e-4)
+    assert np.max(np.abs(serial - at_once)) > 0.01, "then latents that are not rounded would do"
+    np.testing.assert_allclose(
+        decoded["y"], tf.round(latents["y"] - serial) + serial, atol=1e-4)
+    np.testing.assert_array_equal(
+        grid["z"], tf.broadcast_to(model.z_prior.offset, latents["z"].shape))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_steps_are_on_the_grid_of_the_last_check(package, x):
+    # One step by hand, on the grid that a check found, and moved from there.
+    model, same = shared(package), refiner(package, "danneal")
+    latents = {name: value + 0.3 for name, value in model.infer(x).items()}
+    same._compile(latents)
+    _, _, grid = same._check(x, latents)
+    zeros = {name: tf.zeros_like(value) for name, value in latents.items()}
+    found = []
+    for move in (0.0, 0.5):
+        moved = {name: value + move for name, value in grid.items()}
+        quantizer = quantizers.OnGrid(quantizers.DeterministicAnnealing(0.2), moved)
+        generated = model.generate(latents, quantizer, training=True)
+        expected = objectives.per_image(x, generated, LAMBDA)["rd_loss"]
+        loss, new, moments = same._step(x, latents, [zeros, zeros], moved, tf.constant(0))
+        np.testing.assert_allclose(loss, expected, rtol=1e-4)
+        rate = same._rate(0)
+        for name, value in latents.items():
+            # Adam's first step has the size of the rate, against the gradient.
+            np.testing.assert_array_less(np.abs(new[name] - value), 1.01 * rate)
+            np.testing.assert_array_less(0.5 * rate, np.max(np.abs(new[name] - value)))
+            assert np.all((new[name] - value) * moments[0][name] <= 0)
+        found.append(float(loss[0]))
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
+
+
+# --- What stays as it is ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_weights_do_not_change(package, x):
+    model = shared(package)
+    before = weights_of(model)
+    refiner(package, "danneal")(x)
+    assert len(before) > 10
+    for weight, value in before.items():
+        np.testing.assert_array_equal(weight.deref(), value)
+
+
+def test_batch_normalisation_takes_its_averages(unlike):
+    model = factorized.models.Model(test_models.ANALYSIS, test_models.SYNTHESIS)
+    normalization = tf.keras.layers.BatchNormalization(momentum=0.5)
+    model.synthesis = tf.keras.Sequential([normalization, deconv(3, 31, stride=16)])
+    model.initialize()
+    rng = np.random.default_rng(0)
+    normalization.moving_mean.assign(rng.normal(0, 1, 12))
+    normalization.moving_variance.assign(rng.uniform(0.1, 1, 12))
+    before = weights_of(model)
+    # Values that are rounded already: each step's loss is that of the check before, of each image.
+    still = itinf.Refiner(model, method(
+        "ste", travel=0.0, num_steps=2, check_interval=1, patience=0), LAMBDA)
+    for trace in still(unlike).traces:
+        np.testing.assert_allclose(
+            column(trace, "loss")[1:], column(trace, "rd_loss")[:-1], rtol=0.01)
+    for weight, value in before.items():
+        np.testing.assert_array_equal(weight.deref(), value)
