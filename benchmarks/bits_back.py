@@ -6,8 +6,8 @@ Encoder and decoder need the same posterior q(z | ŷ). Measured are net bits of 
     replay N      N steps of optimisation that the decoder does again (mshyper/replay.py)
     sent D        200 such steps, whose result is sent: the means' difference from the amortised
                   ones in units of D / 16. Scales stay amortised. Its cost is the empirical entropy
-                  of each channel and image, less than any adaptive coder can reach; without it, it
-                  stands beside.
+                  of each channel and image, less than any coder without context can reach; the rate
+                  without that cost stands beside.
 
 The photographs of `photos/validation` are not among those that a zoo model was trained on.
 """
@@ -17,9 +17,9 @@ import sys
 
 import numpy as np
 
-import codec
+import chain
 from common import coding, data, tables
-from common.cli import UserError, report
+from common.cli import report
 from common.stack import Stack
 from mshyper.bits_back import Model
 
@@ -71,9 +71,7 @@ def main(argv: list[str]) -> None:
                         help="name of a data set, folder or glob (default: %(default)s)")
     parser.add_argument("--output", help="write OUTPUT.json and OUTPUT.csv")
     args = parser.parse_args(argv)
-    model = codec.load_model(args.model)
-    if not isinstance(model, Model):
-        raise UserError(f"{args.model} is no bits-back model")
+    model = chain.load_model(args.model)
     rows = [{"image": source.name, **measure(model, source.read())}
             for source in data.find(args.dataset)]
     mean = tables.mean_row(rows)

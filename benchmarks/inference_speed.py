@@ -111,8 +111,9 @@ class Loop(itinf.Refiner):
 
     def _keras_graph(self, optimizer, grid):
         latents, step = self._latents, tf.cast(optimizer.iterations, tf.int32)
-        quantizer = quantizers.OnGrid(quantizers.StochasticGumbel(
-            self._temperature(step), quantizers.fold_in([self._config.seed, 0], step)), grid)
+        sga = quantizers.StochasticGumbel(
+            self._temperature(step), quantizers.fold_in([self._config.seed, 0], step))
+        quantizer = quantizers.OnGrid(sga, grid, sga.noise)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
             generated = self._model.generate(latents, quantizer, training=True)

@@ -9,8 +9,9 @@ The rows are those of table 1 of Yang, Bamler & Mandt 2020:
 M1, M3 and A1 to A4 need `--model`, the others `--bits_back_model`, trained with the same lambda.
 All methods take the same number of steps, without an early end; their schedules scale with it.
 What is measured are files: of bits-back, what the file has more than its payload, which is random
-and longer than the bits that the image takes. Finished images are kept in OUTPUT.json, and the
-same command goes on from there.
+and longer than the bits that the image takes. Seconds are those of encoding: of a method's first
+image with the set-up, of bits-back twice, because a chain first tries out what it needs. Finished
+images are kept in OUTPUT.json, and the same command goes on from there.
 """
 
 import argparse
@@ -20,8 +21,10 @@ import sys
 import time
 
 import numpy as np
+from ml_collections import config_dict
 
 import codec
+from chain import load_model
 from common import coding, data, export, itinf, metrics, tables
 from common.cli import UserError, report
 from mshyper import chain
@@ -35,13 +38,15 @@ _COLUMNS = ("row", "method", "steps", "images", "estimated_bpp", "bpp", "psnr", 
 _PAYLOAD = 1_000_000
 
 
-def measure(model, rd_lambda: float, method: str, steps: int, image: np.ndarray) -> dict:
+def settings(method: str, steps: int) -> dict:
+    """Of a method that refines."""
+    config = itinf.method(method.removeprefix("bb_"))
+    config.num_steps, config.patience = steps, 0
+    return config.to_dict()
+
+
+def measure(model, infer, rd_lambda: float, method: str, image: np.ndarray) -> dict:
     """One image by one method: actual rate, quality, and seconds of encoding."""
-    infer = coding.infer
-    if method in _REFINED:
-        config = itinf.method(method.removeprefix("bb_"))
-        config.num_steps, config.patience = steps, 0
-        infer = itinf.Refiner(model, config, rd_lambda).infer
     code = _bits_back if method.startswith("bb_") else _file
     coded, estimated_bits, decoded, seconds = code(model, method, image, infer)
     pixels = image.shape[0] * image.shape[1]
@@ -101,7 +106,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--images", nargs="+", metavar="NAME",
                         help="only these of the data set, e.g. kodim01.png")
     parser.add_argument("--bits_back_model", help="likewise, for the rows with bits-back")
-    parser.add_argument("--methods", nargs="+", choices=ROWS.values(), default=[*ROWS.values()],
+    parser.add_argument("--methods", nargs="+", choices=ROWS.values(),
                         help="which rows (default: all, those with bits-back if there is a model)")
     parser.add_argument("--steps", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--output", default="inference_table",
@@ -111,11 +116,14 @@ def main(argv: list[str]) -> None:
     rd_lambda, distortion = itinf.objective(export.find(args.model))
     if distortion != "mse":
         raise UserError(f"{args.model} was trained for {distortion}; this table is for MSE")
-    bits_back_model = codec.load_model(args.bits_back_model) if args.bits_back_model else None
+    bits_back_model = load_model(args.bits_back_model) if args.bits_back_model else None
     if bits_back_model and itinf.objective(export.find(args.bits_back_model))[0] != rd_lambda:
         raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
     models = {False: model, True: bits_back_model}
-    methods = [method for method in args.methods if models[method.startswith("bb_")]]
+    methods = args.methods or [
+        method for method in ROWS.values() if models[method.startswith("bb_")]]
+    if any(not models[method.startswith("bb_")] for method in methods):
+        raise UserError("the methods bb_... need --bits_back_model")
     sources = {source.name: source for source in data.find(args.dataset)}
     unknown = sorted(set(args.images or ()) - set(sources))
     if unknown:
@@ -123,26 +131,32 @@ def main(argv: list[str]) -> None:
     names = args.images or [*sources]
 
     path = pathlib.Path(f"{args.output}.json")
-    facts = dict(model=args.model, fingerprint=model.fingerprint, rd_lambda=rd_lambda,
-                 dataset=args.dataset)
+    facts = dict(dataset=args.dataset, rd_lambda=rd_lambda, fingerprint=model.fingerprint)
     if bits_back_model:
         facts["bits_back_fingerprint"] = bits_back_model.fingerprint
+    facts |= {f"{method}, {args.steps} steps": settings(method, args.steps)
+              for method in methods if method in _REFINED}
     rows = []
     if path.exists():
         found = json.loads(path.read_text())
-        if any(found.get(key, value) != value for key, value in facts.items()):
-            raise UserError(f"{path} has results of another model or data set; choose another "
-                            "--output")
-        rows = found["rows"]
+        rows = found.pop("rows")
+        different = [key for key in facts if found.get(key, facts[key]) != facts[key]]
+        if different:
+            raise UserError(f"{path} has results with another {', '.join(different)}; choose "
+                            "another --output")
+        facts = {**found, **facts}
     for method in methods:
         steps = args.steps if method in _REFINED else 0
-        codec_model = models[method.startswith("bb_")]
+        codec_model, infer = models[method.startswith("bb_")], coding.infer
+        if method in _REFINED:
+            config = config_dict.ConfigDict(settings(method, steps))
+            infer = itinf.Refiner(codec_model, config, rd_lambda).infer
         for name in names:
             if any((row["method"], row["steps"], row["image"]) == (method, steps, name)
                    for row in rows):
                 continue
             rows.append({"method": method, "steps": steps, "image": name, **measure(
-                codec_model, rd_lambda, method, steps, sources[name].read())})
+                codec_model, infer, rd_lambda, method, sources[name].read())})
             tables.save(args.output, rows, **facts)
             print(tables.render(rows[-1:], columns=("method", "image", "bpp", "psnr", "rd_loss",
                                                     "seconds")), flush=True)

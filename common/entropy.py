@@ -145,7 +145,9 @@ class FineFactorized(DeepFactorized):
         lower, upper = (
             np.round(self._quantiles(q).numpy() / self.step).astype(np.int32)
             for q in (TAIL_MASS / 2, 1 - TAIL_MASS / 2))
-        upper = np.minimum(upper, lower + _MAX_TABLE - 1)
+        centre = np.round(self._quantiles(0.5).numpy() / self.step).astype(np.int32)
+        lower = np.maximum(lower, centre - _MAX_TABLE // 2)
+        upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
         edges = (np.arange(np.max(upper - lower) + 2)[:, None] + lower - 0.5) * self.step
         density, edges = self._noisy.base, tf.cast(edges, tf.float32)
         below, above = density.cdf(edges).numpy(), density.survival_function(edges).numpy()

@@ -33,6 +33,11 @@ def pull_back(network: exact.Network, x: np.ndarray, gradients_of) -> tuple[list
     Raises:
       ConversionError: an operation has no exact gradient.
     """
+    with tf.device("CPU:0"):
+        return _pull_back(network, x, gradients_of)
+
+
+def _pull_back(network, x, gradients_of):
     values = []
     for op in network.ops:
         value = x if isinstance(op, exact.Input) else op(
@@ -63,7 +68,7 @@ def pull_back(network: exact.Network, x: np.ndarray, gradients_of) -> tuple[list
 def rounded(x: np.ndarray, bits: int) -> np.ndarray:
     """x as integers of `bits` bits times one power of two."""
     _, exponent = np.frexp(np.max(np.abs(x), initial=0.0))
-    unit = 2.0 ** (int(exponent) - bits)
+    unit = math.ldexp(1.0, int(exponent) - bits)
     return np.round(x / unit) * unit
 
 
@@ -82,7 +87,7 @@ def _(op: exact.Conv, gradient, x, y):
     channels = x.shape[-1]
     most = np.max(np.abs(matrix).reshape(len(matrix), -1, channels).sum(axis=(0, 1)), initial=1.0)
     gradient = rounded(
-        gradient, min(_MOST_BITS, ACCUMULATOR_BITS - 1 - math.ceil(math.log2(most))))
+        gradient, min(_MOST_BITS, ACCUMULATOR_BITS - (int(most) - 1).bit_length() - 1))
     total = 0.0
     for k, (row, column) in enumerate(op.taps):
         part = gradient.reshape(-1, len(matrix)) @ matrix[:, k * channels:(k + 1) * channels]

@@ -13,8 +13,8 @@ Every `check_interval` steps the latents are rounded as a file holds them, and m
                 from rounded latents, in a model with a context serially, for these are the means
                 that the decoder knows
   the best      latents so far, of each image. They start with the encoder's own: refined latents
-                are never worse
-  the end       if the rule to stop says so
+                are never worse, as far as `generate` tells
+  the end       if the rule to stop says so, for all images of a batch
 """
 
 import json
@@ -63,7 +63,8 @@ def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedul
         num_steps=num_steps,
         travel=travel,  # learning rate of Adam times num_steps: how far a latent can get
         schedule=schedule or dict(cls="Constant"),
-        check_interval=10 if patience else 20,  # SGA gains nothing by more of them
+        largest_rate=0.05,  # of Adam, when there are few steps: more finds nothing better
+        check_interval=10,
         patience=patience,  # checks in a row without a better one, after which to stop; 0: never
         seed=0,
     ))
@@ -111,9 +112,6 @@ _QUANTIZERS = {
 
 _ANNEALED = ("StochasticGumbel", "DeterministicAnnealing")
 
-# Of Adam, for methods with few steps: larger ones find nothing better.
-_LARGEST_RATE = 0.05
-
 # --- The loop ---------------------------------------------------------------------------------
 
 
@@ -159,7 +157,7 @@ class Refiner:
         if config.quantizer in _ANNEALED and not config.temperature:
             raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
         self._rate = schedules.learning_rate(
-            config.schedule, min(config.travel / config.num_steps, _LARGEST_RATE),
+            config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
         self._step = self._check = None
 
@@ -235,7 +233,8 @@ class Refiner:
     def _step_graph(self, x, latents, moments, grid, step):
         seed = quantizers.fold_in([self._config.seed, 0], step)
         quantizer = quantizers.OnGrid(
-            _QUANTIZERS[self._config.quantizer](seed, self._temperature(step)), grid)
+            _QUANTIZERS[self._config.quantizer](seed, self._temperature(step)), grid,
+            quantizers.UniformNoise(seed).noise)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
             generated = self._model.generate(latents, quantizer, training=True)

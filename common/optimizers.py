@@ -118,9 +118,9 @@ def _rotate(x, axes, bases, inverse=False):
 
 
 def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
-    """A step of Adam (Kingma & Ba 2015, algorithm 1) on tensors of any shapes.
+    """A step of Adam (Kingma & Ba 2015, in the order at the end of section 2) on any tensors.
 
-    Keras's Adam keeps its moments in variables, whose shapes are fixed.
+    Keras's Adam, which does the same, keeps its moments in variables, whose shapes are fixed.
 
     Args:
       values: nested structure of tensors.

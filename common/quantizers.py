@@ -53,9 +53,17 @@ class Round:
 
 
 class StraightThrough:
-    """Rounding whose gradient is that of the identity (Theis et al. 2017, section 2.1)."""
+    """Rounding whose gradient is that of the identity (Theis et al. 2017, section 2.1).
+
+    Args:
+      seed: int32 [2]; for latents that are drawn, see `normal_noise`.
+    """
 
     rate_depends_on_offset = True
+
+    def __init__(self, seed: tf.Tensor | None = None):
+        if seed is not None:
+            self.noise = UniformNoise(seed).noise
 
     def __call__(self, value, offset, name):
         rounded, _ = Round()(value, offset, name)
@@ -245,16 +253,16 @@ class OnGrid:
     Args:
       quantizer: which.
       offsets: by the latent's name, the grid's offset.
+      noise: of latents that are drawn, see `normal_noise`; as `UniformNoise.noise`.
     """
 
     # Models need not look for a mean to lay the grid on.
     rate_depends_on_offset = False
 
-    def __init__(self, quantizer, offsets: dict[str, tf.Tensor]):
+    def __init__(self, quantizer, offsets: dict[str, tf.Tensor], noise):
         self._quantizer = quantizer
         self._offsets = offsets
-        if hasattr(quantizer, "noise"):
-            self.noise = quantizer.noise
+        self.noise = noise
 
     def __call__(self, value, offset, name):
         del offset
@@ -283,7 +291,7 @@ _TRAINING = {
     "UniformNoise": lambda seed, done: UniformNoise(seed),
     "Mixed": lambda seed, done: Mixed(seed),
     "SoftRound": SoftRound.annealed,
-    "StraightThrough": lambda seed, done: StraightThrough(),
+    "StraightThrough": lambda seed, done: StraightThrough(seed),
 }
 
 

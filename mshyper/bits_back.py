@@ -71,6 +71,10 @@ class Model(mshyper.models.Model):
     def priors(self):
         return [self.z_prior, self._y_table]
 
+    def prepare_coding(self):
+        super().prepare_coding()
+        self._memo = None, None
+
     def infer(self, x, training=False):
         y = self.to_latent(x, training)
         # From y itself, as in the paper, the decoder's posterior would be another one than that
@@ -87,7 +91,8 @@ class Model(mshyper.models.Model):
 
     def generate(self, latents, quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
-        # A decoder has the posterior that follows from ŷ.
+        # A decoder has the posterior that follows from ŷ. What coding gains by optimising that is
+        # not part of this estimate.
         posterior = latents if training else self.posterior(y_hat)
         noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
@@ -131,7 +136,7 @@ class Model(mshyper.models.Model):
         """
         if not hasattr(coder, "sample"):
             raise entropy.CodingError("a bits-back model needs bits to take: code with "
-                                      "`python -m mshyper.chain`")
+                                      "`python -m chain`")
         y = np.round(entropy.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
 

@@ -1,7 +1,4 @@
-"""Chains of images by bits-back coding: `python -m mshyper.chain compress | decompress`.
-
-    python -m mshyper.chain compress --model M --output photos.ntb [--payload letter.txt] a.png ...
-    python -m mshyper.chain decompress photos.ntb --output_dir decoded
+"""The .ntb file: a chain of images by bits-back coding; the command is `python -m chain`.
 
 Each image is coded with bits taken from the one before (see mshyper/bits_back.py), the first with
 those of a payload, any file that is to be sent along and comes out again. Where the payload does
@@ -19,46 +16,40 @@ not suffice, numbers that the decoder knows fill in: the start-up, which the cha
 numbers of bytes.
 """
 
-import argparse
 import contextlib
-import pathlib
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tqdm
 
-import codec
-from common import coding, container, entropy, images, tables
-from common.cli import UserError, report
-from common.files import replacing
+from common import coding, container, entropy, images
+from common.cli import UserError
 from common.model import Latents
 from common.stack import Stack
 from mshyper.bits_back import Model
 
 SUFFIX = ".ntb"
 _MAGIC = b"NB1"
-_MOST_IMAGES = 10_000
-_MOST_STEPS = 1000
+MAX_STEPS = 1000
+# Of all images together, which are in memory at once.
+MAX_PIXELS = 10 * coding.MAX_PIXELS
 
 # What the stack keeps for itself at its bottom, in bytes, and rounding.
 _HEAD = 8
 
-# Bytes that a sample can take: tables hold 16 bits, and the stack rounds up.
-_BYTES_PER_SAMPLE = 3
-
 
 def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
-             infer: Callable[[Model, np.ndarray], Latents] = coding.infer
-             ) -> tuple[bytes, list[dict[str, float]]]:
+             infer: Callable[[Model, np.ndarray], Latents] = coding.infer,
+             max_pixels: int = MAX_PIXELS) -> tuple[bytes, list[dict[str, float]]]:
     """Codes images into one chain.
 
     Args:
       model: an exported bits-back model.
-      pictures: uint8 [H, W, 3] each.
+      pictures: uint8 [H, W, 3] each; at least one.
       payload: what to send along.
       infer: where latents come from: `coding.infer`, or `Refiner.infer`.
+      max_pixels: more, in all images together, are refused.
 
     Returns:
       The bytes of a .ntb file; and for each image its bits: gross (put on the stack), returned
@@ -66,46 +57,41 @@ def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
       coder with the densities of the model would have for net).
 
     Raises:
-      UserError: an image is too large, or its latents are not finite.
+      UserError: the images are too large, or their latents not finite.
     """
-    for picture in pictures:
-        coding.check_size(model, *picture.shape[:2], coding.MAX_PIXELS)
+    sizes = [picture.shape[:2] for picture in pictures]
+    _check(model, sizes, model.replay_steps, max_pixels)
     latents = [infer(model, picture) for picture in tqdm.tqdm(
         pictures, desc="inference", unit="image", disable=None)]
-    whitened = _whiten(payload)
+    payload_noise = _whiten(payload)
     try:
-        start_up = _start_up(model, latents[:1], whitened)
-        try:
-            start = _noise(start_up) + whitened
-            stack, rows = _encode(model, latents, start)
-        except entropy.CodingError:  # a small first image leaves too little for a large later one
-            start_up = _start_up(model, latents, whitened)
-            start = _noise(start_up) + whitened
-            stack, rows = _encode(model, latents, start)
+        for start_up in _start_ups(model, latents, payload_noise):
+            start = _noise(start_up) + payload_noise
+            try:
+                stack, rows = _encode(model, latents, start)
+                break
+            except entropy.CodingError:  # of the last, it is none of too few bits
+                if start_up == _most(latents):
+                    raise
     except entropy.CodingError as error:
         raise UserError(str(error)) from error
-    header = [model.replay_steps, start_up, len(payload), len(pictures)]
-    header += [side for picture in pictures for side in picture.shape[:2]]
+    header = [model.replay_steps, start_up, len(payload), len(pictures), *sum(sizes, ())]
     return container.seal(_MAGIC, model.fingerprint[:8], header, stack.finish(),
                           _checksum(stack, start)), rows
 
 
-def decompress(model: Model, ntb: bytes, max_pixels: int = coding.MAX_PIXELS
+def decompress(model: Model, ntb: bytes, max_pixels: int = MAX_PIXELS
                ) -> tuple[list[np.ndarray], bytes]:
     """The inverse of `compress`: images uint8 [H, W, 3], and the payload.
 
     Raises:
-      UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels in
-        one image.
+      UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
     """
-    fingerprint, steps, start_up, length, sizes, stream, crc = _unseal(ntb)
+    fingerprint, steps, start_up, length, sizes, stream, crc = unseal(ntb)
     if fingerprint != model.fingerprint[:8]:
         raise UserError(f"written by model {fingerprint}, not by this one "
                         f"({model.fingerprint[:8]})")
-    for height, width in sizes:
-        if not height or not width:
-            raise UserError("the file is malformed (an image has no pixels)")
-        coding.check_size(model, height, width, max_pixels)
+    _check(model, sizes, steps, max_pixels)
     stack = Stack(model.tables, stream)
     pictures = []
     with replaying(model, steps):
@@ -117,20 +103,36 @@ def decompress(model: Model, ntb: bytes, max_pixels: int = coding.MAX_PIXELS
         except entropy.CodingError as error:
             raise UserError(f"the file cannot be decoded ({error})") from error
     start = stack.finish()
-    if _checksum(stack, start) != crc or len(start) != start_up + length:
+    if (_checksum(stack, start) != crc or len(start) != start_up + length
+            or start[:start_up] != _noise(start_up)):
         raise UserError("the file does not decode to the symbols that were written: its stack or "
                         "its sizes were changed, and its checksum with them")
     return pictures, _whiten(start[start_up:])
 
 
-def _unseal(ntb):
+def unseal(ntb: bytes) -> tuple:
+    """Fingerprint, steps, start-up, payload, [(height, width)], stack and CRC. Raises UserError."""
     fingerprint, rest, crc = container.unseal(ntb, _MAGIC, SUFFIX)
     (steps, start_up, length, count), rest = container.read_varints(rest, 4)
-    if count > _MOST_IMAGES or steps > _MOST_STEPS:
-        raise UserError(f"the file claims {count} images and {steps} steps; at most "
-                        f"{_MOST_IMAGES} and {_MOST_STEPS} are allowed")
+    if 2 * count > len(rest):
+        raise UserError(f"the file is malformed (it has no room for the sizes of {count} images)")
     sides, stream = container.read_varints(rest, 2 * count)
     return fingerprint, steps, start_up, length, [*zip(sides[::2], sides[1::2])], stream, crc
+
+
+def _check(model, sizes, steps, max_pixels):
+    """Raises UserError for what neither encoder nor decoder should take on."""
+    if not sizes:
+        raise UserError("a chain needs at least one image")
+    if not 0 <= steps <= MAX_STEPS:
+        raise UserError(f"{steps} steps of replay; need 0 to {MAX_STEPS}")
+    if not all(height and width for height, width in sizes):
+        raise UserError("an image of the chain has no pixels")
+    stride = model.analysis.stride
+    pixels = sum(-(-height // stride) * -(-width // stride) for height, width in sizes) * stride**2
+    if pixels > max(max_pixels, len(sizes) * stride**2):
+        raise UserError(f"{len(sizes)} images of together {pixels / 1e6:.1f} megapixels, padded, "
+                        f"exceed the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
 
 
 @contextlib.contextmanager
@@ -147,12 +149,23 @@ def _checksum(stack, start):
     return (stack.crc + zlib.crc32(start)) % 2**32
 
 
-def _start_up(model, latents, payload) -> int:
-    """How many bytes are missing below `payload` to code these images."""
-    generous = _BYTES_PER_SAMPLE * sum(int(np.prod(each["z"].shape)) for each in latents)
-    _, rows = _encode(model, latents, _noise(generous) + payload)
-    lowest = min(row["lowest"] for row in rows) // 8
-    return max(0, generous - max(0, lowest - _HEAD))
+def _start_ups(model, latents, payload) -> Iterator[int]:
+    """Numbers of bytes to lay below `payload`, the least first; one of them is enough.
+
+    What the first image takes from a stack with the most bytes is what is missing below it. Where
+    a small first image leaves too little for a large later one, all of them are tried.
+    """
+    most = _most(latents)
+    for tried in (latents[:1], latents):
+        _, rows = _encode(model, tried, _noise(most) + payload)
+        untouched = min(row["lowest"] for row in rows) // 8 - _HEAD
+        # Whole words: what lies above them is drawn from as before.
+        yield most - max(0, min(untouched, most)) // 4 * 4
+    yield most
+
+
+def _most(latents):
+    return 4 * sum(int(np.prod(each["z"].shape)) for each in latents)
 
 
 def _encode(model, latents, start):
@@ -193,94 +206,6 @@ def _whiten(payload: bytes) -> bytes:
 
 
 def _noise(length: int, key: int = 0) -> bytes:
-    """Pseudo-random bytes. Fewer of them are the last ones of more: the top of the stack."""
+    """Pseudo-random bytes; fewer of them are the last ones of more, the top of the stack."""
     words = np.random.Philox(key=key).random_raw(-(-length // 8)).astype("<u8")
     return words.tobytes()[:length][::-1]
-
-
-# --- Command line -----------------------------------------------------------------------------
-
-
-def _compress(args):
-    """Images to one .ntb file."""
-    output = pathlib.Path(args.output)
-    if output.exists() and not args.force:
-        raise UserError(f"{output} exists already; --force overwrites it")
-    if args.steps is not None and not 0 <= args.steps <= _MOST_STEPS:
-        raise UserError(f"--steps {args.steps}: need 0 to {_MOST_STEPS}")
-    payload = codec.read(pathlib.Path(args.payload)) if args.payload else b""
-    model, infer = codec.load_encoder(args)
-    _require(model, args.model)
-    pictures = [images.read(path) for path in args.paths]
-    with replaying(model, model.replay_steps if args.steps is None else args.steps):
-        ntb, rows = compress(model, pictures, payload, infer)
-    with replacing(output) as temporary:
-        temporary.write_bytes(ntb)
-    pixels = [picture.shape[0] * picture.shape[1] for picture in pictures]
-    rows = [{"image": pathlib.Path(path).name,
-             **{f"{key}_bpp": row[key] / n for key in ("gross", "returned", "net", "information")}}
-            for path, row, n in zip(args.paths, rows, pixels)]
-    print(tables.render([*rows, tables.mean_row(rows)], columns=[*rows[0]]))
-    start_up = _unseal(ntb)[2]
-    print(f"{output}: {len(ntb)} bytes, of which payload {len(payload)} and start-up {start_up}; "
-          f"net {8 * (len(ntb) - len(payload)) / sum(pixels):.4f} bpp")
-
-
-def _decompress(args):
-    """A .ntb file to images, and its payload."""
-    source, folder = pathlib.Path(args.path), pathlib.Path(args.output_dir)
-    model = codec.load_model(args.model)
-    _require(model, args.model)
-    pictures, payload = decompress(model, codec.read(source), args.max_pixels)
-    folder.mkdir(parents=True, exist_ok=True)
-    digits = len(str(len(pictures) - 1))
-    targets = [folder / f"{source.stem}-{i:0{digits}}.png" for i in range(len(pictures))]
-    targets += [folder / f"{source.stem}.payload"] if payload else []
-    for target in targets:
-        if target.exists() and not args.force:
-            raise UserError(f"{target} exists already; --force overwrites it")
-    for target, picture in zip(targets, pictures):
-        images.write(target, picture)
-    if payload:
-        with replacing(targets[-1]) as temporary:
-            temporary.write_bytes(payload)
-    print(f"{source}: {len(pictures)} images and a payload of {len(payload)} bytes, in {folder}")
-
-
-def _require(model, name):
-    if not isinstance(model, Model):
-        raise UserError(f"{name} is no bits-back model; train one with "
-                        "mshyper/configs/mbt2018_bb.py")
-
-
-@report
-def main(argv: list[str]) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mshyper.chain", description="Chains of images by bits-back coding.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--model", required=True,
-                        help="folder of an exported bits-back model or of its run, or a zoo name")
-    common.add_argument("--force", action="store_true", help="overwrite existing files")
-    command = commands.add_parser(
-        "compress", parents=[common, codec.REFINEMENT], help=_compress.__doc__)
-    command.add_argument("paths", nargs="+", metavar="IMAGE", help="image files, in this order")
-    command.add_argument("--output", required=True, help="the .ntb file")
-    command.add_argument("--payload", help="any file to send along, whose bits the images use")
-    command.add_argument("--steps", type=int, default=None, metavar="N",
-                         help="for which the posterior is optimised; 0 for bits-back with the "
-                         "amortised one (default: the model's)")
-    command.set_defaults(command=_compress)
-    command = commands.add_parser("decompress", parents=[common], help=_decompress.__doc__)
-    command.add_argument("path", help="the .ntb file")
-    command.add_argument("--output_dir", required=True, help="where images and payload go")
-    command.add_argument("--max_pixels", type=int, default=coding.MAX_PIXELS, metavar="N",
-                         help="refuse larger images (default: %(default)s)")
-    command.set_defaults(command=_decompress)
-    args = parser.parse_args(argv)
-    args.command(args)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -1,17 +1,16 @@
 """The posterior of bits-back coding, optimised by encoder and decoder alike.
 
 The amortised posterior q(z | ŷ) of the hyper-analysis is a first guess. A few steps of Adam on the
-net rate make it better (Yang, Bamler & Mandt 2020, section 3.3 and algorithm 2); but the decoder
-has to arrive at the same bits on its own machine. So nothing here depends on the order of sums or
-on a library's exp:
+net rate make it better (Yang, Bamler & Mandt 2020, section 3.3); but the decoder has to arrive at
+the same bits on its own machine. So nothing here depends on the order of sums, or on a library's
+exp:
 
     networks        in fixed point, forwards and backwards (common/exact_gradient.py)
     log densities   their derivatives are quotients of the range coder's integer counts
     Adam            +, -, *, / and square roots of single float64 numbers, which IEEE 754 fixes
     noise           sums of integers from a counter-based generator
 
-The alternative, to send what optimisation changed, was measured and costs more than the gain (see
-benchmarks/README.md).
+The alternative, to send what optimisation changed, saves less (`python -m benchmarks.bits_back`).
 """
 
 import numpy as np

@@ -375,22 +375,25 @@ def test_continuous_is_the_identity(value):
 
 def test_a_known_grid_overrides_the_offset(value):
     offset = np.float32([0.25, 0.0, -0.5, 0.125])
-    quantizer = quantizers.OnGrid(quantizers.Round(), {"y": tf.constant(offset), "z": 0.0})
+    quantizer = quantizers.OnGrid(
+        quantizers.Round(), {"y": tf.constant(offset), "z": 0.0},
+        quantizers.UniformNoise(SEED).noise)
     expected, _ = quantizers.Round()(value, offset, "y")
     for ignored in (0.0, 0.4, tf.ones_like(value)):
         for result in quantizer(value, ignored, "y"):
             np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(quantizer(value, 0.25, "z")[0], tf.round(value))
-    assert not quantizer.rate_depends_on_offset and not hasattr(quantizer, "noise")
+    assert not quantizer.rate_depends_on_offset
 
 
-@pytest.mark.parametrize("cls", [
-    quantizers.UniformNoise, lambda seed: quantizers.StochasticGumbel(0.5, seed)])
-def test_a_known_grid_keeps_the_noise(cls, value):
-    quantizer = quantizers.OnGrid(cls(SEED), {"y": OFFSET})
-    np.testing.assert_array_equal(
-        quantizer.noise(value, "y"), quantizers.UniformNoise(SEED).noise(value, "y"))
-    np.testing.assert_array_equal(quantizer(value, 7.0, "y"), cls(SEED)(value, OFFSET, "y"))
+def test_a_known_grid_has_noise_for_latents_that_are_drawn(value):
+    # Whether or not those that are quantised have some.
+    for inner in (quantizers.Round(), quantizers.StochasticGumbel(0.5, tf.constant([5, 6]))):
+        quantizer = quantizers.OnGrid(inner, {"y": OFFSET}, quantizers.UniformNoise(SEED).noise)
+        np.testing.assert_array_equal(
+            quantizers.normal_noise(quantizer, value, "z"),
+            quantizers.normal_noise(quantizers.UniformNoise(SEED), value, "z"))
+        np.testing.assert_array_equal(quantizer(value, 7.0, "y"), inner(value, OFFSET, "y"))
 
 
 def test_recording_rounds_and_keeps_what_it_did(value):
@@ -431,12 +434,10 @@ def test_normal_noise_follows_the_seed_of_the_quantizer(value):
     other_seed = tf.constant([3, 5])
     reference = noise(quantizers.UniformNoise(SEED))
     same = quantizers.StochasticGumbel(0.5, SEED)
-    for quantizer in (same, quantizers.OnGrid(same, {}), quantizers.SoftRound(SEED, 4.0)):
+    for quantizer in (same, quantizers.SoftRound(SEED, 4.0), quantizers.StraightThrough(SEED)):
         np.testing.assert_array_equal(noise(quantizer), reference)
     always = noise(quantizers.Round())
     np.testing.assert_array_equal(always, noise(quantizers.StraightThrough()))
-    np.testing.assert_array_equal(
-        always, noise(quantizers.OnGrid(quantizers.Round(), {})))
     for other in (noise(quantizers.UniformNoise(other_seed)), always,
                   noise(quantizers.UniformNoise(SEED), "y"), reference[::-1]):
         assert np.mean(other == reference) < 0.01

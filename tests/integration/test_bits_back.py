@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import chain as command
 import codec
-from common import coding, entropy, images, itinf, training
+from common import coding, container, entropy, images, itinf, training
 from common.cli import UserError
 from common.entropy import CodingError
 from common.stack import Stack
@@ -87,6 +88,18 @@ def test_a_small_first_image_does_not_suffice_for_a_large_second_one(model, pict
         np.testing.assert_array_equal(x_hat, reference(model, picture))
 
 
+@pytest.mark.parametrize("size", [(400, 448), (384, 512), (256, 576)])
+def test_the_start_up_suffices_and_is_not_wasted(photo, size):
+    """Thousands of samples: with other words below, they would be others."""
+    model = codec.load_model("mshyper-small_bb-2")
+    picture = photo[:size[0], :size[1]]
+    with chain.replaying(model, 0):
+        ntb, rows = chain.compress(model, [picture])
+    gross = rows[0]["net"] + rows[0]["returned"]
+    assert gross < 8 * len(ntb) < gross + 8 * 50
+    assert chain.decompress(model, ntb)[1] == b""
+
+
 def test_images_after_the_first_cost_their_net_rate(model, pictures):
     one, _ = chain.compress(model, pictures[:1])
     two, rows = chain.compress(model, [pictures[0], pictures[2]])
@@ -112,7 +125,7 @@ def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_pat
         ntb, _ = chain.compress(model, [pictures[0], pictures[4]], PAYLOAD)
     (tmp_path / "photos.ntb").write_bytes(ntb)
     process = subprocess.run(
-        [sys.executable, "-m", "mshyper.chain", "decompress", "--model", str(run),
+        [sys.executable, "-m", "chain", "decompress", "--model", str(run),
          str(tmp_path / "photos.ntb"), "--output_dir", str(tmp_path / "decoded")],
         cwd=ROOT, env=os.environ | settings, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-2000:]
@@ -140,21 +153,53 @@ def test_damage_is_reported(model, pictures):
         chain.decompress(model, b"PNG" + ntb)
 
 
-def reseal(ntb, stream):
-    """The file with another stack and the checksum that goes with it."""
-    fingerprint, steps, start_up, length, sizes, _, crc = chain._unseal(ntb)
-    numbers = [steps, start_up, length, len(sizes), *(side for size in sizes for side in size)]
-    return chain.container.seal(chain._MAGIC, fingerprint, numbers, stream, crc)
+FIELDS = ("fingerprint", "steps", "start_up", "length", "sizes", "stream", "crc")
+
+
+def reseal(ntb, **changes):
+    """The file with other fields and the checksum that goes with them."""
+    fields = dict(zip(FIELDS, chain.unseal(ntb), strict=True)) | changes
+    sizes = fields["sizes"]
+    numbers = [fields["steps"], fields["start_up"], fields["length"], len(sizes), *sum(sizes, ())]
+    return container.seal(
+        chain._MAGIC, fields["fingerprint"], numbers, fields["stream"], fields["crc"])
 
 
 def test_a_wrong_or_truncated_stack_is_reported_even_with_its_checksum(model, pictures):
     ntb, _ = chain.compress(model, pictures, PAYLOAD)
-    stream = chain._unseal(ntb)[5]
-    assert reseal(ntb, stream) == ntb
+    stream = chain.unseal(ntb)[5]
+    assert reseal(ntb) == ntb
     for broken in (stream[:-3], stream[:40], b"", bytes(len(stream)), stream[5:],
                    bytes([stream[0] ^ 1]) + stream[1:], stream[:-1] + bytes([stream[-1] ^ 1])):
         with pytest.raises(UserError, match="decode"):
-            chain.decompress(model, reseal(ntb, broken))
+            chain.decompress(model, reseal(ntb, stream=broken))
+
+
+@pytest.mark.parametrize("changes, message", [
+    (dict(fingerprint="00000000"), "written by model 00000000"),
+    (dict(steps=5), "decode"),
+    (dict(steps=10**6), "1000000 steps"),
+    (dict(start_up=3, length=len(PAYLOAD) - 3), "decode"),
+    (dict(length=len(PAYLOAD) - 1), "decode"),
+    (dict(sizes=[]), "at least one"),
+    (dict(sizes=[(0, 5), *SIZES[1:]]), "no pixels"),
+    (dict(sizes=[*SIZES[1:], SIZES[0]]), "decode"),
+    (dict(sizes=[*SIZES, (100_000, 100_000)]), "megapixels"),
+    (dict(crc=0), "decode"),
+])
+def test_wrong_fields_are_reported_even_with_their_checksum(model, pictures, changes, message):
+    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+    with pytest.raises(UserError, match=message):
+        chain.decompress(model, reseal(ntb, **changes))
+
+
+def test_what_the_decoder_refuses_is_not_written(model, pictures):
+    with pytest.raises(UserError, match="at least one"):
+        chain.compress(model, [])
+    with chain.replaying(model, chain.MAX_STEPS + 1), pytest.raises(UserError, match="steps"):
+        chain.compress(model, pictures[:1])
+    with pytest.raises(UserError, match="megapixels"):
+        chain.compress(model, pictures[:1], max_pixels=10_000)
 
 
 def test_underflow_is_an_error(model, pictures):
@@ -164,7 +209,7 @@ def test_underflow_is_an_error(model, pictures):
 
 
 def test_a_range_coder_is_refused_by_name(model, pictures):
-    with pytest.raises(UserError, match="mshyper.chain"):
+    with pytest.raises(UserError, match="python -m chain"):
         coding.compress(model, pictures[0])
 
 
@@ -175,10 +220,10 @@ def test_commands(run, pictures, tmp_path, capsys):
     photos = sorted(map(str, tmp_path.glob("*.png")))
     output = str(tmp_path / "photos.ntb")
     compress = ["compress", "--model", str(run), "--output", output, *photos]
-    chain.main([*compress, "--payload", str(tmp_path / "letter.txt")])
+    command.main([*compress, "--payload", str(tmp_path / "letter.txt")])
     assert "net_bpp" in capsys.readouterr().out
     decompress = ["decompress", "--model", str(run), output, "--output_dir"]
-    chain.main([*decompress, str(tmp_path / "decoded")])
+    command.main([*decompress, str(tmp_path / "decoded")])
     assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
     assert len(list((tmp_path / "decoded").glob("photos-*.png"))) == len(pictures)
     for arguments, message in (
@@ -187,7 +232,7 @@ def test_commands(run, pictures, tmp_path, capsys):
             ([*decompress, str(tmp_path / "decoded")], "exists already"),
             ([*compress[:2], "mshyper-small-1", "--force", *compress[3:]], "no bits-back model")):
         with pytest.raises(SystemExit) as stop:
-            chain.main(arguments)
+            command.main(arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
 
