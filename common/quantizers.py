@@ -207,9 +207,10 @@ class DeterministicAnnealing:
         up = 1 - down
         odds = (tf.atanh(down) - tf.atanh(up)) / self._temperature
         inverse = self._sharpness
-        r = tf.sigmoid((odds + perturbation) * inverse)
+        logit = (odds + perturbation) * inverse
+        r, rest = tf.sigmoid(logit), tf.sigmoid(-logit)  # 1 - r would round to 0
         slope = 1 / (1 - down**2) + 1 / (1 - up**2)
-        return r, tf.minimum(r * (1 - r) * inverse * slope / self._temperature, self.steepest)
+        return r, tf.minimum(r * rest * inverse * slope / self._temperature, self.steepest)
 
     @property
     def _sharpness(self):
