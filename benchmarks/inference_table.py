@@ -138,7 +138,8 @@ def main(argv: list[str]) -> None:
     names = args.images or [*sources]
 
     path = pathlib.Path(f"{args.output}.json")
-    facts = dict(dataset=args.dataset, crop=args.crop, rd_lambda=rd_lambda, fingerprint=model.fingerprint)
+    facts = dict(dataset=args.dataset, crop=args.crop, rd_lambda=rd_lambda,
+                 fingerprint=model.fingerprint)
     if bits_back_model:
         facts["bits_back_fingerprint"] = bits_back_model.fingerprint
     facts |= {f"{method}, {args.steps} steps": settings(method, args.steps)

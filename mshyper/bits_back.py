@@ -149,6 +149,7 @@ class Model(mshyper.models.Model):
         coder.encode(z, self._z_distributions(z.shape))
 
     def decode(self, coder, height, width):
+        """The inverse of `encode`: y, and the posterior's mean as "z"."""
         h, w = (-(-side // self.analysis.stride) for side in (height, width))
         stride, channels = self.hyper_analysis.stride, self.z_prior.channels
         z = coder.decode(self._z_distributions((1, -(-h // stride), -(-w // stride), channels)))
