@@ -88,7 +88,8 @@ def test_a_small_first_image_does_not_suffice_for_a_large_second_one(model, pict
         np.testing.assert_array_equal(x_hat, reference(model, picture))
 
 
-@pytest.mark.parametrize("size", [(400, 448), (384, 512), (256, 576)])
+@pytest.mark.parametrize("size", [
+    (400, 448), *(pytest.param(size, marks=pytest.mark.slow) for size in ((384, 512), (256, 576)))])
 def test_the_start_up_suffices_and_is_not_wasted(photo, size):
     """Thousands of samples: with other words below, they would be others."""
     model = codec.load_model("mshyper-small_bb-2")
@@ -117,7 +118,8 @@ def test_a_payload_of_equal_bytes_costs_no_more_than_a_random_one(model, picture
 @pytest.mark.parametrize("settings", [
     {"OPENBLAS_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Prescott",
      "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3", "TF_ENABLE_ONEDNN_OPTS": "0"},
-    {"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
+    pytest.param({"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
+                 marks=pytest.mark.slow),
 ], ids=["old processor", "newer one"])
 def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_path, settings):
     """Products of matrices by other kernels, on other numbers of threads."""
