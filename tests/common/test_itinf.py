@@ -148,7 +148,7 @@ def test_sga_keeps_its_shape_with_fewer_steps():
 
 @pytest.mark.parametrize("name", [
     # With so few steps, "sga" and "sga_yang2020" are the same.
-    pytest.param(name, marks=pytest.mark.slow) if name == "sga_yang2023" else name
+    name if name in ("sga", "map") else pytest.param(name, marks=pytest.mark.slow)
     for name in itinf.METHODS])
 def test_every_method_is_better_than_none(name, x):
     model = shared("trained")
@@ -249,7 +249,9 @@ def test_patience_counts_checks_without_a_better_one(x):
     assert steps(2, [9, nan, nan, 1]) == ([0, 10, 20], [9])
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [
+    pytest.param(package, marks=pytest.mark.slow) if package == "joint_ar" else package
+    for package in PACKAGES])
 def test_a_decoder_gets_the_refined_latents(package, x):
     model = shared(package)
     latents = refiner(package, "danneal")(x).latents

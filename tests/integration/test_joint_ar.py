@@ -108,6 +108,7 @@ def test_corruption_of_any_byte_is_reported(run, photo):
                 coding.decompress(model, bytes(damaged))
 
 
+@pytest.mark.slow
 def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsys):
     config = tiny_config()
     config.train.warm_start = str(tiny_model)

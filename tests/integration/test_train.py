@@ -117,6 +117,7 @@ def test_the_seed_decides(tmp_path, tiny_run):
     assert metrics(tmp_path / "run")[0]["rd_loss"] != metrics(tiny_run)[0]["rd_loss"]
 
 
+@pytest.mark.slow
 def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
     config = tiny_config()
     config.train.warm_start = str(tiny_model)
@@ -149,6 +150,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         training.run(Model, config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
     config = tiny_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
@@ -181,6 +183,7 @@ def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, t
     assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
 
 
+@pytest.mark.slow
 def test_ms_ssim_as_distortion(tmp_path):
     config = tiny_config()
     config.data.patch_size = 161
@@ -194,6 +197,7 @@ def test_ms_ssim_as_distortion(tmp_path):
         assert math.isfinite(line["mse"]) and math.isfinite(line["psnr"])
 
 
+@pytest.mark.slow
 def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
     config = tiny_config()
     config.data.batch_size = 1
