@@ -108,8 +108,6 @@ _QUANTIZERS = {
     "StraightThrough": lambda seed, tau: quantizers.StraightThrough(),
     "Continuous": lambda seed, tau: quantizers.Continuous(),
 }
-
-
 _ANNEALED = ("StochasticGumbel", "DeterministicAnnealing")
 
 # --- The loop ---------------------------------------------------------------------------------
@@ -140,6 +138,9 @@ class Refiner:
       config: a method.
       rd_lambda: weight of the distortion.
       distortion: as in `objectives.rate_distortion`.
+
+    Raises:
+      UserError: the method's settings make none.
     """
 
     def __init__(self, model: Model, config, rd_lambda: float, distortion: str = "mse"):
@@ -149,13 +150,13 @@ class Refiner:
         for key in ("num_steps", "check_interval"):
             if config[key] < 1:
                 raise UserError(f"{key} is {config[key]}; need at least 1")
+        if config.quantizer in _ANNEALED and not config.temperature:
+            raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
         # Batch normalisation then takes its averages, whatever `training` says.
         model.trainable = False
         self._model = model
         self._config = config
         self._objective = dict(rd_lambda=rd_lambda, distortion=distortion)
-        if config.quantizer in _ANNEALED and not config.temperature:
-            raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
