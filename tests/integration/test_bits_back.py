@@ -46,6 +46,11 @@ def pictures(photo):
     return [photo[40:40 + height, 30:30 + width] for height, width in SIZES]
 
 
+@pytest.fixture(scope="module")
+def ntb(model, pictures):
+    return chain.compress(model, pictures, PAYLOAD)[0]
+
+
 def reference(model, picture):
     """The image that a decoder should show."""
     latents = coding.infer(model, picture)
@@ -146,8 +151,7 @@ def test_refined_latents_are_coded_too(model, pictures):
     np.testing.assert_array_equal(decoded, expected)
 
 
-def test_damage_is_reported(model, pictures):
-    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+def test_damage_is_reported(model, ntb):
     for broken in (ntb[:-1], ntb[:100], ntb + b"\0", b"", ntb[:50] + b"\xff" + ntb[51:]):
         with pytest.raises(UserError, match="damaged|empty"):
             chain.decompress(model, broken)
@@ -167,8 +171,7 @@ def reseal(ntb, **changes):
         chain._MAGIC, fields["fingerprint"], numbers, fields["stream"], fields["crc"])
 
 
-def test_a_wrong_or_truncated_stack_is_reported_even_with_its_checksum(model, pictures):
-    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+def test_a_wrong_or_truncated_stack_is_reported_even_with_its_checksum(model, ntb):
     stream = chain.unseal(ntb)[5]
     assert reseal(ntb) == ntb
     for broken in (stream[:-3], stream[:40], b"", bytes(len(stream)), stream[5:],
@@ -189,8 +192,7 @@ def test_a_wrong_or_truncated_stack_is_reported_even_with_its_checksum(model, pi
     (dict(sizes=[*SIZES, (100_000, 100_000)]), "megapixels"),
     (dict(crc=0), "decode"),
 ])
-def test_wrong_fields_are_reported_even_with_their_checksum(model, pictures, changes, message):
-    ntb, _ = chain.compress(model, pictures, PAYLOAD)
+def test_wrong_fields_are_reported_even_with_their_checksum(model, ntb, changes, message):
     with pytest.raises(UserError, match=message):
         chain.decompress(model, reseal(ntb, **changes))
 
