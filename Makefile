@@ -1,4 +1,5 @@
-# make demo | test | lint: each does all set-up by itself. PYTHON= names another Python 3.11.
+# make demo | test | lint | lpips | inception: each does all set-up by itself. lpips and inception
+# fetch the weights of LPIPS, and of FID and KID. PYTHON= names another Python 3.11.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
 	"import sys; print('$(p)') if sys.version_info[:2] == (3, 11) else None" 2>/dev/null)))
@@ -6,7 +7,7 @@ GPU ?=
 ENV := .venv/$(if $(GPU),gpu,dev).installed
 RUN := .venv/bin/python
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint lpips inception clean
 
 # XLA looks for libdevice where the CUDA wheels put it.
 demo: $(ENV)
@@ -20,6 +21,9 @@ test-slow: $(ENV)
 
 lint: $(ENV)
 	.venv/bin/ruff check .
+
+lpips inception: $(ENV)
+	$(RUN) -m common.pretrained $@
 
 .venv/%.installed: requirements.txt requirements-dev.txt requirements-gpu.txt
 	@$(if $(PYTHON),,echo "error: no Python 3.11 found (TensorFlow 2.14 supports no later one); \

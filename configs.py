@@ -1,6 +1,7 @@
 """Where data, runs and released models live, and the names of the data sets.
 
-The environment variables NTC_DATA_DIR, NTC_EXPERIMENTS_DIR and NTC_ZOO_DIR override the folders.
+The environment variables NTC_DATA_DIR, NTC_EXPERIMENTS_DIR and NTC_ZOO_DIR override the folders,
+NTC_LPIPS_WEIGHTS and NTC_INCEPTION_WEIGHTS the files.
 """
 
 import os
@@ -11,6 +12,13 @@ _ROOT = pathlib.Path(__file__).resolve().parent
 DATA_DIR = pathlib.Path(os.environ.get("NTC_DATA_DIR", _ROOT / "data"))
 EXPERIMENTS_DIR = pathlib.Path(os.environ.get("NTC_EXPERIMENTS_DIR", "experiments"))
 ZOO_DIR = pathlib.Path(os.environ.get("NTC_ZOO_DIR", _ROOT / "zoo"))
+
+# Written by `make lpips`.
+LPIPS_WEIGHTS = pathlib.Path(
+    os.environ.get("NTC_LPIPS_WEIGHTS", DATA_DIR / "lpips" / "lpips_alexnet.npz"))
+# Written by `make inception`.
+INCEPTION_WEIGHTS = pathlib.Path(
+    os.environ.get("NTC_INCEPTION_WEIGHTS", DATA_DIR / "inception" / "inception_fid.npz"))
 
 # Name -> glob below DATA_DIR. The data set `photos` needs no entry: it ships inside
 # scikit-image and scikit-learn (see common/data.py).

@@ -5,6 +5,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
+from common.lpips import MIN_SIDE as LPIPS_MIN_SIDE
+from common.lpips import Lpips
+
 # Five scales of an 11-pixel window: below this, tf.image.ssim_multiscale fails.
 MS_SSIM_MIN_SIDE = 161
 
@@ -35,6 +38,13 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return math.nan
     return float(tf.image.ssim_multiscale(a[None], b[None], 255)[0])
+
+
+def lpips(a: np.ndarray, b: np.ndarray, network: Lpips) -> float:
+    """LPIPS (Zhang et al. 2018) of two uint8 RGB images; NaN for sides below 31 pixels."""
+    if min(a.shape[:2]) < LPIPS_MIN_SIDE:
+        return math.nan
+    return float(network(*(tf.cast(image[None], tf.float32) / 255 for image in (a, b)))[0])
 
 
 def all_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
