@@ -59,8 +59,8 @@ def load_encoder(args: argparse.Namespace
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
     model = load_model(args.model)
-    objective = itinf.objective(export.find(args.model), args.refine_lambda)
-    return model, itinf.Refiner(model, method, *objective).infer
+    objective = itinf.objective(export.find(args.model), rd_lambda=args.refine_lambda)
+    return model, itinf.Refiner(model, method, **objective).infer
 
 
 def compress(args: argparse.Namespace) -> None:

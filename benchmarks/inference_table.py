@@ -120,11 +120,13 @@ def main(argv: list[str]) -> None:
                         help="writes OUTPUT.json and OUTPUT.csv (default: %(default)s)")
     args = parser.parse_args(argv)
     model = codec.load_model(args.model)
-    rd_lambda, distortion = itinf.objective(export.find(args.model))
-    if distortion != "mse":
-        raise UserError(f"{args.model} was trained for {distortion}; this table is for MSE")
+    objective = itinf.objective(export.find(args.model))
+    rd_lambda = objective.pop("rd_lambda")
+    if objective != dict(distortion="mse", rate_weight=1.0, lpips_weight=0.0):
+        raise UserError(f"{args.model} was not trained for bpp + lambda * MSE, as this table needs")
     bits_back_model = load_model(args.bits_back_model) if args.bits_back_model else None
-    if bits_back_model and itinf.objective(export.find(args.bits_back_model))[0] != rd_lambda:
+    if bits_back_model and itinf.objective(
+            export.find(args.bits_back_model))["rd_lambda"] != rd_lambda:
         raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
     models = {False: model, True: bits_back_model}
     methods = args.methods or [

@@ -92,8 +92,9 @@ class Wavefront:
         state = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in (
             ([], tf.variant), ([None], tf.int32), ([], tf.int32)))
         steps = tuple(tf.TensorSpec(shape, tf.int32) for shape in ([], [], [None], [None]))
-        self._encode = tf.function(self._encode_loop, [y, psi, *steps])
-        self._decode = tf.function(self._decode_loop, [state, psi, *steps])
+        self._encode = tf.function(self._encode_loop, [y, psi, *steps], autograph=False)
+        self._decode = tf.function(
+            self._decode_loop, [state, psi, *steps], autograph=False)
 
     def encode(self, y: tf.Tensor, psi: tf.Tensor, coder) -> tf.Tensor:
         """Rounds y [1, H, W, M] around its means, and writes it. Returns what was written.

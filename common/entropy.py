@@ -33,6 +33,9 @@ MAX_BITS = 20.0
 # Far beyond what any model produces.
 MAX_SYMBOL = 2**20
 
+# Parts into which a search for quantiles divides its bracket in each of its steps.
+_SECTIONS = 32
+
 # Longest table; what lies outside is escaped. Every symbol takes at least one of 2^16 counts.
 _MAX_TABLE = 2**13
 
@@ -101,18 +104,19 @@ class DeepFactorized(tf.keras.layers.Layer):
         return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
 
     def _quantiles(self, probability: float) -> tf.Tensor:
-        """Quantile of every channel [channels], all found together by bisection."""
+        """Quantile of every channel [channels], all found together by bracketing."""
         target = math.log(probability / (1 - probability))
         density = self._noisy.base
-        # Cumulatives are monotone, so the bracket only has to be wide enough.
         low = tf.fill([self.channels], -float(MAX_SYMBOL))
-        high = -low
-        for _ in range(64):
-            middle = (low + high) / 2
-            logit = density.log_cdf(middle) - density.log_survival_function(middle)
-            below = logit < target
-            low, high = tf.where(below, middle, low), tf.where(below, high, middle)
-        return (low + high) / 2
+        width = 2.0 * MAX_SYMBOL
+        # Cumulatives are monotone, so the bracket only has to be wide enough. Widths are powers
+        # of two; the last one is 2^-19.
+        for _ in range(8):
+            width /= _SECTIONS
+            inner = low + width * tf.range(1.0, _SECTIONS)[:, None]
+            logit = density.log_cdf(inner) - density.log_survival_function(inner)
+            low += width * tf.reduce_sum(tf.cast(logit < target, tf.float32), axis=0)
+        return low + width / 2
 
 
 class FineFactorized(DeepFactorized):
@@ -166,6 +170,13 @@ class ScaleTable:
 
     distributions = NUM_SCALES
     _step = math.log(MAX_SCALE / MIN_SCALE) / (NUM_SCALES - 1)
+    _reach = 4.33  # P(|X| > reach * scale) < TAIL_MASS
+    _noisy = tfc.NoisyNormal
+
+    @staticmethod
+    @np.vectorize
+    def _cdf(x):
+        return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
     def index(self, log_scale: tf.Tensor) -> tf.Tensor:
         """Continuous position in the table, in [0, 63]; gradients push back from beyond."""
@@ -180,9 +191,23 @@ class ScaleTable:
 
     def bits(self, value: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Information content of every element of `value` (mean removed) at `index`, in bits."""
+        return _bits(self._log_probability(value, index))
+
+    def mixture_bits(self, value: tf.Tensor, logits: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        """Information content [..., C] of values of which each has a mixture of its own, in bits.
+
+        Args:
+          value: [..., K, C], with the mean of each of K components removed.
+          logits: of the same shape; the components' weights are their softmax.
+          index: of the same shape.
+        """
+        # In logarithms, so that far from all components the nearest still has a gradient.
+        return _bits(tf.reduce_logsumexp(
+            tf.nn.log_softmax(logits, axis=-2) + self._log_probability(value, index), axis=-2))
+
+    def _log_probability(self, value, index):
         scale = tf.exp(index * self._step + math.log(MIN_SCALE))
-        noisy = tfc.NoisyNormal(loc=tf.zeros([], value.dtype), scale=scale)
-        return _bits(noisy.log_prob(value))
+        return self._noisy(loc=tf.zeros([], value.dtype), scale=scale).log_prob(value)
 
     def symbol_bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Information content of symbols [N] (mean removed) at entries `index` [N], in bits."""
@@ -191,15 +216,25 @@ class ScaleTable:
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a scale over `minimum + i`, and the minima int32 [64]."""
         scales = np.exp(np.arange(NUM_SCALES) * self._step + math.log(MIN_SCALE))
-        # P(|X| > t s) < TAIL_MASS at t = 4.33; half a step for the uniform part.
-        bounds = np.ceil(scales * 4.33 + 0.5).astype(np.int32)
-        cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)))
+        # Half a step for the uniform part.
+        bounds = np.ceil(scales * self._reach + 0.5).astype(np.int32)
         pmfs = []
         for scale, bound in zip(scales, bounds):
             # The lower half only, mirrored: differences near cdf = 1 would cancel.
-            half = np.diff(cdf((np.arange(-bound, 2) - 0.5) / scale))
+            half = np.diff(self._cdf((np.arange(-bound, 2) - 0.5) / scale))
             pmfs.append(np.concatenate([half, half[-2::-1]]))
         return pmfs, -bounds
+
+
+class LogisticTable(ScaleTable):
+    """`ScaleTable` for logistic distributions, whose scales are not their standard deviations."""
+
+    _reach = 11.79
+    _noisy = tfc.NoisyLogistic
+
+    @staticmethod
+    def _cdf(x):
+        return 1 / (1 + np.exp(-x))
 
 
 class ShiftedScaleTable(ScaleTable):
@@ -224,15 +259,19 @@ class ShiftedScaleTable(ScaleTable):
 
     def pmfs(self):
         scales = np.exp(np.arange(NUM_SCALES) * self._step + math.log(MIN_SCALE))
-        bounds = np.ceil(scales * 4.33 + 0.5).astype(np.int32)
-        cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2.0)))
+        bounds = np.ceil(scales * self._reach + 0.5).astype(np.int32)
         pmfs = []
         for shift in np.arange(self.shifts) / self.shifts:
             for scale, bound in zip(scales, bounds):
                 # One more above, where the mean lies; of both tails the one that does not cancel.
                 edges = (np.arange(-bound, bound + 3) - 0.5 - shift) / scale
-                pmfs.append(np.where(edges[1:] < 0, np.diff(cdf(edges)), -np.diff(cdf(-edges))))
+                pmfs.append(np.where(
+                    edges[1:] < 0, np.diff(self._cdf(edges)), -np.diff(self._cdf(-edges))))
         return pmfs, np.tile(-bounds, self.shifts)
+
+
+class ShiftedLogisticTable(ShiftedScaleTable, LogisticTable):
+    """`ShiftedScaleTable` for logistic distributions."""
 
 
 def _bits(log_probability: tf.Tensor) -> tf.Tensor:

@@ -36,6 +36,7 @@ from common import (
     data,
     export,
     images,
+    lpips,
     metrics,
     objectives,
     quantizers,
@@ -137,13 +138,13 @@ class Refiner:
       model: an exported model. From here on it cannot be trained.
       config: a method.
       rd_lambda: weight of the distortion.
-      distortion: as in `objectives.rate_distortion`.
+      **objective: distortion, rate_weight and lpips_weight, as of `objectives.per_image`.
 
     Raises:
       UserError: the method's settings make none.
     """
 
-    def __init__(self, model: Model, config, rd_lambda: float, distortion: str = "mse"):
+    def __init__(self, model: Model, config, rd_lambda: float, **objective):
         if config.quantizer not in _QUANTIZERS:
             raise UserError(f"unknown quantizer '{config.quantizer}' for inference; known: "
                             f"{', '.join(_QUANTIZERS)}")
@@ -156,7 +157,7 @@ class Refiner:
         model.trainable = False
         self._model = model
         self._config = config
-        self._objective = dict(rd_lambda=rd_lambda, distortion=distortion)
+        self._objective = dict(rd_lambda=rd_lambda, **objective)
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
@@ -203,7 +204,7 @@ class Refiner:
 
     def infer(self, model: Model, image: np.ndarray) -> Latents:
         """As `coding.infer`: the refined latents of a uint8 image [H, W, 3], in a batch of one."""
-        _check_sides(image, self._objective["distortion"], "the image")
+        _check_sides(image, self._objective, "the image")
         with stage("refinement"):
             return self(data.to_float(image)[None], "refinement").latents
 
@@ -218,9 +219,10 @@ class Refiner:
         image = tf.TensorSpec([None, None, None, 3], tf.float32)
         spec = {name: tf.TensorSpec([None, None, None, value.shape[-1]], tf.float32)
                 for name, value in latents.items()}
-        self._check = tf.function(self._check_graph, [image, spec])
+        self._check = tf.function(self._check_graph, [image, spec], autograph=False)
         self._step = tf.function(
-            self._step_graph, [image, spec, [spec, spec], spec, tf.TensorSpec([], tf.int32)])
+            self._step_graph, [image, spec, [spec, spec], spec, tf.TensorSpec([], tf.int32)],
+            autograph=False)
 
     def _check_graph(self, x, latents):
         recording = quantizers.Recording()
@@ -247,36 +249,45 @@ class Refiner:
         return loss, latents, moments
 
 
-def objective(path: str | os.PathLike, rd_lambda: float | None = None,
-              distortion: str | None = None) -> tuple[float, str]:
-    """The rd_lambda and the distortion to refine for: what is not given is that of the training.
+def objective(path: str | os.PathLike, **given) -> dict:
+    """What to refine for: rd_lambda, distortion, rate_weight and lpips_weight.
 
     Args:
       path: folder of an exported model.
-      rd_lambda, distortion: as of `Refiner`.
+      **given: any of these; those that are not there or None are as they were in training.
 
     Raises:
       UserError: rd_lambda is neither given nor in the model's config, or not positive, or there is
         no such distortion.
     """
     train = export.read_config(path).get("train", {})
-    rd_lambda = train.get("rd_lambda") if rd_lambda is None else rd_lambda
-    if rd_lambda is None:
+    # Models of earlier versions were all trained for MSE at a fixed lambda.
+    defaults = dict(rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
+    chosen = {name: train.get(name, default) if given.get(name) is None else given[name]
+              for name, default in defaults.items()}
+    if chosen["rd_lambda"] is None:
         raise UserError(f"the config of {path} has no train.rd_lambda; give one")
-    if not 0 < rd_lambda < math.inf:
-        raise UserError(f"rd_lambda is {rd_lambda:g}; need a positive number")
-    # Models of earlier versions were all trained for MSE.
-    distortion = distortion or train.get("distortion", "mse")
-    if distortion not in objectives.DISTORTIONS:
-        raise UserError(f"unknown distortion '{distortion}'; known: "
+    if not 0 < chosen["rd_lambda"] < math.inf:
+        raise UserError(f"rd_lambda is {chosen['rd_lambda']:g}; need a positive number")
+    if chosen["distortion"] not in objectives.DISTORTIONS:
+        raise UserError(f"unknown distortion '{chosen['distortion']}'; known: "
                         f"{', '.join(objectives.DISTORTIONS)}")
-    return rd_lambda, distortion
+    return chosen
 
 
-def _check_sides(image, distortion, name):
-    side, least = min(image.shape[:2]), metrics.MS_SSIM_MIN_SIDE
-    if distortion == "ms_ssim" and side < least:
-        raise UserError(f"MS-SSIM needs sides of at least {least} pixels; {name} has {side}")
+def _check_sides(image, objective, name):
+    pixels = math.prod(image.shape[:2])
+    if pixels > coding.MAX_WHOLE_PIXELS:
+        raise UserError(f"inference takes images of up to {coding.MAX_WHOLE_PIXELS / 1e6:g} "
+                        f"megapixels, which it does not cut into tiles; {name} has "
+                        f"{pixels / 1e6:.1f}")
+    side = min(image.shape[:2])
+    for wanted, metric, least in (
+            (objective.get("distortion") == "ms_ssim", "MS-SSIM", metrics.MS_SSIM_MIN_SIDE),
+            (objective.get("lpips_weight"), "LPIPS", lpips.MIN_SIDE)):
+        if wanted and side < least:
+            raise UserError(
+                f"{metric} needs sides of at least {least} pixels; {name} has {side}")
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -293,8 +304,12 @@ def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
         model=config_dict.FieldReference(model, str),
         data="kodak",  # a name of configs.DATASETS, or any folder, glob or file
         batch_size=1,  # images of one size are refined together
-        rd_lambda=config_dict.placeholder(float),  # that of the model's training
-        distortion=config_dict.placeholder(str),  # likewise
+        # The loss, rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS: that of the
+        # model's training, for what is not given.
+        rd_lambda=config_dict.placeholder(float),
+        distortion=config_dict.placeholder(str),
+        rate_weight=config_dict.placeholder(float),
+        lpips_weight=config_dict.placeholder(float),
         itinf=dict(name=name, **method(name)),
     ))
     config.itinf.seed = config.get_ref("seed")
@@ -313,10 +328,13 @@ def get_runname(config) -> str:
     return f"{config.itinf.name}-{model}"
 
 
-def main(model_class: type[Model]) -> None:
-    """The command line of `<package>/itinf.py`."""
+def main(*model_classes: type[Model]) -> None:
+    """The command line of `<package>/itinf.py`. Of several classes, it takes the model's."""
+    by_module = {each.__module__: each for each in model_classes}
+
     def refine(config, workdir):
-        rows = run(model_class, config, workdir)
+        module = export.read_module(_find(config, workdir))
+        rows = run(by_module.get(module, model_classes[0]), config, workdir)
         print(tables.render(rows, columns=(
             "image", "base.bpp", "refined.bpp", "base.psnr", "refined.psnr", "base.rd_loss",
             "refined.rd_loss", "steps", "seconds")))
@@ -346,19 +364,16 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[ta
       UserError: a mistake in the config or the data.
     """
     workdir = pathlib.Path(workdir)
-    if not config.model:
-        raise UserError("--config.model should name an exported model, a run or an experiment: "
-                        "the zoo has none for this command")
-    path = runs.find_model("model", config.model, workdir)
+    path = _find(config, workdir)
     module = export.read_module(path)
     if module != model_class.__module__:
         raise UserError(f"{path} is a model of {module}; this command is for those of "
                         f"{model_class.__module__}")
     config = config.copy_and_resolve_references()
-    config.rd_lambda, config.distortion = objective(path, config.rd_lambda, config.distortion)
+    config.update(objective(path, **_objective(config)))
     batches = _batches(config)
     model = export.load(model_class, path)
-    refiner = Refiner(model, config.itinf, config.rd_lambda, config.distortion)
+    refiner = Refiner(model, config.itinf, **_objective(config))
     runs.claim(workdir, {**runs.record(model_class, config), "fingerprint": model.fingerprint},
                begun=any(workdir.glob("*/result.json")))
     rows = {}
@@ -377,6 +392,13 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[ta
     return rows
 
 
+def _find(config, workdir) -> pathlib.Path:
+    if not config.model:
+        raise UserError("--config.model should name an exported model, a run or an experiment: "
+                        "the zoo has none for this command")
+    return runs.find_model("model", config.model, workdir)
+
+
 def _batches(config) -> list[list[data.Source]]:
     """The images in batches of one size. Raises UserError if one of them cannot be refined."""
     if config.batch_size < 1:
@@ -388,7 +410,7 @@ def _batches(config) -> list[list[data.Source]]:
             raise UserError(f"{other.path} and {source.path} would share the folder "
                             f"{_folder(source)}; give one of them another name")
         image = source.read()
-        _check_sides(image, config.distortion, source.name)
+        _check_sides(image, config, source.name)
         sizes.setdefault(image.shape, []).append(source)
     return [same[i:i + config.batch_size] for same in sizes.values()
             for i in range(0, len(same), config.batch_size)]
@@ -422,13 +444,20 @@ def _refine(model, refiner, batch, config, workdir):
             })
 
 
-def _code(model, image, infer, config):
+def _objective(config):
+    return {name: config[name]
+            for name in ("rd_lambda", "distortion", "rate_weight", "lpips_weight")}
+
+
+def _code(model, picture, infer, config):
     """Of a file with the latents that `infer` finds: its measurements, its bytes, its image."""
-    ntc = coding.compress(model, image, sys.maxsize, infer)
+    ntc = coding.compress(model, picture, sys.maxsize, infer)
     decoded = coding.decompress(model, ntc, sys.maxsize)
-    row = coding.measure_file(model, image, ntc, decoded)
+    row = coding.measure_file(model, picture, ntc, decoded)
     distortion = row["mse"] if config.distortion == "mse" else 1 - row["ms_ssim"]
-    row["rd_loss"] = row["bpp"] + config.rd_lambda * distortion
+    row["rd_loss"] = config.rate_weight * row["bpp"] + config.rd_lambda * distortion
+    if config.lpips_weight:
+        row["rd_loss"] += config.lpips_weight * metrics.lpips(picture, decoded, lpips.network())
     return {name: row[name] for name in _MEASURED}, ntc, decoded
 
 

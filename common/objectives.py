@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import images
+from common import images, lpips
 from common.cli import UserError
 from common.model import Generated
 
@@ -21,17 +21,18 @@ _C1, _C2 = 0.01**2, 0.03**2
 _LEAST_SIMILARITY = 1e-3
 
 
-def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
-                    eight_bit: bool = False) -> dict[str, tf.Tensor]:
+def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, **options
+                    ) -> dict[str, tf.Tensor]:
     """Means over the batch of what `per_image` returns, and the PSNR of the mean MSE."""
-    measured = per_image(x, generated, rd_lambda, distortion=distortion, eight_bit=eight_bit)
-    means = {name: tf.reduce_mean(value) for name, value in measured.items()}
+    means = {name: tf.reduce_mean(value)
+             for name, value in per_image(x, generated, rd_lambda, **options).items()}
     return {**means, "psnr": _psnr(means["mse"])}
 
 
 def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
-              eight_bit: bool = False) -> dict[str, tf.Tensor]:
-    """The loss  bpp + rd_lambda * distortion  and its parts.
+              rate_weight=1.0, lpips_weight: float = 0.0, eight_bit: bool = False
+              ) -> dict[str, tf.Tensor]:
+    """The loss  rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS  and its parts.
 
     Rates are in bits per pixel of `x`, MSE is on the 0..255 scale, everything in float32.
 
@@ -40,14 +41,16 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str 
       generated: from `Model.generate`; its image may be larger than `x` and is cropped.
       rd_lambda: weight of the distortion; float or scalar tensor.
       distortion: "mse", or "ms_ssim" for 1 - MS-SSIM.
+      rate_weight: see above; float or scalar tensor.
+      lpips_weight: see above. If it is 0, LPIPS is not measured.
       eight_bit: measure on images rounded to 8 bits, as in evaluation. Has no gradient.
 
     Returns:
-      [B] each: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr in dB, and ms_ssim if that
-      is the distortion.
+      [B] each: rd_loss, bpp, bpp_<latent> for each latent, mse, psnr in dB, and ms_ssim and lpips
+      if they are parts of the loss.
 
     Raises:
-      UserError: there is no such distortion.
+      UserError: there is no such distortion, or LPIPS has no weights here.
     """
     if distortion not in DISTORTIONS:
         raise UserError(f"unknown distortion '{distortion}'; known: {', '.join(DISTORTIONS)}")
@@ -55,16 +58,25 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str 
     if eight_bit:
         x, x_hat = (tf.cast(images.to_uint8(image), tf.float32) / 255.0 for image in (x, x_hat))
     x_hat = tf.cast(x_hat, tf.float32)
-    pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
-    rates = {f"bpp_{name}": tf.cast(bits, tf.float32) / pixels
-             for name, bits in generated.bits.items()}
-    bpp = tf.add_n(list(rates.values()))
+    rates = bits_per_pixel(x, generated.bits)
     mse = tf.reduce_mean(tf.square(x_hat - x), axis=(1, 2, 3)) * 255.0**2
-    measured = {"bpp": bpp, **rates, "mse": mse, "psnr": _psnr(mse)}
+    measured = {"bpp": tf.add_n(list(rates.values())), **rates, "mse": mse, "psnr": _psnr(mse)}
+    loss = rate_weight * measured["bpp"]
     if distortion == "mse":
-        return {"rd_loss": bpp + rd_lambda * mse, **measured}
-    similarity = ms_ssim(x, x_hat)
-    return {"rd_loss": bpp + rd_lambda * (1 - similarity), **measured, "ms_ssim": similarity}
+        loss += rd_lambda * mse
+    else:
+        measured["ms_ssim"] = ms_ssim(x, x_hat)
+        loss += rd_lambda * (1 - measured["ms_ssim"])
+    if lpips_weight:
+        measured["lpips"] = lpips.network()(x, x_hat)
+        loss += lpips_weight * measured["lpips"]
+    return {"rd_loss": loss, **measured}
+
+
+def bits_per_pixel(x: tf.Tensor, bits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Bits [B] of each latent -> bpp_<latent> [B] of the images `x` [B, H, W, 3], float32."""
+    pixels = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+    return {f"bpp_{name}": tf.cast(value, tf.float32) / pixels for name, value in bits.items()}
 
 
 def _psnr(mse):

@@ -270,6 +270,29 @@ class OnGrid:
         return self._quantizer(value, self._offsets[name], name)
 
 
+class Keeping:
+    """A quantizer that keeps what the decoder gets.
+
+    Args:
+      quantizer: which.
+
+    Attributes:
+      decoded: by the latent's name.
+    """
+
+    def __init__(self, quantizer):
+        self._quantizer = quantizer
+        self.rate_depends_on_offset = quantizer.rate_depends_on_offset
+        self.decoded = {}
+
+    def __getattr__(self, name):  # `noise`, if it has one
+        return getattr(self._quantizer, name)
+
+    def __call__(self, value, offset, name):
+        rate, self.decoded[name] = self._quantizer(value, offset, name)
+        return rate, self.decoded[name]
+
+
 class Recording(Round):
     """Rounding that keeps what it did.
 

@@ -35,6 +35,10 @@ def yang2023() -> config_dict.ConfigDict:
             distortion="mse",  # or "ms_ssim": then rd_lambda is one of MS_SSIM_LAMBDAS
             rd_lambda=0.01,
             rd_lambda_warmup=dict(factor=10.0, until=0.2, at_most=0.01),
+            lpips_weight=0.0,  # of LPIPS in the loss; its weights come with `make lpips`
+            # Bits per pixel to train for: rd_lambda stays, and rate_control weighs the rate.
+            rate_target=config_dict.placeholder(float),
+            rate_control=dict(cls="ProportionalIntegral"),
             quantizer=dict(cls="UniformNoise"),
             optimizer=dict(cls="Adam", learning_rate=1e-4, global_clipnorm=1.0),
             schedule=dict(cls="WarmupDrop", warmup=0.02, drop_at=0.8, drop_factor=0.1),

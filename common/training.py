@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -27,6 +27,7 @@ from common import (
     objectives,
     optimizers,
     quantizers,
+    rate_control,
     recipes,
     runs,
     schedules,
@@ -37,7 +38,7 @@ from common.files import replacing
 from common.model import Model
 
 # What the command line says of a component: its class, or arguments that the config need not have.
-_COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer)\.(\w+)=(.*)")
+_COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
 flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags of `runs.main`
@@ -55,17 +56,26 @@ class Trainer(tf.keras.Model):
     Attributes:
       codec: see above.
       result: the model to validate and to export: `average`, or else `codec`.
+      rate_control: with train.rate_target, what weighs the rate; else None.
+      batches_per_step: how many batches of data.batch_size `train_step` takes.
     """
+
+    batches_per_step = 1
 
     def __init__(self, codec: Model, config, average: Model | None = None):
         super().__init__()
         self.codec = codec
         self.result = average or codec
+        self.rate_control = None
+        if config.train.rate_target is not None:
+            self.rate_control = rate_control.build(
+                config.train.rate_control, config.train.rate_target, config.train.num_steps)
         self._config = config
+        self._objective = dict(
+            distortion=config.train.distortion, lpips_weight=config.train.lpips_weight)
         blank = tf.zeros([1, metrics.MS_SSIM_MIN_SIDE, metrics.MS_SSIM_MIN_SIDE, 3])
         generated = self.result(blank[:, :64, :64])._replace(x_hat=blank)
-        names = objectives.rate_distortion(
-            blank, generated, 1.0, distortion=config.train.distortion)
+        names = objectives.rate_distortion(blank, generated, 1.0, **self._objective)
         self._validation = {name: tf.keras.metrics.Mean(f"validation_{name}") for name in names}
 
     def update_offsets(self):
@@ -73,21 +83,42 @@ class Trainer(tf.keras.Model):
         for codec in {self.codec, self.result}:
             codec.update_offsets()
 
+    def state(self) -> dict:
+        """What a checkpoint holds by name besides models and optimiser."""
+        return {"rate_control": self.rate_control} if self.rate_control else {}
+
+    def additional_loss(self, x, x_hat, y_hat) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """What a subclass adds to the loss of the codec, and what it measured by name.
+
+        Args:
+          x: originals, float32 [B, H, W, 3].
+          x_hat: reconstructions of the same shape.
+          y_hat: the latents that they were made of.
+        """
+        del x, x_hat, y_hat
+        return tf.zeros([]), {}
+
+    # No Python of models is to be rewritten as graphs: converting it all takes longer than tracing.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, x):
         step = self.optimizer.iterations
         key = quantizers.fold_in([self._config.seed, 0], step)
-        quantizer = quantizers.for_training(
-            self._config.train.quantizer, key, step, self._config.train.num_steps)
+        quantizer = quantizers.Keeping(quantizers.for_training(
+            self._config.train.quantizer, key, step, self._config.train.num_steps))
         rd_lambda = schedules.rd_lambda(
             step, self._config.train.rd_lambda, self._config.train.num_steps,
             **self._config.train.rd_lambda_warmup)
         with tf.GradientTape() as tape:
             latents = self.codec.infer(x, training=True)
             generated = self.codec.generate(latents, quantizer, training=True)
+            rate_weight = self._rate_weight(step, x, latents, generated)
             measured = objectives.rate_distortion(
-                x, generated, rd_lambda, distortion=self._config.train.distortion)
+                x, generated, rd_lambda, rate_weight=rate_weight, **self._objective)
+            additional, judged = self.additional_loss(
+                x, images.crop_to(generated.x_hat, x), quantizer.decoded["y"])
+            loss = measured["rd_loss"] + additional
         weights = self.codec.trainable_variables
-        gradients = tape.gradient(measured["rd_loss"], weights)
+        gradients = tape.gradient(loss, weights)
         self.optimizer.apply_gradients(zip(gradients, weights))
         if self.result is not self.codec:
             # Not Keras's use_ema, which overwrites the weights that are trained when `fit` ends.
@@ -97,13 +128,29 @@ class Trainer(tf.keras.Model):
                 average.assign(decay * average + (1 - decay) * weight if weight.trainable
                                else weight)
         # Keras brings its learning rate up to date in `apply_gradients`.
-        return {**measured, "learning_rate": tf.identity(self.optimizer.learning_rate),
-                "rd_lambda": rd_lambda}
+        return {**measured, **judged, "rd_lambda": rd_lambda, "rate_weight": rate_weight,
+                "learning_rate": tf.identity(self.optimizer.learning_rate)}
 
+    def _rate_weight(self, step, x, latents, generated):
+        if self.rate_control is None:
+            return tf.ones([])
+
+        def mean(bits):
+            return tf.reduce_mean(tf.add_n(list(objectives.bits_per_pixel(x, bits).values())))
+
+        def coded_bpp():
+            # The graph drops the synthesis, whose output nothing needs.
+            fixed = tf.nest.map_structure(tf.stop_gradient, latents)
+            return mean(self.codec.generate(fixed, quantizers.Round()).bits)
+
+        return self.rate_control(step, mean(generated.bits), coded_bpp)
+
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, x):
+        rate_weight = self.rate_control.mean_weight if self.rate_control else 1.0
         measured = objectives.rate_distortion(
-            x, self.result(x), self._config.train.rd_lambda,
-            distortion=self._config.train.distortion, eight_bit=True)
+            x, self.result(x), self._config.train.rd_lambda, rate_weight=rate_weight,
+            eight_bit=True, **self._objective)
         for name, value in measured.items():
             self._validation[name].update_state(value)
         return {name: mean.result() for name, mean in self._validation.items()}
@@ -185,7 +232,11 @@ class Journal(tf.keras.callbacks.Callback):
         self._write(step, "validation", measured)
         self._write_pictures(step)
         self._rate.observe(measured["rd_loss"])
-        if measured["rd_loss"] < float(self._checkpoint.best_loss):
+        if self.model.rate_control:  # losses with other weights cannot be compared
+            if step:
+                self.model.rate_control.observe(measured["bpp"])
+            self._export()
+        elif measured["rd_loss"] < float(self._checkpoint.best_loss):
             self._checkpoint.best_loss.assign(measured["rd_loss"])
             self._export()
 
@@ -207,9 +258,11 @@ class Journal(tf.keras.callbacks.Callback):
 
     def _export(self):
         step = int(self.model.optimizer.iterations)
+        record = runs.record(type(self.model.result), self._config)
+        if self.model.rate_control:
+            record["train"]["rate_weight"] = float(self.model.rate_control.mean_weight)
         try:
-            export.save(self.model.result, runs.record(type(self.model.result), self._config),
-                        self._workdir / "model")
+            export.save(self.model.result, record, self._workdir / "model")
         except ConversionError as error:  # later weights may fit
             if step >= self._config.train.num_steps:
                 raise
@@ -235,11 +288,19 @@ class Journal(tf.keras.callbacks.Callback):
                 tf.summary.image(f"validation/{i}/reconstruction", images.to_uint8(x_hat), step)
 
 
-def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib.Path:
+def run(model_class: type[Model], config, workdir: str | os.PathLike,
+        make_trainer: Callable[..., Trainer] = Trainer) -> pathlib.Path:
     """Trains `model_class` in the folder `workdir`, or goes on with the training there.
 
+    Args:
+      model_class: what to train.
+      config: as in common/recipes.py.
+      workdir: the folder.
+      make_trainer: takes the arguments of `Trainer`.
+
     Returns:
-      The folder of the exported model with the lowest validation loss.
+      The folder of the exported model: that with the lowest validation loss, or, if it was trained
+      for a rate, the last one.
 
     Raises:
       UserError: a mistake in the config or the data, or a loss that is not finite.
@@ -262,12 +323,17 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
         average = export.build(model_class, config.to_dict())
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
-    if isinstance(rate, schedules.ReduceOnPlateau) and not validation_sources:
-        raise UserError("train.schedule ReduceOnPlateau needs data.validation")
+    if isinstance(rate, schedules.ReduceOnPlateau):
+        if not validation_sources:
+            raise UserError("train.schedule ReduceOnPlateau needs data.validation")
+        if config.train.rate_target is not None:
+            raise UserError("train.schedule ReduceOnPlateau compares losses, but with "
+                            "train.rate_target their weights change; use another schedule")
     optimizer = optimizers.build(config.train.optimizer, rate)
     quantizers.for_training(  # is there one?
         config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)
     (average or codec).prepare_coding()  # can it be coded?
+    trainer = make_trainer(codec, config, average)
     crops = data.Crops(
         sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
@@ -275,12 +341,12 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
 
     runs.claim(workdir, runs.record(model_class, config),
                begun=bool(tf.train.latest_checkpoint(str(workdir / "checkpoints"))))
-    trainer = Trainer(codec, config, average)
     trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
     optimizer.build(codec.trainable_variables)
     best_loss = tf.Variable(math.inf, trainable=False)
     checkpoint = tf.train.Checkpoint(
-        codec=codec, result=trainer.result, optimizer=optimizer, best_loss=best_loss)
+        codec=codec, result=trainer.result, optimizer=optimizer, best_loss=best_loss,
+        **trainer.state())
     journal = Journal(workdir, config, checkpoint, rate, validation_sources)
     step = journal.restore()
     validation = data.whole_images(validation_sources) if validation_sources else None
@@ -294,7 +360,8 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     if step < config.train.num_steps:
         interval = min(config.train.checkpoint_interval, config.train.num_steps)
         batches = data.training_batches(
-            crops, config.data.batch_size, step, config.train.num_steps)
+            crops, config.data.batch_size * trainer.batches_per_step, step,
+            config.train.num_steps)
         trainer.fit(
             batches,
             initial_epoch=step // interval,
@@ -305,7 +372,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> pathlib
     return workdir / "model"
 
 
-def main(*model_classes: type[Model]) -> None:
+def main(*model_classes: type[Model], make_trainer: Callable[..., Trainer] = Trainer) -> None:
     """The command line of `<package>/train.py`. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     components = []
@@ -321,13 +388,13 @@ def main(*model_classes: type[Model]) -> None:
         module = config.get("module", "models")
         if module not in by_module:
             raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
-        print(f"exported model: {run(by_module[module], config, workdir)}")
+        print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
     runs.main(train, prepare, amend)
 
 
 def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> None:
-    """Sets entries of train.optimizer, .schedule and .quantizer, which each name a class.
+    """Sets entries of the sections of config.train that each name a class: train.optimizer, ...
 
     What its class does not take is found when it is built. With another class, the arguments of
     the one before go, but for those that all optimisers take.

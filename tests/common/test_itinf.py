@@ -323,7 +323,7 @@ def test_as_the_inference_of_a_codec(photo):
     latents = same.infer(shared("factorized"), image)
     assert_equal(latents, same(data.to_float(image)[None]).latents)
     assert latents["y"].shape == (1, 3, 4, 12)
-    by_ms_ssim = itinf.Refiner(shared("factorized"), method("danneal"), 8.0, "ms_ssim")
+    by_ms_ssim = itinf.Refiner(shared("factorized"), method("danneal"), 8.0, distortion="ms_ssim")
     with pytest.raises(UserError, match="at least 161 pixels; the image has 40"):
         by_ms_ssim.infer(shared("factorized"), image)
 

@@ -34,6 +34,19 @@ def test_losses_of_each_image_of_a_case_done_by_hand():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5)
 
 
+def test_weights_of_rate_and_lpips(lpips_network):
+    rng = np.random.default_rng(0)
+    x, x_hat = (tf.constant(rng.uniform(0, 1, [2, 40, 48, 3]), tf.float32) for _ in range(2))
+    measured = objectives.per_image(
+        x, Generated(x_hat, BITS), 0.01, rate_weight=3.0, lpips_weight=7.0)
+    distance = lpips_network(x, x_hat).numpy()
+    mse = np.mean(np.square(x - x_hat), axis=(1, 2, 3)) * 255**2
+    np.testing.assert_allclose(measured["lpips"], distance, rtol=1e-5)
+    bpp = np.array([12, 24]) / (40 * 48)
+    np.testing.assert_allclose(
+        measured["rd_loss"], 3 * bpp + 0.01 * mse + 7 * distance, rtol=1e-5)
+
+
 def test_image_is_cropped_and_pixels_are_those_of_the_original():
     x_hat = tf.pad(X, [[0, 0], [0, 14], [0, 12], [0, 0]], constant_values=1.0)
     measured = objectives.rate_distortion(X, Generated(x_hat, BITS), 1.0)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import export, images, recipes, training
+import configs
+from common import data, export, images, itinf, lpips, recipes, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -46,9 +47,9 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("options", [
     # All that keeps a state or depends on the step.
-    {"optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
-     "schedule": dict(cls="ReduceOnPlateau", patience=1)},
-    pytest.param({"optimizer.cls": "Adam"}, marks=pytest.mark.slow)])
+    pytest.param({"optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
+                  "schedule": dict(cls="ReduceOnPlateau", patience=1)}, marks=pytest.mark.slow),
+    {"rate_target": 0.5}])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, options):
     config = tiny_config()
     config.train.update_from_flattened_dict(options)
@@ -258,6 +259,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.schedule.cls", "Cosine", "unknown schedule"),
     ("train.jit_compile", "maybe", "auto, on or off"),
     ("train.warm_start", "no-such-model-1", "no model"),
+    ("train.rate_target", -0.3, "the target is -0.3 bits per pixel"),
 ])
 def test_mistakes_in_the_config(tmp_path, key, value, message):
     config = tiny_config()
@@ -267,6 +269,49 @@ def test_mistakes_in_the_config(tmp_path, key, value, message):
     with pytest.raises(UserError, match=message):
         training.run(Model, config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_plateaus_of_changing_losses_are_refused(tmp_path):
+    config = tiny_config()
+    config.train.schedule = dict(cls="ReduceOnPlateau")
+    config.train.rate_target = 0.3
+    with pytest.raises(UserError, match="ReduceOnPlateau compares losses"):
+        training.run(Model, config, tmp_path / "run")
+
+
+def test_lpips_needs_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "none.npz")
+    lpips.network.cache_clear()
+    config = tiny_config()
+    config.train.lpips_weight = 1.0
+    with pytest.raises(UserError, match="make lpips"):
+        training.run(Model, config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_network):
+    config = tiny_config()
+    config.train.update(rate_target=0.2, rd_lambda=0.02, lpips_weight=0.5, num_steps=4,
+                        checkpoint_interval=2, log_interval=1)
+    config.train.rate_control = dict(cls="ProportionalIntegral", settle=1.0)
+    path = training.run(Model, config, tmp_path / "run")
+    lines = metrics(tmp_path / "run")
+    trained = [line for line in lines if line["split"] == "train"]
+    for line in trained:
+        assert line["rd_loss"] == pytest.approx(
+            line["rate_weight"] * line["bpp"] + 0.02 * line["mse"] + 0.5 * line["lpips"], rel=1e-4)
+    weights = [line["rate_weight"] for line in trained]
+    assert len(set(weights)) == len(weights)
+    assert export.read_config(path)["train"]["rate_weight"] == pytest.approx(np.mean(weights))
+    last = [line for line in lines if line["split"] == "validation"][-1]
+    # Refinement minimises this loss too.
+    assert itinf.objective(path) == dict(
+        rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
+            np.mean(weights)))
+    model, photos = export.load(Model, path), data.find("photos/validation")
+    bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
+           / photo.read()[..., 0].size for photo in photos]
+    assert np.mean(bpp) == pytest.approx(last["bpp"], rel=1e-4)
 
 
 @pytest.mark.slow
