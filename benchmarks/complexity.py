@@ -81,6 +81,10 @@ MODELS = {
         "… with a stack of masked convolutions", "van den Oord et al. 2016 (PixelCNN)"),
     "joint_ar/configs/small.py": (
         "… small", "the zoo's, for a few CPU cores"),
+    "hific/configs/stage1_low.py": (
+        "HiFiC, of three rates and in both stages", "Mentzer, Toderici, Tschannen, Agustsson 2020"),
+    "hific/configs/small.py": (
+        "… small", "for a few CPU cores"),
     "mshyper/configs/advdnic_variant1.py": (
         "advDNIC variant 1: scale hyperprior", "advDNIC; Ballé et al. 2018"),
     "mshyper/configs/advdnic_mod1.py": (

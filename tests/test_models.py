@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import factorized.models
+import hific.models
 import joint_ar.models
 import mshyper.models
 from common import data, entropy, images, objectives, quantizers
@@ -29,6 +30,7 @@ CLASSES = {
     "factorized": factorized.models.Model,
     "mean_scale": mshyper.models.Model,
     "scale_only": mshyper.models.Model,
+    "logistic": hific.models.Model,
     "joint_ar": joint_ar.models.Model,
     "joint_gated": joint_ar.models.Model,
 }
@@ -36,6 +38,7 @@ CONFIGS = {
     "factorized": dict(analysis=ANALYSIS, synthesis=SYNTHESIS),
     "mean_scale": hyperprior(24),
     "scale_only": hyperprior(12, predict_mean=False),
+    "logistic": hyperprior(24, likelihood="logistic"),
     "joint_ar": hyperprior(24, context=dict(cls="MaskedContext", channels=24),
                            entropy_parameters=ENTROPY_PARAMETERS),
     "joint_gated": hyperprior(

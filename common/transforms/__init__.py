@@ -10,6 +10,7 @@ from common.transforms import (
     advdnic,
     bls2017,
     elic2022,
+    hific2020,
     hyper2018,
     joint2018,
     mbt2018,
@@ -17,7 +18,8 @@ from common.transforms import (
     yang2023,
 )
 
-_MODULES = advdnic, bls2017, elic2022, hyper2018, joint2018, mbt2018, pixelcnn, yang2023
+_MODULES = (advdnic, bls2017, elic2022, hific2020, hyper2018, joint2018, mbt2018, pixelcnn,
+            yang2023)
 
 REGISTRY = {
     name: cls

@@ -227,27 +227,6 @@ class AdvDNICMod4Synthesis(Transform):
         super().__init__([*layers, subpixel(last, 3)], out_channels=last)
 
 
-class AdvDNICTwoHyperSyntheses(Transform):
-    """z [B, h, w, C] -> means and logarithms of scales [B, 4 h, 4 w, 2 channels[-1]].
-
-    A hyper-synthesis for each (variant 2).
-
-    Args:
-      channels: outputs of the three layers of either, (N, N, M).
-      activation: between them.
-    """
-
-    stride = 4
-
-    def __init__(self, channels=(192, 192, 192), activation="leaky_relu"):
-        first, second, last = channels
-        super().__init__([Branches(*([
-            deconv(first, 5, stride=2, activation=activation),
-            deconv(second, 5, stride=2, activation=activation),
-            deconv(last, 3),
-        ] for _ in range(2)))], out_channels=2 * last)
-
-
 class AdvDNICNlaicAnalysis(Transform):
     """Image [B, H, W, 3] -> y [B, H/16, W/16, channels].
 

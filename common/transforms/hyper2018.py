@@ -7,7 +7,7 @@ Ballé et al. use ReLU and N channels throughout, Minnen et al. leaky ReLU and w
 in the hyper-synthesis, which predicts means and scales.
 """
 
-from common.transforms.layers import Transform, conv, deconv
+from common.transforms.layers import Branches, Transform, conv, deconv
 
 
 class HyperAnalysis(Transform):
@@ -48,3 +48,24 @@ class HyperSynthesis(Transform):
             deconv(second, 5, stride=2, activation=activation),
             deconv(last, 3),
         ], out_channels=last)
+
+
+class SeparateHyperSyntheses(Transform):
+    """z [B, h, w, C] -> means and logarithms of scales [B, 4 h, 4 w, 2 channels[-1]].
+
+    A hyper-synthesis for each, as in HiFiC (Mentzer et al. 2020) and variant 2 of advDNIC.
+
+    Args:
+      channels: outputs of the three layers of either, (N, N, M).
+      activation: between them.
+    """
+
+    stride = 4
+
+    def __init__(self, channels=(192, 192, 192), activation="relu"):
+        first, second, last = channels
+        super().__init__([Branches(*([
+            deconv(first, 5, stride=2, activation=activation),
+            deconv(second, 5, stride=2, activation=activation),
+            deconv(last, 3),
+        ] for _ in range(2)))], out_channels=2 * last)

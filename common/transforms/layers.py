@@ -208,10 +208,10 @@ class Padded(Stack):
 
     def __init__(self, multiple: int, layers):
         super().__init__(layers)
-        self._multiple = multiple
+        self.multiple = multiple
 
     def call(self, x):
-        return images.crop_to(super().call(images.pad_to_multiple(x, self._multiple)), x)
+        return images.crop_to(super().call(images.pad_to_multiple(x, self.multiple)), x)
 
 
 class Gated(tf.keras.layers.Layer):
@@ -251,7 +251,40 @@ class Branches(Sum):
         return tf.concat([branch(x) for branch in self.branches], axis=-1)
 
 
-# --- Activations ------------------------------------------------------------------------------
+# --- Normalisation and activations ------------------------------------------------------------
+
+
+class ChannelNorm(tf.keras.layers.Layer):
+    """Normalises every position over its channels (Mentzer et al. 2020, section 3.2).
+
+    (x - mean) / sqrt(variance + 1e-3) * gamma + beta, with the unbiased variance, of C - 1.
+    Moments are in float32.
+    """
+
+    def build(self, input_shape):
+        self.gamma = self.add_weight("gamma", [input_shape[-1]], initializer="ones")
+        self.beta = self.add_weight("beta", [input_shape[-1]], initializer="zeros")
+
+    def _moments(self, x):
+        """Mean and variance of float32 [B, H, W, C], to be broadcast to it."""
+        mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+        return mean, tf.reduce_sum((x - mean)**2, axis=-1, keepdims=True) / (x.shape[-1] - 1)
+
+    def call(self, x):
+        wide = tf.cast(x, tf.float32)
+        mean, variance = self._moments(wide)
+        return tf.cast((wide - mean) * tf.math.rsqrt(variance + 1e-3), x.dtype) * self.gamma \
+            + self.beta
+
+
+class InstanceNorm(ChannelNorm):
+    """Normalises every channel over its positions (Ulyanov et al. 2016), with the biased variance.
+
+    Its outputs depend on the whole image.
+    """
+
+    def _moments(self, x):
+        return tf.nn.moments(x, axes=(1, 2), keepdims=True)
 
 
 class GDN(tfc.GDN):

@@ -9,7 +9,7 @@ def get_config(recipe="advdnic"):
     config = advdnic_variant1.get_config(recipe)
     config.model.hyper_analysis.activation = "leaky_relu"
     config.model.hyper_synthesis = dict(
-        cls="AdvDNICTwoHyperSyntheses", channels=(192, 192, 192))
+        cls="SeparateHyperSyntheses", channels=(192, 192, 192), activation="leaky_relu")
     config.model.predict_mean = True
     return config
 

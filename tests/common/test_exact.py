@@ -178,7 +178,8 @@ def test_activations_agree(name, bits):
 
 
 @pytest.mark.parametrize("activation", POINTWISE + [
-    "relu", "leaky_relu", tf.nn.leaky_relu, K.LeakyReLU(0.3), ConcatElu()], ids=str)
+    "relu", "leaky_relu", tf.nn.leaky_relu, K.LeakyReLU(0.3), ConcatElu()],
+    ids=lambda activation: activation if isinstance(activation, str) else type(activation).__name__)
 @pytest.mark.parametrize("make", [
     lambda activation: conv(3, 3, activation=activation),
     lambda activation: deconv(3, 3, stride=2, activation=activation),
@@ -222,8 +223,8 @@ NETWORKS = {
     "functional": (squeeze_and_excitation, 6, 16),
     "HyperSynthesisSmall": (lambda: yang2023.HyperSynthesisSmall((6, 10)), 5, 0),
     "JPEGLikeHyperSynthesis": (lambda: yang2023.JPEGLikeHyperSynthesis(10), 5, 0),
-    "AdvDNICTwoHyperSyntheses": (
-        lambda: advdnic.AdvDNICTwoHyperSyntheses((6, 8, 5), "leaky_relu_0.1"), 5, 0),
+    "SeparateHyperSyntheses": (
+        lambda: hyper2018.SeparateHyperSyntheses((6, 8, 5), "leaky_relu_0.1"), 5, 0),
     "AdvDNICNlaicHyperSynthesis": (lambda: advdnic.AdvDNICNlaicHyperSynthesis(8), 5, 0),
     "mbconv": (lambda: mbconv(5, 5, normalize=True), 5, BITS),
 }

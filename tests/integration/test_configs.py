@@ -9,6 +9,7 @@ import pytest
 
 import codec
 from common import coding, export, images, recipes, runs, training
+from hific import adversarial
 from mshyper import bits_back, chain
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -46,7 +47,7 @@ def pictures(tmp_path_factory, photo):
 @pytest.mark.parametrize("path", [
     pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
     for path in CONFIGS])
-def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
+def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_network):
     module = runs.load_config_module(str(ROOT / path))
     config = module.get_config()
     model_class = find_class(path, config)
@@ -59,7 +60,9 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path):
         "train.checkpoint_interval": 2})
     if config.train.optimizer.cls == "SOAP":  # its graph takes long to build
         config.train.optimizer.cls = "Adam"
-    exported = training.run(model_class, config, tmp_path / module.get_runname(config))
+    make_trainer = adversarial.trainer if path.startswith("hific") else training.Trainer
+    exported = training.run(
+        model_class, config, tmp_path / module.get_runname(config), make_trainer)
     lines = [json.loads(line) for line in
              (exported.parent / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]

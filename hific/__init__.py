@@ -1,0 +1,1 @@
+"""HiFiC: a mean-scale hyperprior trained with perceptual and adversarial losses."""

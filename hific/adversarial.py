@@ -1,0 +1,167 @@
+"""The adversarial half of HiFiC's training (Mentzer et al. 2020, section 3 and appendix A).
+
+    loss of the codec           ... + weight * E[-log D(x̂, ŷ)]
+    loss of the discriminator   E[-log D(x, ŷ)] + E[-log(1 - D(x̂, ŷ))]
+
+Every step takes two batches: the first trains the discriminator, then the second the codec.
+"""
+
+import tensorflow as tf
+
+from common import optimizers, quantizers, schedules, training
+from common.cli import UserError
+
+
+class SpectralConv2D(tf.keras.layers.Conv2D):
+    """A convolution by kernel / sigma, with sigma the kernel's largest singular value as a matrix.
+
+    Each call in training makes one power iteration (Miyato et al. 2018). Gradients go through
+    sigma. Keras's SpectralNormalization overwrites the kernel instead.
+    """
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.left = self.add_weight("left", [1, self.filters], trainable=False,
+                                    initializer=tf.keras.initializers.RandomNormal())
+
+    def call(self, x, training=False):
+        matrix = tf.reshape(self.kernel, [-1, self.filters])
+        right = tf.math.l2_normalize(tf.matmul(self.left, matrix, transpose_b=True))
+        left = tf.math.l2_normalize(tf.matmul(right, matrix))
+        right, left = tf.stop_gradient(right), tf.stop_gradient(left)
+        sigma = tf.matmul(tf.matmul(right, matrix), left, transpose_b=True)
+        if training:
+            self.left.assign(left)
+        y = self.convolution_op(x, self.kernel / sigma[0, 0]) + self.bias
+        return y if self.activation is None else self.activation(y)
+
+
+class Discriminator(tf.keras.Model):
+    """Says of every patch of an image whether it is an original's, given the latents.
+
+        ŷ   3x3 12   x16 (nearest)   \\
+                                      concat   4 x 4x4, the first three /2   4x4 1
+        image                        /
+
+    Every convolution has spectral norm and, but for the last, leaky ReLU of slope 0.2 (figure 2
+    and the published code, which differ from the PyTorch port: strides 2, 2, 2, 1, not 2, 2, 2, 2,
+    and a last kernel of 4x4, not 1x1).
+
+    Args:
+      channels: outputs of the four convolutions of the image.
+      latent_channels: what is made of the latents.
+      stride: ratio of the sides of image and latents.
+    """
+
+    def __init__(self, channels=(64, 128, 256, 512), latent_channels: int = 12, stride: int = 16):
+        super().__init__()
+
+        def conv(filters, kernel, strides=1, activation=tf.nn.leaky_relu):
+            return SpectralConv2D(filters, kernel, strides, "same", activation=activation,
+                                  kernel_initializer=tf.keras.initializers.RandomNormal(0, 0.02))
+
+        self.of_latents = conv(latent_channels, 3)
+        self.upsample = tf.keras.layers.UpSampling2D(stride)
+        *halving, last = channels
+        self.convolutions = [*(conv(c, 4, 2) for c in halving), conv(last, 4),
+                             conv(1, 4, activation=None)]
+
+    def call(self, inputs, training=False):
+        """Logits float32 [B, H/8, W/8, 1], positive for originals.
+
+        Args:
+          inputs: images float32 [B, H, W, 3] in [0, 1], and ŷ [B, H/stride, W/stride, C] of each.
+          training: improve the estimates of the singular values.
+        """
+        x, y_hat = inputs
+        context = self.upsample(self.of_latents(y_hat, training=training))
+        x = tf.concat([x, context], axis=-1)
+        for convolution in self.convolutions:
+            x = convolution(x, training=training)
+        return x
+
+
+def codec_loss(fake: tf.Tensor) -> tf.Tensor:
+    """The non-saturating loss (Goodfellow et al. 2014) of logits of reconstructions, in nats."""
+    return tf.reduce_mean(tf.nn.softplus(-fake))
+
+
+def discriminator_losses(real: tf.Tensor, fake: tf.Tensor) -> dict[str, tf.Tensor]:
+    """What the discriminator minimises, and how sure it is: means over all patches.
+
+    Args:
+      real, fake: logits of originals and of reconstructions.
+
+    Returns:
+      d_loss in nats; d_real and d_fake, the probabilities that it gives originals and
+      reconstructions to be originals. Where it cannot tell they are 0.5, and d_loss is 1.386.
+    """
+    return {
+        "d_loss": tf.reduce_mean(tf.nn.softplus(-real)) + tf.reduce_mean(tf.nn.softplus(fake)),
+        "d_real": tf.reduce_mean(tf.sigmoid(real)),
+        "d_fake": tf.reduce_mean(tf.sigmoid(fake)),
+    }
+
+
+class Trainer(training.Trainer):
+    """Training with a discriminator, as config.train.adversarial describes it.
+
+    That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
+    rate follows train.schedule, and the arguments of `Discriminator`.
+    """
+
+    batches_per_step = 2
+
+    def __init__(self, codec, config, average=None):
+        stride = codec.analysis.stride
+        if config.data.patch_size % stride:
+            raise UserError(f"data.patch_size {config.data.patch_size} is no multiple of the "
+                            f"latents' stride {stride}, as the discriminator needs")
+        super().__init__(codec, config, average)
+        arguments = config.train.adversarial.to_dict()
+        self._weight = arguments.pop("weight")
+        optimizer = arguments.pop("optimizer")
+        self.discriminator = Discriminator(**arguments, stride=stride)
+        blank = tf.zeros([1, 64, 64, 3])
+        self.discriminator((blank, codec.infer(blank)["y"]))
+        self.discriminator_optimizer = optimizers.build(optimizer, schedules.learning_rate(
+            config.train.schedule, optimizer["learning_rate"], config.train.num_steps))
+        self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    def state(self):
+        return {**super().state(), "discriminator": self.discriminator,
+                "discriminator_optimizer": self.discriminator_optimizer}
+
+    @tf.autograph.experimental.do_not_convert
+    def train_step(self, x):
+        first, second = tf.split(x, 2)
+        judged = self._update_discriminator(first)
+        return {**super().train_step(second), **judged}
+
+    def _update_discriminator(self, x):
+        with tf.GradientTape() as tape:
+            judged = self._judge(x)
+        weights = self.discriminator.trainable_variables
+        self.discriminator_optimizer.apply_gradients(
+            zip(tape.gradient(judged["d_loss"], weights), weights))
+        return judged
+
+    def _judge(self, x):
+        recording = quantizers.Recording()
+        x_hat = tf.stop_gradient(self.codec.generate(self.codec.infer(x), recording).x_hat)
+        y_hat = tf.stop_gradient(recording.rounded["y"])
+        # One call, so that both halves see the same kernels.
+        logits = self.discriminator(
+            (tf.concat([x, x_hat], axis=0), tf.concat([y_hat, y_hat], axis=0)), training=True)
+        return discriminator_losses(*tf.split(logits, 2))
+
+    def additional_loss(self, x, x_hat, y_hat):
+        del x
+        g_loss = codec_loss(self.discriminator((x_hat, tf.stop_gradient(y_hat))))
+        return self._weight * g_loss, {"g_loss": g_loss}
+
+
+def trainer(codec, config, average=None) -> training.Trainer:
+    """With a discriminator, if the config has one: `training.run` takes this."""
+    cls = Trainer if "adversarial" in config.train else training.Trainer
+    return cls(codec, config, average)

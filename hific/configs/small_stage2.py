@@ -1,0 +1,23 @@
+"""A small HiFiC for CPUs, stage 2 (with a discriminator), from a model of small.py:
+
+    python -m hific.train --config hific/configs/small_stage2.py \\
+        --config.train.warm_start=experiments/small
+"""
+
+from hific import regimes
+from hific.configs import small
+
+get_hyper = small.get_hyper
+
+
+def get_config(recipe="cpu"):
+    config = small.get_config(recipe)
+    config.train.adversarial = regimes.ADVERSARIAL
+    # What is trained in few steps learns fast.
+    config.train.adversarial.update(
+        channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
+    return config
+
+
+def get_runname(config):
+    return f"small_stage2-rate_target={config.train.rate_target:g}"

@@ -1,0 +1,15 @@
+"""HiFiC, stage 1 (MSE and LPIPS), for 0.14 bits per pixel; see hific/regimes.py."""
+
+from hific import regimes
+
+
+def get_config(recipe="hific"):
+    return regimes.stage1("low", recipe)
+
+
+def get_hyper():
+    return [{}]
+
+
+def get_runname(config):
+    return f"stage1_low-rate_target={config.train.rate_target:g}"

@@ -1,0 +1,15 @@
+"""HiFiC, stage 2 (with a discriminator), for 0.45 bits per pixel; see hific/regimes.py."""
+
+from hific import regimes
+
+
+def get_config(recipe="hific"):
+    return regimes.stage2("high", recipe)
+
+
+def get_hyper():
+    return [{}]
+
+
+def get_runname(config):
+    return f"stage2_high-rate_target={config.train.rate_target:g}"

@@ -1,0 +1,300 @@
+"""HiFiC: its parts against the paper, its losses by hand, and who trains whom."""
+
+import math
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import mshyper.models
+from common import data, export, optimizers, runs, training, transforms
+from common.cli import UserError
+from common.transforms.layers import ChannelNorm, InstanceNorm
+from hific import adversarial, regimes
+from hific.models import Model
+
+
+def tiny_config(stage=regimes.stage2):
+    config = stage("med", "cpu")
+    config.model.analysis.channels = (3, 4, 5, 6, 7, 8)
+    config.model.synthesis.update(channels=(7, 6, 5, 4, 3, 3), blocks=1)
+    config.model.hyper_analysis.channels = (6, 6, 6)
+    config.model.hyper_synthesis.channels = (6, 6, 8)
+    if "adversarial" in config.train:
+        config.train.adversarial.channels = (6, 6, 6, 8)
+    config.train.optimizer = dict(cls="Adam", learning_rate=1e-3)
+    config.data.update(patch_size=64, batch_size=2)
+    config.train.update(num_steps=4, log_interval=1, checkpoint_interval=2)
+    return config
+
+
+@pytest.fixture
+def trainer(lpips_network):
+    tf.keras.utils.set_random_seed(0)
+    config = tiny_config()
+    trainer = adversarial.trainer(export.build(Model, config.to_dict()), config)
+    trainer.compile(optimizer=optimizers.build(config.train.optimizer, 1e-3))
+    return trainer
+
+
+@pytest.fixture
+def batch(photo):
+    """Two different crops for the discriminator, two for the codec."""
+    return data.to_float(np.stack([photo[64 * i:64 * i + 64, 100:164] for i in range(4)]))
+
+
+# --- The parts --------------------------------------------------------------------------------
+
+
+def parameters(layer):
+    return sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
+
+
+@pytest.mark.parametrize("part, channels, expected", [
+    ("analysis", 3, 7_423_420),
+    pytest.param("synthesis", 220, 156_774_683, marks=pytest.mark.slow),
+    ("hyper_analysis", 220, 5_754_560),
+    ("hyper_synthesis", 320, 2 * 5_754_460)])
+def test_parameters_are_the_papers(part, channels, expected):
+    transform = transforms.build(regimes.stage1("low").model[part])
+    transform(tf.zeros([1, 16, 16, channels]))
+    assert parameters(transform) == expected
+
+
+def test_parameters_of_the_discriminator_are_googles():
+    arguments = dict(regimes.ADVERSARIAL)
+    discriminator = adversarial.Discriminator(
+        arguments["channels"], arguments["latent_channels"])
+    logits = discriminator((tf.zeros([1, 64, 64, 3]), tf.zeros([1, 4, 4, 220])))
+    assert parameters(discriminator) == 2_800_797
+    # 1024 for a crop of 256 pixels.
+    assert logits.shape == (1, 8, 8, 1)
+
+
+def test_regimes_are_the_papers():
+    for regime, target, above in (("low", 0.14, 2.0), ("med", 0.30, 1.0), ("high", 0.45, 0.5)):
+        for stage in (1, 2):
+            config = runs.load_config_module(
+                f"hific/configs/stage{stage}_{regime}.py").get_config()
+            train = config.train
+            assert (train.rate_target, train.rate_control.above) == (target, above)
+            assert train.rate_control.below == 0.0625
+            assert (train.rd_lambda, train.lpips_weight) == (0.00234375, 1.0)
+            assert ("adversarial" in train) == (stage == 2)
+            assert train.num_steps == 1_000_000 and config.data.batch_size == 8
+    assert train.adversarial.weight == 0.15
+
+
+def test_norms():
+    x = np.random.default_rng(0).normal(3, 2, [2, 4, 5, 6]).astype(np.float32)
+    mean, variance = np.mean(x, -1, keepdims=True), np.var(x, -1, ddof=1, keepdims=True)
+    np.testing.assert_allclose(ChannelNorm()(x), (x - mean) / np.sqrt(variance + 1e-3), atol=1e-5)
+    mean, variance = (f(x, (1, 2), keepdims=True) for f in (np.mean, np.var))
+    np.testing.assert_allclose(InstanceNorm()(x), (x - mean) / np.sqrt(variance + 1e-3), atol=1e-5)
+
+
+def test_mistakes_in_the_model():
+    for key, value, words in (("likelihood", "laplace", "unknown likelihood 'laplace'"),
+                              ("analysis", dict(cls="HiFiCAnalysis", norm="batch"),
+                               "unknown norm 'batch'")):
+        config = tiny_config().to_dict()
+        config["model"][key] = value
+        with pytest.raises(UserError, match=words):
+            export.build(Model, config)
+
+
+# --- The discriminator ------------------------------------------------------------------------
+
+
+def test_kernels_have_spectral_norm_one_and_gradients_know():
+    layer = adversarial.SpectralConv2D(6, 3, kernel_initializer="glorot_normal")
+    x = tf.constant(np.random.default_rng(0).normal(0, 1, [2, 8, 8, 4]), tf.float32)
+    layer(x)
+    layer.kernel.assign(layer.kernel * 5)
+    left = layer.left.numpy()
+    layer(x, training=False)
+    np.testing.assert_array_equal(layer.left, left)
+    for _ in range(200):
+        layer(x, training=True)
+    sigma = np.linalg.svd(layer.kernel.numpy().reshape(-1, 6), compute_uv=False)[0]
+    expected = tf.nn.conv2d(x, layer.kernel / sigma, 1, "VALID")
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-3, atol=1e-4)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x)**3)
+    gradient = tape.gradient(loss, layer.kernel)
+    # The output does not depend on the kernel's length.
+    along = tf.reduce_sum(gradient * layer.kernel) / tf.norm(gradient) / tf.norm(layer.kernel)
+    assert abs(float(along)) < 1e-3 and float(tf.norm(gradient)) > 0
+
+
+def test_each_image_is_judged_with_its_own_latents(trainer):
+    rng = np.random.default_rng(0)
+    x = tf.constant(rng.uniform(0, 1, [3, 64, 64, 3]), tf.float32)
+    y = tf.constant(rng.normal(0, 3, [3, 4, 4, 8]), tf.float32)
+    together = trainer.discriminator((x, y))
+    for i in range(3):
+        alone = trainer.discriminator((x[i:i + 1], y[i:i + 1]))
+        np.testing.assert_allclose(together[i:i + 1], alone, atol=1e-6)
+    others = trainer.discriminator((x, tf.roll(y, 1, axis=0)))
+    assert np.max(np.abs(together - others)) > 1e-5
+
+
+def test_latents_lie_where_their_pixels_are(trainer):
+    # The logit of a corner sees the latents of that corner.
+    x, y = tf.zeros([1, 256, 256, 3]), np.zeros([1, 16, 16, 8], np.float32)
+    y[:, 15, 0] = 9
+    changed = np.abs(trainer.discriminator((x, y)) - trainer.discriminator((x, 0 * y)))[0, ..., 0]
+    assert changed[-1, 0] > 0 and np.all(changed[:12] == 0) and np.all(changed[:, 20:] == 0)
+
+
+def test_pairs_of_a_training_step(trainer, batch, monkeypatch):
+    seen = []
+
+    def call(inputs, training=False):
+        seen.append((*inputs, training))
+        return tf.reduce_mean(inputs[0], axis=(1, 2, 3), keepdims=True)
+
+    monkeypatch.setattr(trainer.discriminator, "call", call)
+    first, second = tf.split(batch, 2)
+    judged = trainer._judge(first)
+    trainer.additional_loss(second, second + 0.1, tf.ones([2, 4, 4, 8]))
+    (x, y, training), (x_hat, y_hat, training_codec) = seen
+    assert training and not training_codec
+    np.testing.assert_array_equal(x[:2], first)
+    latents = trainer.codec.infer(first)
+    for i in range(2):
+        # Originals and reconstructions come with the same rounded latents, image by image.
+        np.testing.assert_array_equal(y[i], y[2 + i])
+        assert np.max(np.abs(y[i] - latents["y"][i])) <= 0.5 + 1e-5
+        np.testing.assert_allclose(
+            trainer.codec.to_image(y[i:i + 1]), x[2 + i:3 + i], atol=1e-5)
+    np.testing.assert_allclose(x_hat, second + 0.1)
+    np.testing.assert_array_equal(y_hat, tf.ones([2, 4, 4, 8]))
+    assert judged.keys() == {"d_loss", "d_real", "d_fake"}
+
+
+def test_losses_by_hand():
+    real, fake = tf.constant([[0.0, 2.0]]), tf.constant([[-1.0, 0.5]])
+
+    def log_sigmoid(v):
+        return -math.log1p(math.exp(-v))
+
+    found = adversarial.discriminator_losses(real, fake)
+    expected = (-(log_sigmoid(0) + log_sigmoid(2)) / 2
+                - (log_sigmoid(1) + log_sigmoid(-0.5)) / 2)
+    assert float(found["d_loss"]) == pytest.approx(expected)
+    assert float(found["d_real"]) == pytest.approx((0.5 + math.exp(log_sigmoid(2))) / 2)
+    assert float(found["d_fake"]) == pytest.approx(
+        (math.exp(log_sigmoid(-1)) + math.exp(log_sigmoid(0.5))) / 2)
+    assert float(adversarial.codec_loss(fake)) == pytest.approx(
+        -(log_sigmoid(-1) + log_sigmoid(0.5)) / 2)
+
+
+# --- Training ---------------------------------------------------------------------------------
+
+
+def values(model):
+    return [variable.numpy() for variable in model.variables]
+
+
+def changed(before, model):
+    return [not np.array_equal(a, b) for a, b in zip(before, values(model))]
+
+
+def test_each_update_changes_its_own_side_alone(trainer, batch):
+    codec, discriminator = values(trainer.codec), values(trainer.discriminator)
+    trainer._update_discriminator(batch[:2])
+    assert not any(changed(codec, trainer.codec))
+    assert all(changed(discriminator, trainer.discriminator))
+    discriminator = values(trainer.discriminator)
+    measured = training.Trainer.train_step(trainer, batch[2:])
+    assert not any(changed(discriminator, trainer.discriminator))
+    assert sum(changed(codec, trainer.codec)) > len(codec) / 2
+    assert float(measured["g_loss"]) > 0
+
+
+def test_the_codec_learns_from_the_discriminator(trainer, batch):
+    gradients = []
+    for weight in (0.0, 100.0):
+        trainer._weight = weight
+        with tf.GradientTape() as tape:
+            generated = trainer.codec(batch[:2])
+            loss, _ = trainer.additional_loss(
+                batch[:2], generated.x_hat, tf.zeros([2, 4, 4, 8]))
+        gradients.append(tape.gradient(loss, trainer.codec.synthesis.trainable_variables))
+    assert all(np.all(g == 0) for g in gradients[0])
+    assert any(np.max(np.abs(g)) > 0 for g in gradients[1])
+
+
+@pytest.mark.slow
+def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
+    config = tiny_config(regimes.stage1)
+    training.run(Model, config, tmp_path / "one", adversarial.trainer)
+    config = tiny_config()
+    config.train.warm_start = str(tmp_path / "one")
+    config.train.num_steps = 1
+    config.train.optimizer.learning_rate = 0.0
+    training.run(Model, config, tmp_path / "two", adversarial.trainer)
+    assert "fresh: nothing" in capsys.readouterr().out
+    one, two = (export.load(Model, tmp_path / name / "model") for name in ("one", "two"))
+    for a, b in zip(one.trainable_variables, two.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+    # Its schedules begin anew, and only stage two has a discriminator.
+    checkpoints = [tf.train.load_checkpoint(str(tmp_path / name / "checkpoints"))
+                   for name in ("one", "two")]
+    names = [{key.split("/")[0] for key in checkpoint.get_variable_to_shape_map()}
+             for checkpoint in checkpoints]
+    assert "discriminator" in names[1] - names[0]
+    assert [int(c.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE"))
+            for c in checkpoints] == [4, 1]
+    # What was trained for a rate knows the weight that this took.
+    assert export.read_config(tmp_path / "one/model")["train"]["rate_weight"] > 0
+
+
+def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_network, capsys):
+    config = tiny_config(regimes.stage1)
+    arguments = config.to_dict()
+    del arguments["model"]["likelihood"]
+    tf.keras.utils.set_random_seed(1)
+    hyperprior = export.build(mshyper.models.Model, arguments)
+    export.save(hyperprior, {**arguments, "package": "mshyper"}, tmp_path / "hyperprior")
+    config.train.warm_start = str(tmp_path / "hyperprior")
+    config.train.num_steps = 1
+    config.train.optimizer.learning_rate = 0.0
+    training.run(Model, config, tmp_path / "run", adversarial.trainer)
+    assert "fresh: nothing" in capsys.readouterr().out
+    found = export.load(Model, tmp_path / "run/model")
+    for a, b in zip(found.trainable_variables, hyperprior.trainable_variables):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
+    config = tiny_config()
+    config.data.validation = ""
+    training.run(Model, config, tmp_path / "whole", adversarial.trainer)
+    stop = training.Journal.on_epoch_end
+
+    class Killed(Exception):
+        pass
+
+    def kill(self, epoch, logs=None):
+        stop(self, epoch, logs)
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(training.Journal, "on_epoch_end", kill)
+        training.run(Model, config, tmp_path / "parts", adversarial.trainer)
+    training.run(Model, config, tmp_path / "parts", adversarial.trainer)
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (
+        tmp_path / "parts/metrics.jsonl").read_text()
+    assert export.fingerprint(tmp_path / "whole/model") == export.fingerprint(
+        tmp_path / "parts/model")
+
+
+def test_crops_that_the_latents_do_not_tile_are_refused(tmp_path, lpips_network):
+    config = tiny_config()
+    config.data.patch_size = 72
+    with pytest.raises(UserError, match="72 is no multiple of the latents' stride 16"):
+        training.run(Model, config, tmp_path / "run", adversarial.trainer)
+    assert not (tmp_path / "run").exists()
