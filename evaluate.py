@@ -9,6 +9,10 @@ the zoo. Models of one folder are the points of one curve. Below OUTPUT/<dataset
     <curve>.json           the curve, in CompressAI's results schema
     curves.csv             all points
     curves.png             the plot, with any published curves asked for
+    crops.png              with --figure, crops of originals and of what each model makes of them
+
+LPIPS, FID and KID judge what PSNR does not see; their networks' weights come with `make lpips` and
+`make inception`.
 """
 
 import argparse
@@ -17,13 +21,18 @@ import json
 import pathlib
 import re
 import sys
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 import codec
-from common import coding, data, export, images, tables
+from common import coding, data, export, fidelity, images, metrics, tables
 from common.cli import UserError, report
 from common.files import replacing, write_json
+from common.inception import Inception
+from common.lpips import Lpips
+
+_CROP = 256  # sides of the figure's crops, in pixels
 
 # Names in our tables -> names in CompressAI's results files.
 _SCHEMA = {"bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb",
@@ -50,8 +59,25 @@ def find_runs(names: list[str]) -> dict[str, list[pathlib.Path]]:
     return curves
 
 
+class Judges(NamedTuple):
+    """The networks that judge images, as far as they are asked to.
+
+    Attributes:
+      lpips: for LPIPS of every image.
+      inception: for FID and KID of the patches of all images.
+    """
+
+    lpips: Lpips | None = None
+    inception: Inception | None = None
+
+    @property
+    def scores(self) -> list[str]:
+        """What they add to a model's means."""
+        return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
+
+
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
-                   save_images: bool, skip_existing: bool) -> dict:
+                   save_images: bool, skip_existing: bool, judges: Judges) -> dict:
     """Codes every image of a data set with one model.
 
     Args:
@@ -60,38 +86,55 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
       output: folder that gets <run>.json, and the decoded images below <run>/.
       save_images: write the decoded images.
       skip_existing: read <run>.json if it is of this model and data set already.
+      judges: see there.
 
     Returns:
       The content of <run>.json: the model, its fingerprint and lambda, the environment, a row for
-      each image and the row of means.
+      each image and the row of means, which has FID and KID too.
     """
-    name = model_path.parent.name if model_path.name == "model" else model_path.name
+    name = run_name(model_path)
     path = output / f"{name}.json"
     if skip_existing and path.exists() and (not save_images or (output / name).is_dir()):
         with contextlib.suppress(ValueError, KeyError):  # a damaged file is written anew
             found = json.loads(path.read_text())
             if (found["fingerprint"], found["dataset"]) == (
-                    export.fingerprint(model_path), dataset):
+                    export.fingerprint(model_path), dataset
+                    ) and found["mean"].keys() >= {*judges.scores}:
                 return found
     model = codec.load_model(model_path)
-    rows = []
-    for row, decoded in coding.measure_all(model, data.find(dataset), name):
+    sources, rows = data.find(dataset), []
+    comparison = fidelity.Comparison(judges.inception) if judges.inception else None
+    for source, (row, decoded) in zip(sources, coding.measure_all(model, sources, name)):
+        if judges.lpips:
+            row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
+        if comparison:
+            comparison.add(source.read(), decoded)
         rows.append(row)
         if save_images:
             (output / name).mkdir(parents=True, exist_ok=True)
-            images.write(output / name / f"{row['image'].removesuffix('.png')}.png", decoded)
+            images.write(decoded_path(output / name, row["image"]), decoded)
     result = {
         "run": name,
         "fingerprint": model.fingerprint,
         "rd_lambda": export.read_config(model_path)["train"]["rd_lambda"],
         "dataset": dataset,
         **tables.environment(),
-        "mean": tables.mean_row(rows),
+        "mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
         "images": rows,
     }
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result
+
+
+def run_name(model_path: pathlib.Path) -> str:
+    """What the results of an exported model are called."""
+    return model_path.parent.name if model_path.name == "model" else model_path.name
+
+
+def decoded_path(folder: pathlib.Path, image: str) -> pathlib.Path:
+    """Where the decoded image is that is called `image` in the rows."""
+    return folder / f"{image.removesuffix('.png')}.png"
 
 
 def to_schema(name: str, results: list[dict]) -> dict:
@@ -145,6 +188,37 @@ def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str,
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
 
 
+def draw_crops(path: pathlib.Path, sources: list[data.Source],
+               columns: list[tuple[str, dict, pathlib.Path]]) -> None:
+    """Crops from the middle of images: the original, and what each model makes of it.
+
+    Args:
+      path: file to write.
+      sources: the images, one a row.
+      columns: for each model its name, its results as from `evaluate_model`, and the folder of its
+        decoded images.
+    """
+    figure = Figure(figsize=(3 * (1 + len(columns)), 3.4 * len(sources)), layout="constrained")
+    axes = figure.subplots(len(sources), 1 + len(columns), squeeze=False)
+    for line, source in zip(axes, sources):
+        line[0].imshow(_crop(source.read()))
+        line[0].set_title(source.name, fontsize=9)
+        for cell, (name, result, folder) in zip(line[1:], columns):
+            row = next(row for row in result["images"] if row["image"] == source.name)
+            cell.imshow(_crop(images.read(decoded_path(folder, source.name))))
+            lpips = f", LPIPS {row['lpips']:.3f}" if "lpips" in row else ""
+            cell.set_title(f"{name}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB{lpips}", fontsize=9)
+    for cell in axes.flat:
+        cell.axis("off")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _crop(image):
+    top, left = (max(0, side - _CROP) // 2 for side in image.shape[:2])
+    return image[top:top + _CROP, left:left + _CROP]
+
+
 @report
 def main(argv: list[str]) -> None:
     """The command line."""
@@ -156,6 +230,14 @@ def main(argv: list[str]) -> None:
                         help="name of a data set, folder or glob (default: %(default)s)")
     parser.add_argument("--output", default="results", help="folder (default: %(default)s)")
     parser.add_argument("--save_images", action="store_true", help="write the decoded images")
+    parser.add_argument("--lpips", action="store_true",
+                        help="measure LPIPS too; its weights come with `make lpips`")
+    parser.add_argument("--fid", action="store_true",
+                        help="measure FID and KID of 256 x 256 patches too, which takes as long "
+                        "again; the weights come with `make inception`")
+    parser.add_argument("--figure", type=int, default=0, metavar="N",
+                        help="draw crops of the first N images beside those of every model, in the "
+                        "order of RUN")
     parser.add_argument("--skip_existing", action="store_true",
                         help="do not repeat evaluations that are there already")
     parser.add_argument("--published", metavar="JSON", help="file of published curves")
@@ -164,11 +246,15 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if bool(args.curves) != bool(args.published):
         raise UserError("--published (the file) and --curves (the names) need each other")
+    if args.figure < 0:
+        raise UserError(f"--figure {args.figure}: need the number of images to draw")
     published = read_published(args.published, args.curves) if args.published else {}
     folder = pathlib.Path(args.output, re.sub(r"[^\w.]+", "-", args.dataset).strip("-"))
+    judges = Judges(Lpips.load() if args.lpips else None, Inception.load() if args.fid else None)
     curves = {
-        name: [evaluate_model(model, args.dataset, folder / name, args.save_images,
-                              args.skip_existing) for model in models]
+        name: [evaluate_model(model, args.dataset, folder / name,
+                              args.save_images or args.figure > 0, args.skip_existing, judges)
+               for model in models]
         for name, models in find_runs(args.runs).items()}
     for name, results in curves.items():
         write_json(folder / f"{name}.json", to_schema(name, results))
@@ -177,8 +263,14 @@ def main(argv: list[str]) -> None:
             for name, results in curves.items() for result in results]
     tables.write_csv(folder / "curves.csv", rows)
     plot(folder / "curves.png", curves, published, args.dataset)
-    print(tables.render(rows, columns=("curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y",
-                                       "ms_ssim", "encoding_time", "decoding_time")))
+    if args.figure:
+        draw_crops(folder / "crops.png", data.find(args.dataset)[:args.figure], [
+            (name if len(results) == 1 else f"{name} {result['run']}", result,
+             folder / name / result["run"])
+            for name, results in curves.items() for result in results])
+    print(tables.render(rows, columns=(
+        "curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y", "ms_ssim", *judges.scores,
+        "encoding_time", "decoding_time")))
     print(f"written: {folder}")
 
 

@@ -3,11 +3,13 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 import codec
+import configs
 import evaluate
-from common import coding, data
+from common import coding, data, fidelity, images, lpips, metrics
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +67,67 @@ def test_skip_existing(output, tiny_run):
     assert json.loads((output / "tiny.json").read_text())["results"]["psnr-rgb"] != [99.0]
 
 
+def features(patches):
+    """Cheap stand-ins for Inception's features."""
+    return np.concatenate([np.mean(patches, axis=(1, 2)), np.std(patches, axis=(1, 2))], axis=1)
+
+
+def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
+    monkeypatch.setattr(configs, "LPIPS_WEIGHTS", lpips_weights)
+    monkeypatch.setattr(evaluate.Inception, "load", lambda: features)
+    arguments = ["--runs", str(tiny_run), "--dataset", "photos/validation", "--output",
+                 str(output.parent / "judged"), "--lpips", "--fid", "--figure", "1"]
+    evaluate.main(arguments)
+    folder = output.parent / "judged/photos-validation"
+    result = json.loads((folder / "tiny/wid=0-tiny.json").read_text())
+    network, comparison = lpips.Lpips.load(lpips_weights), fidelity.Comparison(features)
+    for row, source in zip(result["images"], data.find("photos/validation")):
+        decoded = images.read(evaluate.decoded_path(folder / "tiny/wid=0-tiny", source.name))
+        assert row["lpips"] == pytest.approx(metrics.lpips(source.read(), decoded, network))
+        comparison.add(source.read(), decoded)
+    assert result["mean"]["lpips"] == pytest.approx(
+        sum(row["lpips"] for row in result["images"]) / 2)
+    # Of two images, KID is not known.
+    assert result["mean"]["fid"] == pytest.approx(comparison.scores()["fid"], rel=1e-6)
+    assert result["mean"]["fid"] > 0 and result["mean"]["patches"] == comparison.scores()["patches"]
+    assert result["mean"]["kid"] is None
+    with open(folder / "curves.csv") as file:
+        row, = csv.DictReader(file)
+    assert float(row["lpips"]) == result["mean"]["lpips"]
+    assert float(row["fid"]) == result["mean"]["fid"]
+
+    # A crop of the original and one of the decoded image lie side by side.
+    figure = images.read(folder / "crops.png")
+    assert figure.shape[1] > 1.5 * figure.shape[0]
+    crop = images.read(evaluate.decoded_path(folder / "tiny/wid=0-tiny", "coffee.png"))
+    crop = crop[(crop.shape[0] - 256) // 2:, (crop.shape[1] - 256) // 2:][:256, :256]
+    halves = np.array_split(figure[figure.shape[0] // 4:], 2, axis=1)
+    errors = [abs(np.mean(half[half.min(axis=2) < 250]) - np.mean(crop)) for half in halves]
+    assert errors[1] < errors[0]
+
+    # What is there already serves, but not where scores are missing.
+    path = folder / "tiny/wid=0-tiny.json"
+    path.write_text(json.dumps({**result, "mean": {**result["mean"], "fid": 99.0}}))
+    evaluate.main([*arguments, "--skip_existing"])
+    assert json.loads(path.read_text())["mean"]["fid"] == 99.0
+    del result["mean"]["lpips"]
+    path.write_text(json.dumps(result))
+    evaluate.main([*arguments, "--skip_existing"])
+    assert "lpips" in json.loads(path.read_text())["mean"]
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--runs", "nowhere"], "no model 'nowhere'"),
     (["--runs", "{run}", "--dataset", "nowhere"], "neither a data set"),
     (["--runs", "{run}", "--curves", "JPEG"], "--published"),
     (["--runs", "{run}", "--published", "nowhere.json", "--curves", "JPEG"], "nowhere.json"),
+    (["--runs", "{run}", "--figure", "-1"], "--figure -1"),
+    (["--runs", "{run}", "--lpips"], "make lpips"),
+    (["--runs", "{run}", "--fid"], "make inception"),
 ])
-def test_mistakes(arguments, message, tiny_run, capsys, tmp_path):
+def test_mistakes(arguments, message, tiny_run, capsys, tmp_path, monkeypatch):
+    for name in ("LPIPS_WEIGHTS", "INCEPTION_WEIGHTS"):
+        monkeypatch.setattr(configs, name, tmp_path / "none.npz")
     with pytest.raises(SystemExit) as failure:
         evaluate.main([a.format(run=tiny_run) for a in arguments] + ["--output", str(tmp_path)])
     assert failure.value.code == 2
