@@ -13,11 +13,14 @@ RUN := .venv/bin/python
 demo: $(ENV)
 	$(if $(GPU),XLA_FLAGS=--xla_gpu_cuda_data_dir=$$(echo .venv/lib/python*/site-packages/nvidia/cuda_nvcc)) $(RUN) demo.py
 
+# Two processes: one does not keep two cores busy, and each takes up to 3 GB.
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist worksteal
+
 test: $(ENV)
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(ENV)
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(ENV)
 	.venv/bin/ruff check .
