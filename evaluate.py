@@ -20,6 +20,7 @@ import contextlib
 import json
 import pathlib
 import re
+import shutil
 import sys
 from typing import NamedTuple
 
@@ -94,29 +95,39 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     """
     name = run_name(model_path)
     path = output / f"{name}.json"
+    sources, rows = data.find(dataset), []
+    names = [source.name for source in sources]
     if skip_existing and path.exists() and (not save_images or (output / name).is_dir()):
         with contextlib.suppress(ValueError, KeyError):  # a damaged file is written anew
             found = json.loads(path.read_text())
-            if (found["fingerprint"], found["dataset"]) == (
-                    export.fingerprint(model_path), dataset
-                    ) and found["mean"].keys() >= {*judges.scores}:
+            found["mean"] = tables.read_row(found["mean"])
+            found["images"] = [tables.read_row(row) for row in found["images"]]
+            if (found["fingerprint"], found["dataset"], [row["image"] for row in found["images"]]
+                    ) == (export.fingerprint(model_path), dataset, names) and (
+                    found["mean"].keys() >= {*judges.scores}):
                 return found
+    if save_images and len({decoded_path(output, image) for image in names}) < len(names):
+        raise UserError(f"images of {dataset} have the same name; their decoded ones would too")
     model = codec.load_model(model_path)
-    sources, rows = data.find(dataset), []
     comparison = fidelity.Comparison(judges.inception) if judges.inception else None
-    for source, (row, decoded) in zip(sources, coding.measure_all(model, sources, name)):
-        if judges.lpips:
-            row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
-        if comparison:
-            comparison.add(source.read(), decoded)
-        rows.append(row)
-        if save_images:
-            (output / name).mkdir(parents=True, exist_ok=True)
-            images.write(decoded_path(output / name, row["image"]), decoded)
+    with replacing(output / name) as folder:
+        folder.mkdir(parents=True)
+        for source, (row, decoded) in zip(sources, coding.measure_all(model, sources, name)):
+            if judges.lpips:
+                row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
+            if comparison:
+                comparison.add(source.read(), decoded)
+            rows.append(row)
+            if save_images:
+                images.write(decoded_path(folder, row["image"]), decoded)
+    if not save_images:  # those of another model may have been there
+        shutil.rmtree(output / name)
+    train = export.read_config(model_path)["train"]
     result = {
         "run": name,
         "fingerprint": model.fingerprint,
-        "rd_lambda": export.read_config(model_path)["train"]["rd_lambda"],
+        "rd_lambda": train["rd_lambda"],
+        "rate_target": train.get("rate_target"),
         "dataset": dataset,
         **tables.environment(),
         "mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
@@ -259,6 +270,7 @@ def main(argv: list[str]) -> None:
     for name, results in curves.items():
         write_json(folder / f"{name}.json", to_schema(name, results))
     rows = [{"curve": name, "run": result["run"], "rd_lambda": result["rd_lambda"],
+             "rate_target": result.get("rate_target"),
              **{key: value for key, value in result["mean"].items() if key != "image"}}
             for name, results in curves.items() for result in results]
     tables.write_csv(folder / "curves.csv", rows)

@@ -19,21 +19,24 @@ PATCH_SIZE = 256
 
 
 def patches(image: np.ndarray, size: int = PATCH_SIZE) -> np.ndarray:
-    """The patches of an image: a grid, and a grid that begins half a patch further in.
+    """The patches of an image: a grid, and one shifted by half a patch, a row and a column smaller.
 
     Args:
       image: [H, W, 3].
       size: side of a patch, even.
 
     Returns:
-      [N, size, size, 3]: all that lie inside, without overlap in each of the grids, row by row.
+      [N, size, size, 3], row by row: those of the grid from the top left corner, as many as fit,
+      and those that lie between four of these (appendix A.7 of Mentzer et al.).
       None where H or W is below `size`; 8 for an image of 768 x 512.
     """
-    return np.concatenate([_grid(image, size), _grid(image[size // 2:, size // 2:], size)])
-
-
-def _grid(image, size):
     rows, columns = (side // size for side in image.shape[:2])
+    return np.concatenate([
+        _grid(image, size, rows, columns),
+        _grid(image[size // 2:, size // 2:], size, max(0, rows - 1), max(0, columns - 1))])
+
+
+def _grid(image, size, rows, columns):
     grid = image[:rows * size, :columns * size].reshape(rows, size, columns, size, 3)
     return grid.swapaxes(1, 2).reshape(-1, size, size, 3)
 

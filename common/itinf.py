@@ -269,6 +269,9 @@ def objective(path: str | os.PathLike, **given) -> dict:
         raise UserError(f"the config of {path} has no train.rd_lambda; give one")
     if not 0 < chosen["rd_lambda"] < math.inf:
         raise UserError(f"rd_lambda is {chosen['rd_lambda']:g}; need a positive number")
+    for name in ("rate_weight", "lpips_weight"):
+        if not 0 <= chosen[name] < math.inf:
+            raise UserError(f"{name} is {chosen[name]:g}; need 0 or more")
     if chosen["distortion"] not in objectives.DISTORTIONS:
         raise UserError(f"unknown distortion '{chosen['distortion']}'; known: "
                         f"{', '.join(objectives.DISTORTIONS)}")
@@ -281,13 +284,8 @@ def _check_sides(image, objective, name):
         raise UserError(f"inference takes images of up to {coding.MAX_WHOLE_PIXELS / 1e6:g} "
                         f"megapixels, which it does not cut into tiles; {name} has "
                         f"{pixels / 1e6:.1f}")
-    side = min(image.shape[:2])
-    for wanted, metric, least in (
-            (objective.get("distortion") == "ms_ssim", "MS-SSIM", metrics.MS_SSIM_MIN_SIDE),
-            (objective.get("lpips_weight"), "LPIPS", lpips.MIN_SIDE)):
-        if wanted and side < least:
-            raise UserError(
-                f"{metric} needs sides of at least {least} pixels; {name} has {side}")
+    objectives.check_side(min(image.shape[:2]), name, objective.get("distortion", "mse"),
+                          objective.get("lpips_weight", 0.0))
 
 
 # --- The command --------------------------------------------------------------------------------
@@ -382,13 +380,13 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[ta
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
                 _refine(model, refiner, batch, config, workdir)
-            rows |= {source: _read_row(_result(workdir, source)) for source in batch}
+            rows |= {source: tables.read_row(
+                json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
     rows = [rows[source] for source in data.find(config.data)]
     rows.append(tables.mean_row(rows))
     tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
-                method=config.itinf.to_dict(), rd_lambda=config.rd_lambda,
-                distortion=config.distortion, dataset=config.data)
+                method=config.itinf.to_dict(), **_objective(config), dataset=config.data)
     return rows
 
 
@@ -467,9 +465,3 @@ def _folder(source) -> str:
 
 def _result(workdir, source):
     return workdir / _folder(source) / "result.json"
-
-
-def _read_row(path):
-    # JSON has no infinity: a null is the PSNR of an image without error.
-    return {name: math.inf if value is None else value
-            for name, value in json.loads(path.read_text()).items()}

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import images, lpips
+from common import images, lpips, metrics
 from common.cli import UserError
 from common.model import Generated
 
@@ -71,6 +71,16 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str 
         measured["lpips"] = lpips.network()(x, x_hat)
         loss += lpips_weight * measured["lpips"]
     return {"rd_loss": loss, **measured}
+
+
+def check_side(side: int, name: str, distortion: str, lpips_weight: float) -> None:
+    """Raises UserError if an image with such a shorter side, called `name`, has no such loss."""
+    for wanted, metric, least in (
+            (distortion == "ms_ssim", "MS-SSIM", metrics.MS_SSIM_MIN_SIDE),
+            (lpips_weight, "LPIPS", lpips.MIN_SIDE)):
+        if wanted and side < least:
+            raise UserError(
+                f"{metric} needs sides of at least {least} pixels; {name} has {side}")
 
 
 def bits_per_pixel(x: tf.Tensor, bits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

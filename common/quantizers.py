@@ -108,12 +108,22 @@ def normal_noise(quantizer, value: tf.Tensor, name: str) -> tf.Tensor:
 
 
 class Mixed(UniformNoise):
-    """Noise for the rate, straight-through rounding for the decoder (Minnen & Singh 2020, 3.3)."""
+    """Noise for the rate, straight-through rounding for the decoder (Minnen & Singh 2020, 3.3).
+
+    Args:
+      seed: int32 [2].
+      noisy: names of latents whose noise the decoder gets too. For "z" that is HiFiC (Mentzer et
+        al. 2020); rounded, z is 0 at first, and a hyper-synthesis of it does not learn.
+    """
+
+    def __init__(self, seed: tf.Tensor, noisy: tuple[str, ...] = ()):
+        super().__init__(seed)
+        self._noisy = noisy
 
     def __call__(self, value, offset, name):
         noisy, _ = super().__call__(value, offset, name)
         rounded, _ = StraightThrough()(value, offset, name)
-        return noisy, rounded
+        return noisy, noisy if name in self._noisy else rounded
 
 
 class SoftRound(UniformNoise):
@@ -313,7 +323,7 @@ class Recording(Round):
 
 _TRAINING = {
     "UniformNoise": lambda seed, done: UniformNoise(seed),
-    "Mixed": lambda seed, done: Mixed(seed),
+    "Mixed": lambda seed, done, **arguments: Mixed(seed, **arguments),
     "SoftRound": SoftRound.annealed,
     "StraightThrough": lambda seed, done: StraightThrough(seed),
 }

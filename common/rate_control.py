@@ -33,7 +33,7 @@ class RateControl(tf.Module):
             raise ValueError(f"the target is {target} bits per pixel; need a positive number")
         self.target = target
         self._num_steps = num_steps
-        self.mean_weight = tf.Variable(0.0, trainable=False)
+        self.mean_weight = tf.Variable(1.0, trainable=False)
 
     def __call__(self, step, bpp: tf.Tensor, coded_bpp: Callable[[], tf.Tensor]) -> tf.Tensor:
         """The weight for this step, float32.
@@ -51,6 +51,9 @@ class RateControl(tf.Module):
     def _weight(self, step, bpp, coded_bpp):
         raise NotImplementedError
 
+    def begin(self, weight: float) -> None:
+        """Takes over the weight that another training for a rate ended with, if that helps."""
+
     def observe(self, bpp: float) -> None:
         """Takes note of the rate in validation."""
 
@@ -59,7 +62,7 @@ class TwoWeights(RateControl):
     """One weight above the target and a smaller one below (Mentzer et al. 2020, appendix A.6).
 
     The rate that is compared is that of the batch with rounded latents. While training begins,
-    weights and target are larger.
+    weights and target are larger. The published weights belong to an rd_lambda of 0.00234.
 
     Args:
       target: bits per pixel.
@@ -72,7 +75,7 @@ class TwoWeights(RateControl):
       target_factor: factor of the target in the beginning.
     """
 
-    def __init__(self, target: float, num_steps: int, above: float = 2.0, below: float = 2.0**-4,
+    def __init__(self, target: float, num_steps: int, above: float, below: float = 2.0**-4,
                  until: float = 0.05, weight_factor: float = 2.0,
                  target_factor: float = 0.20 / 0.14):
         super().__init__(target, num_steps)
@@ -109,15 +112,15 @@ class ProportionalIntegral(RateControl):
       gain: of the proportional part.
       settle: fraction of training in which the integral makes up for an error.
       correction: how much a validation counts, beside those before, for the ratio of the rates.
-      range: the weight stays within start / range and start * range.
+      spread: the weight stays within start / spread and start * spread.
     """
 
     def __init__(self, target: float, num_steps: int, start: float = 1.0, gain: float = 2.0,
-                 settle: float = 0.02, correction: float = 0.5, range: float = 1e3):
+                 settle: float = 0.02, correction: float = 0.5, spread: float = 1e3):
         super().__init__(target, num_steps)
-        if not (start > 0 and gain > 0 and settle > 0 and range > 1):
-            raise ValueError("start, gain and settle need to be positive, range above 1")
-        self._start, self._range = math.log(start), math.log(range)
+        if not (start > 0 and gain > 0 and settle > 0 and spread > 1):
+            raise ValueError("start, gain and settle need to be positive, spread above 1")
+        self._start, self._spread = math.log(start), math.log(spread)
         self._gain = gain
         self._time = max(settle * num_steps, 1.0)
         self._correction = correction
@@ -140,9 +143,13 @@ class ProportionalIntegral(RateControl):
         log_target = math.log(self.target) + self._log_ratio
         error = tf.clip_by_value(log_rate - log_target, -1.0, 1.0)
         integral = self._integral.assign(tf.clip_by_value(
-            self._integral + self._gain / self._time * error, -self._range, self._range))
+            self._integral + self._gain / self._time * error, -self._spread, self._spread))
         return tf.exp(self._start + tf.clip_by_value(
-            integral + self._gain * error, -self._range, self._range))
+            integral + self._gain * error, -self._spread, self._spread))
+
+    def begin(self, weight):
+        self._integral.assign(
+            max(-self._spread, min(self._spread, math.log(weight) - self._start)))
 
     def observe(self, bpp):
         ratio = float(self._log_mean_rate) - math.log(bpp)

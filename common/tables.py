@@ -2,6 +2,7 @@
 
 import csv
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -17,6 +18,12 @@ def mean_row(rows: Sequence[Row]) -> Row:
     """Means of all numeric columns over the rows; the column `image` says "mean"."""
     return {key: "mean" if key == "image" else statistics.fmean(row[key] for row in rows)
             for key in rows[0]}
+
+
+def read_row(row: dict) -> Row:
+    """A row that was saved as JSON, which has null for numbers that are not finite."""
+    return {key: (math.inf if "psnr" in key else math.nan) if value is None else value
+            for key, value in row.items()}
 
 
 def render(rows: Sequence[Row], columns: Sequence[str]) -> str:

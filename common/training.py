@@ -235,6 +235,10 @@ class Journal(tf.keras.callbacks.Callback):
         if self.model.rate_control:  # losses with other weights cannot be compared
             if step:
                 self.model.rate_control.observe(measured["bpp"])
+            target = self._config.train.rate_target
+            if step >= self._config.train.num_steps and abs(measured["bpp"] / target - 1) > 0.05:
+                logging.warning("the rate is %.3f bits per pixel, not %g as train.rate_target says",
+                                measured["bpp"], target)
             self._export()
         elif measured["rd_loss"] < float(self._checkpoint.best_loss):
             self._checkpoint.best_loss.assign(measured["rd_loss"])
@@ -353,6 +357,9 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
     if step == 0 and warm_start:
         fresh = export.warm_start(codec, warm_start)
         print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
+        weight = export.read_config(warm_start).get("train", {}).get("rate_weight")
+        if trainer.rate_control and weight:
+            trainer.rate_control.begin(weight)
     if step == 0:
         trainer.result.set_weights(codec.get_weights())
         if warm_start and validation:
@@ -431,13 +438,15 @@ def _check(config) -> None:
 
 
 def _check_distortion(config, validation_sources: list[data.Source]) -> None:
+    if not 0 <= config.train.lpips_weight < math.inf:
+        raise UserError(f"train.lpips_weight is {config.train.lpips_weight}; need 0 or more")
+    sides = {"data.patch_size": config.data.patch_size}
+    sides |= {f"validation image {source.name}": min(source.size())
+              for source in validation_sources}
+    for name, side in sides.items():
+        objectives.check_side(side, name, config.train.distortion, config.train.lpips_weight)
     if config.train.distortion != "ms_ssim":
         return
-    least = metrics.MS_SSIM_MIN_SIDE
-    sides = {f"validation image {source.name}": min(source.size()) for source in validation_sources}
-    for name, side in {"data.patch_size": config.data.patch_size, **sides}.items():
-        if side < least:
-            raise UserError(f"MS-SSIM needs sides of at least {least} pixels; {name} has {side}")
     if config.train.rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
         raise UserError(f"train.rd_lambda {config.train.rd_lambda:g} is one for MSE: nothing would "
                         "be left of the image; for MS-SSIM, CompressAI has "

@@ -32,8 +32,7 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
         sigma = tf.matmul(tf.matmul(right, matrix), left, transpose_b=True)
         if training:
             self.left.assign(left)
-        y = self.convolution_op(x, self.kernel / sigma[0, 0]) + self.bias
-        return y if self.activation is None else self.activation(y)
+        return self.activation(self.convolution_op(x, self.kernel / sigma[0, 0]) + self.bias)
 
 
 class Discriminator(tf.keras.Model):
@@ -61,7 +60,7 @@ class Discriminator(tf.keras.Model):
                                   kernel_initializer=tf.keras.initializers.RandomNormal(0, 0.02))
 
         self.of_latents = conv(latent_channels, 3)
-        self.upsample = tf.keras.layers.UpSampling2D(stride)
+        self._stride = stride
         *halving, last = channels
         self.convolutions = [*(conv(c, 4, 2) for c in halving), conv(last, 4),
                              conv(1, 4, activation=None)]
@@ -74,7 +73,9 @@ class Discriminator(tf.keras.Model):
           training: improve the estimates of the singular values.
         """
         x, y_hat = inputs
-        context = self.upsample(self.of_latents(y_hat, training=training))
+        context = self.of_latents(y_hat, training=training)
+        for axis in (1, 2):  # the gradient of resizing to nearest neighbours has no form in XLA
+            context = tf.repeat(context, self._stride, axis)
         x = tf.concat([x, context], axis=-1)
         for convolution in self.convolutions:
             x = convolution(x, training=training)
@@ -117,6 +118,9 @@ class Trainer(training.Trainer):
         if config.data.patch_size % stride:
             raise UserError(f"data.patch_size {config.data.patch_size} is no multiple of the "
                             f"latents' stride {stride}, as the discriminator needs")
+        if config.train.schedule.cls == "ReduceOnPlateau":
+            raise UserError("train.schedule ReduceOnPlateau waits for a loss that is not the "
+                            "discriminator's; use another schedule")
         super().__init__(codec, config, average)
         arguments = config.train.adversarial.to_dict()
         self._weight = arguments.pop("weight")
@@ -139,21 +143,18 @@ class Trainer(training.Trainer):
         return {**super().train_step(second), **judged}
 
     def _update_discriminator(self, x):
+        recording = quantizers.Recording()
+        x_hat = self.codec.generate(self.codec.infer(x), recording).x_hat
+        y_hat = recording.rounded["y"]
         with tf.GradientTape() as tape:
-            judged = self._judge(x)
+            # One call, so that both halves see the same kernels.
+            logits = self.discriminator(
+                (tf.concat([x, x_hat], axis=0), tf.concat([y_hat, y_hat], axis=0)), training=True)
+            judged = discriminator_losses(*tf.split(logits, 2))
         weights = self.discriminator.trainable_variables
         self.discriminator_optimizer.apply_gradients(
             zip(tape.gradient(judged["d_loss"], weights), weights))
         return judged
-
-    def _judge(self, x):
-        recording = quantizers.Recording()
-        x_hat = tf.stop_gradient(self.codec.generate(self.codec.infer(x), recording).x_hat)
-        y_hat = tf.stop_gradient(recording.rounded["y"])
-        # One call, so that both halves see the same kernels.
-        logits = self.discriminator(
-            (tf.concat([x, x_hat], axis=0), tf.concat([y_hat, y_hat], axis=0)), training=True)
-        return discriminator_losses(*tf.split(logits, 2))
 
     def additional_loss(self, x, x_hat, y_hat):
         del x

@@ -38,7 +38,7 @@ def stage1(regime: str, recipe: str = "hific") -> config_dict.ConfigDict:
     config.train.rd_lambda = 0.075 * 2**-5  # k_M
     config.train.rd_lambda_warmup.factor = 1.0
     config.train.lpips_weight = 1.0  # k_P
-    config.train.quantizer = dict(cls="Mixed")
+    config.train.quantizer = dict(cls="Mixed", noisy=("z",))
     config.train.rate_target, above = REGIMES[regime]
     config.train.rate_control = dict(cls="TwoWeights", above=above, below=2**-4)
     return config

@@ -148,29 +148,30 @@ def test_latents_lie_where_their_pixels_are(trainer):
 
 
 def test_pairs_of_a_training_step(trainer, batch, monkeypatch):
-    seen = []
+    seen, judge = [], trainer.discriminator.call
 
     def call(inputs, training=False):
         seen.append((*inputs, training))
-        return tf.reduce_mean(inputs[0], axis=(1, 2, 3), keepdims=True)
+        return judge(inputs, training)
 
     monkeypatch.setattr(trainer.discriminator, "call", call)
+    trainer.optimizer.learning_rate = 0.0  # the codec stays what it is
     first, second = tf.split(batch, 2)
-    judged = trainer._judge(first)
-    trainer.additional_loss(second, second + 0.1, tf.ones([2, 4, 4, 8]))
-    (x, y, training), (x_hat, y_hat, training_codec) = seen
-    assert training and not training_codec
+    measured = trainer.train_step(batch)
+    (x, y, training_first), (x_hat, y_hat, training_second) = seen
+    assert training_first and not training_second
     np.testing.assert_array_equal(x[:2], first)
-    latents = trainer.codec.infer(first)
-    for i in range(2):
-        # Originals and reconstructions come with the same rounded latents, image by image.
-        np.testing.assert_array_equal(y[i], y[2 + i])
-        assert np.max(np.abs(y[i] - latents["y"][i])) <= 0.5 + 1e-5
-        np.testing.assert_allclose(
-            trainer.codec.to_image(y[i:i + 1]), x[2 + i:3 + i], atol=1e-5)
-    np.testing.assert_allclose(x_hat, second + 0.1)
-    np.testing.assert_array_equal(y_hat, tf.ones([2, 4, 4, 8]))
-    assert judged.keys() == {"d_loss", "d_real", "d_fake"}
+    np.testing.assert_array_equal(y[:2], y[2:])
+    # Reconstructions come with the rounded latents that they were made of, image by image.
+    for originals, made, latents in ((first, x[2:], y[2:]), (second, x_hat, y_hat)):
+        inferred = trainer.codec.infer(originals)["y"]
+        assert 0 < np.max(np.abs(latents - inferred)) <= 0.5 + 1e-5
+        for i in range(2):
+            np.testing.assert_allclose(
+                trainer.codec.to_image(latents[i:i + 1]), made[i:i + 1], atol=1e-5)
+    logits = judge((x_hat, y_hat))
+    assert float(measured["g_loss"]) == pytest.approx(float(adversarial.codec_loss(logits)))
+    assert {"d_loss", "d_real", "d_fake"} < measured.keys()
 
 
 def test_losses_by_hand():
@@ -209,8 +210,28 @@ def test_each_update_changes_its_own_side_alone(trainer, batch):
     discriminator = values(trainer.discriminator)
     measured = training.Trainer.train_step(trainer, batch[2:])
     assert not any(changed(discriminator, trainer.discriminator))
-    assert sum(changed(codec, trainer.codec)) > len(codec) / 2
+    still = [variable.name for variable, moved in zip(
+        trainer.codec.variables, changed(codec, trainer.codec))
+        if variable.trainable and not moved]
+    assert not still
     assert float(measured["g_loss"]) > 0
+
+
+def test_the_discriminators_loss_is_a_part_of_the_codecs(trainer, batch):
+    start, ends = values(trainer.codec), []
+    trainer.optimizer = tf.keras.optimizers.SGD(1e-3)
+    for trainer._weight in (0.0, 100.0):
+        for variable, value in zip(trainer.codec.variables, start):
+            variable.assign(value)
+        training.Trainer.train_step(trainer, batch[2:])
+        ends.append(trainer.codec.synthesis.get_weights())
+    assert max(np.max(np.abs(a - b)) for a, b in zip(*ends)) > 1e-6
+
+
+@pytest.mark.slow
+def test_a_step_compiles_with_xla(trainer, batch):
+    compiled = tf.function(trainer.train_step, jit_compile=True, autograph=False)(batch)
+    assert all(math.isfinite(float(value)) for value in compiled.values())
 
 
 def test_the_codec_learns_from_the_discriminator(trainer, batch):

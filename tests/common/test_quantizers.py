@@ -89,6 +89,15 @@ def test_mixed_is_noise_for_the_rate_and_rounding_for_the_decoder(value):
         np.testing.assert_array_equal(gradient, tf.ones_like(value))
 
 
+def test_decoders_of_latents_that_mixed_leaves_noisy_see_the_noise(value):
+    quantizer, plain = quantizers.Mixed(SEED, noisy=("z",)), quantizers.Mixed(SEED)
+    rate, decoded = quantizer(value, OFFSET, "z")
+    np.testing.assert_array_equal(decoded, rate)
+    np.testing.assert_array_equal(rate, plain(value, OFFSET, "z")[0])
+    for found, expected in zip(quantizer(value, OFFSET, "y"), plain(value, OFFSET, "y")):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_soft_round_of_low_sharpness_is_uniform_noise(value):
     rate, decoded = quantizers.SoftRound(SEED, alpha=1e-2)(value, OFFSET, "y")
     noisy, _ = quantizers.UniformNoise(SEED)(value, OFFSET, "y")

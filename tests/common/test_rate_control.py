@@ -70,12 +70,18 @@ def test_untrained_model_does_not_wind_up_the_integral():
 
 
 def test_weight_moves_the_right_way_and_within_its_range():
-    high, low = (build(0.3, 100, cls="ProportionalIntegral", range=2.0) for _ in range(2))
+    high, low = (build(0.3, 100, cls="ProportionalIntegral", spread=2.0) for _ in range(2))
     above = [float(high(step, tf.constant(0.6), never)) for step in range(100)]
     below = [float(low(step, tf.constant(0.15), never)) for step in range(100)]
     assert all(b >= a for a, b in zip(above, above[1:]))
     assert above[0] > 1 and above[-1] == pytest.approx(2.0)
     assert below[0] < 1 and below[-1] == pytest.approx(0.5)
+
+
+def test_a_second_training_begins_with_the_weight_of_the_first():
+    control = build(0.3, cls="ProportionalIntegral")
+    control.begin(0.2)
+    assert float(control(0, tf.constant(0.3), never)) == pytest.approx(0.2, rel=1e-5)
 
 
 def test_state_is_in_a_checkpoint(tmp_path):
@@ -92,7 +98,7 @@ def test_state_is_in_a_checkpoint(tmp_path):
 
 def test_weight_has_no_gradient():
     bpp = tf.constant(0.5)
-    for control in (build(cls="ProportionalIntegral"), build(cls="TwoWeights")):
+    for control in (build(cls="ProportionalIntegral"), build(cls="TwoWeights", above=2.0)):
         with tf.GradientTape() as tape:
             tape.watch(bpp)
             loss = control(0, bpp, lambda: bpp) * bpp
@@ -101,7 +107,7 @@ def test_weight_has_no_gradient():
 
 def test_two_weights_at_the_corners():
     # Mentzer et al. 2020, low: 2 and 2^-4 around 0.14; twice that around 0.20 for 50k steps of 1 M.
-    control = build(0.14, 1_000_000, cls="TwoWeights")
+    control = build(0.14, 1_000_000, cls="TwoWeights", above=2.0)
     expected = {
         (0, 0.201): 4.0, (0, 0.199): 0.125, (49_999, 0.201): 4.0, (49_999, 0.199): 0.125,
         (50_000, 0.199): 2.0, (50_000, 0.141): 2.0, (50_000, 0.139): 0.0625, (10**6, 0.1): 0.0625}
@@ -111,7 +117,7 @@ def test_two_weights_at_the_corners():
 
 
 def test_mean_weight_is_the_mean_of_the_first_steps():
-    control = build(0.14, 1_000_000, cls="TwoWeights")
+    control = build(0.14, 1_000_000, cls="TwoWeights", above=2.0)
     for step, coded in enumerate((0.3, 0.1, 0.1, 0.3)):
         control(step, tf.constant(0.0), lambda coded=coded: tf.constant(coded))
     assert float(control.mean_weight) == pytest.approx((4 + 0.125 + 0.125 + 4) / 4)
@@ -119,7 +125,8 @@ def test_mean_weight_is_the_mean_of_the_first_steps():
 
 @pytest.mark.parametrize("config, target, words", [
     (dict(cls="Thermostat"), 0.3, "unknown rate control 'Thermostat'; known: TwoWeights, Prop"),
-    (dict(cls="TwoWeights", gain=1.0), 0.3, "rate control TwoWeights: .*gain"),
+    (dict(cls="TwoWeights", above=1.0, gain=1.0), 0.3, "rate control TwoWeights: .*gain"),
+    (dict(cls="TwoWeights"), 0.3, "rate control TwoWeights: .*above"),
     (dict(cls="ProportionalIntegral", settle=0.0), 0.3, "need to be positive"),
     (dict(cls="ProportionalIntegral"), 0.0, "the target is 0.0 bits per pixel"),
     (dict(cls="ProportionalIntegral"), math.nan, "the target is nan bits per pixel"),

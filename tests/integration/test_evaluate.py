@@ -115,6 +115,25 @@ def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
     evaluate.main([*arguments, "--skip_existing"])
     assert "lpips" in json.loads(path.read_text())["mean"]
 
+    # Numbers that are not finite are read back, and pictures of another model do not stay.
+    result = json.loads(path.read_text())
+    result["images"][0].update(psnr=None, lpips=None)
+    path.write_text(json.dumps(result))
+    evaluate.main([*arguments, "--skip_existing"])
+    assert json.loads(path.read_text())["images"][0]["psnr"] is None
+    evaluate.main(arguments[:-2])
+    assert not (folder / "tiny/wid=0-tiny").exists()
+
+
+def test_images_of_one_name_are_not_mixed_up(tiny_run, tmp_path, capsys):
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        images.write(tmp_path / part / "same.png", np.zeros([40, 40, 3], np.uint8))
+    with pytest.raises(SystemExit):
+        evaluate.main(["--runs", str(tiny_run), "--dataset", str(tmp_path / "*/*.png"),
+                       "--output", str(tmp_path / "results"), "--save_images"])
+    assert "have the same name" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize("arguments, message", [
     (["--runs", "nowhere"], "no model 'nowhere'"),
