@@ -218,7 +218,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     files = argparse.ArgumentParser(add_help=False)
     files.add_argument("paths", nargs="+", metavar="PATH", help="files or folders; of two paths, "
                        "the second is the output if its suffix says so")
-    files.add_argument("--max_pixels", type=int, default=coding.MAX_PIXELS, metavar="N",
+    files.add_argument("--max_pixels", type=int, default=images.MAX_PIXELS, metavar="N",
                        help="refuse larger images (default: %(default)s)")
     outputs = argparse.ArgumentParser(add_help=False)
     outputs.add_argument("--output_dir", help="where outputs go (default: beside the inputs)")

@@ -3,6 +3,7 @@
 Square images are coded with mbt2018, N = M = 192, as in benchmarks/coding.py, whose parts of the
 time are those here; CompressAI takes no part. `--model` selects joint_ar or mshyper. The
 photograph of 768 x 512 pixels is continued by mirroring, so that every size has the same details.
+Those of more than one tile (common/tiles.py) are transformed in tiles; see benchmarks/tiling.py.
 
 Each size is coded in a process of its own. The peak memory is that of the whole process, with the
 set-up that any process has before its first image (TensorFlow, the model, its tables and integer

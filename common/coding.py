@@ -7,28 +7,28 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tqdm
 
-from common import data, images, metrics, quantizers
+from common import data, images, metrics, quantizers, tiles
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
 from common.model import Latents, Model
 from common.timing import recording, stage
 
-# Without tiles, memory grows with the image: decoding takes half a GB a megapixel with 32 channels
-# near the image, and 2 GB with 192.
-MAX_PIXELS = 25_000_000
+# For what takes images whole, iterative inference and chains: memory grows with the image, by half
+# a GB a megapixel with 32 channels near the image, and 2 GB with 192.
+MAX_WHOLE_PIXELS = 25_000_000
 
 
 def infer(model: Model, image: np.ndarray) -> Latents:
     """The latents of a uint8 image [H, W, 3], in a batch of one."""
     with stage("analysis"):
-        latents = model.infer(data.to_float(image)[None])
+        latents = model.infer(image[None])
         for latent in latents.values():
-            latent.numpy()  # waits for a GPU, so that the time is that of the work
+            np.asarray(latent)  # waits for a GPU, so that the time is that of the work
         return latents
 
 
-def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS,
+def compress(model: Model, image: np.ndarray, max_pixels: int = images.MAX_PIXELS,
              infer: Callable[[Model, np.ndarray], Latents] = infer) -> bytes:
     """Codes an image.
 
@@ -42,7 +42,8 @@ def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS,
       The bytes of a .ntc file.
 
     Raises:
-      UserError: the image is too large, or the model's latents are not finite.
+      UserError: the image is too large, also for tiles where a layer is not local, or the model's
+        latents are not finite.
     """
     height, width, _ = image.shape
     check_size(model, height, width, max_pixels)
@@ -57,7 +58,7 @@ def compress(model: Model, image: np.ndarray, max_pixels: int = MAX_PIXELS,
     return Container(model.fingerprint[:8], height, width, stream, coder.crc).pack()
 
 
-def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def decompress(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """The inverse of `compress`: the bytes of a .ntc file to an image, uint8 [H, W, 3].
 
     Raises:
@@ -65,11 +66,11 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS) -> np.nda
     """
     latents, (height, width) = decode(model, ntc, max_pixels)
     with stage("synthesis"):
-        x_hat = model.to_image(latents["y"])[0, :height, :width]
-        return images.to_uint8(x_hat).numpy()
+        x_hat = model.to_image(latents["y"], finish=images.to_uint8)
+        return np.array(np.asarray(x_hat)[0, :height, :width])
 
 
-def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
+def decode(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS
            ) -> tuple[Latents, tuple[int, int]]:
     """The quantised latents in a .ntc file, and the height and width of its image.
 
@@ -93,12 +94,23 @@ def decode(model: Model, ntc: bytes, max_pixels: int = MAX_PIXELS
 
 
 def check_size(model, height, width, max_pixels):
-    """Raises UserError for more pixels than allowed, after padding: a line becomes a strip."""
+    """Raises UserError for more pixels than allowed, or than the model can take.
+
+    They are counted after padding: a line becomes a strip.
+    """
     stride = model.analysis.stride
     padded = -(-height // stride) * -(-width // stride) * stride**2
     if padded > max(max_pixels, stride**2):
         raise UserError(f"an image of {width} x {height}, padded to {padded / 1e6:.1f} megapixels, "
                         f"exceeds the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
+    if not tiles.fits(height, width, stride):
+        try:
+            for transform in model.tiled:
+                tiles.reach(transform)
+        except tiles.NotLocal as error:
+            raise UserError(
+                f"an image of {width} x {height} is too large for this model: what exceeds "
+                f"{tiles.SIDE**2 / 1e6:.1f} megapixels is taken in tiles, but {error}") from error
 
 
 def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -110,7 +122,8 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
 
     Returns:
       By name: bytes of the file, bpp (of that file), estimated_bpp (information content of its
-      latents by the float networks), integer_bpp (by the integer networks that coded them), the
+      latents by the float networks), integer_bpp (by the integer networks that coded them; for
+      images in tiles estimated_bpp is this too, as `generate` would take them whole), the
       metrics of `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
       (encoding_time.analysis, ...); and the decoded image.
     """
@@ -136,14 +149,17 @@ def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: np.ndarra
                  ) -> dict[str, float]:
     """What `measure` says of the bytes of a .ntc file and the image that they decode to."""
     pixels = image.shape[0] * image.shape[1]
-    latents, _ = decode(model, ntc, max_pixels=sys.maxsize)
-    bits = model.generate(latents, quantizers.Round()).bits
+    latents, (height, width) = decode(model, ntc, max_pixels=sys.maxsize)
     counter = BitCounter(model.priors)
     model.encode(latents, counter)
+    estimate = counter.bits
+    if tiles.fits(height, width, model.analysis.stride):
+        bits = model.generate(latents, quantizers.Round()).bits
+        estimate = sum(float(b[0]) for b in bits.values())
     return {
         "bytes": len(ntc),
         "bpp": 8 * len(ntc) / pixels,
-        "estimated_bpp": sum(float(b[0]) for b in bits.values()) / pixels,
+        "estimated_bpp": estimate / pixels,
         "integer_bpp": counter.bits / pixels,
         **metrics.all_metrics(image, decoded),
     }

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import exact
+from common import exact, mixtures
 
 # 16 bits of probability and tails of 2^-16 cost under 0.0002 bit a symbol at scales below 8, and
 # under 0.01 at the largest; the library's defaults (12 bits, 2^-8) cost over 1 % at low rates.
@@ -334,10 +334,19 @@ def require_codable(latents) -> np.ndarray:
     """Returns `latents` as an array. Raises CodingError for what no model produces."""
     latents = np.asarray(latents)
     # NaN fails both comparisons. The library does not return from NaN or values above 2^31.
-    if not np.all((latents >= -MAX_SYMBOL) & (latents <= MAX_SYMBOL)):
+    if not -MAX_SYMBOL <= np.min(latents, initial=0) <= np.max(latents, initial=0) <= MAX_SYMBOL:
         raise CodingError("latents are not finite or exceed 2^20: the model is damaged, or was "
                           "never trained on images like this one")
     return latents
+
+
+# How many symbols are coded at a time: those of large images should not be copied all at once.
+_PIECE = 2**21
+
+
+def _pieces(array: np.ndarray) -> list[slice]:
+    """Of `array.flat`."""
+    return [slice(start, start + _PIECE) for start in range(0, array.size, _PIECE)]
 
 
 def sections(tables: Tables, symbols: np.ndarray, distributions: np.ndarray):
@@ -354,14 +363,24 @@ def sections(tables: Tables, symbols: np.ndarray, distributions: np.ndarray):
     Yields:
       Positions in the tables, and the distributions that code them: int arrays of one shape.
     """
-    position = symbols - tables.minima[distributions]
-    size = tables.sizes[distributions]
-    below, above = position < 0, position >= size
-    # Distances from the table's ends, even above it and odd below.
-    beyond = np.where(below, -2 * position - 1, 2 * (position - size))[below | above]
+    positions, beyond = _locate(symbols, tables.minima[distributions], tables.sizes[distributions])
+    yield from _escapes(tables, beyond)
+    yield positions, distributions
+
+
+def _locate(symbols, minima, sizes):
+    """Positions in the tables, and of what lies outside of them the distances from their ends."""
+    position = symbols - minima
+    below, above = position < 0, position >= sizes
+    # Even above the table and odd below.
+    beyond = np.where(below, -2 * position - 1, 2 * (position - sizes))[below | above]
+    return np.where(below | above, sizes, position), beyond
+
+
+def _escapes(tables, beyond):
+    """All sections but the last."""
     yield from _digits(tables, np.array([beyond.size]))
     yield from _digits(tables, beyond)
-    yield np.where(below | above, size, position), distributions
 
 
 def _digits(tables, values):
@@ -407,27 +426,25 @@ def _read_digits(tables, count, read):
     return values
 
 
-def unescape(tables: Tables, positions: tf.Tensor, distributions: tf.Tensor, escapes: tf.Tensor,
+def unescape(positions: tf.Tensor, minima: tf.Tensor, sizes: tf.Tensor, escapes: tf.Tensor,
              used: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Turns positions in the tables into symbols, in a graph or out of it.
 
     Args:
-      tables: what coded them.
       positions: int32, of any part of the last section.
-      distributions: int32 of the same shape; which table entry coded each.
+      minima, sizes: int32 of the same shape; of the tables that coded them.
       escapes: int32, as `read_escapes` returns it.
       used: how many of the escapes belong to earlier parts.
 
     Returns:
       Symbols, int32 of the shape of `positions`; and how many escapes are used now.
     """
-    size = tf.gather(tables.sizes, distributions)
-    escaped = positions == size
+    escaped = positions == sizes
     flat = tf.cast(tf.reshape(escaped, [-1]), tf.int32)
     which = tf.minimum(used + tf.cumsum(flat, exclusive=True), tf.size(escapes) - 1)
     beyond = tf.reshape(tf.gather(escapes, which), tf.shape(positions))
-    outside = tf.where(beyond % 2 == 1, -(beyond + 1) // 2, size + beyond // 2)
-    symbols = tf.where(escaped, outside, positions) + tf.gather(tables.minima, distributions)
+    outside = tf.where(beyond % 2 == 1, -(beyond + 1) // 2, sizes + beyond // 2)
+    symbols = tf.where(escaped, outside, positions) + minima
     return symbols, used + tf.reduce_sum(flat)
 
 
@@ -453,12 +470,56 @@ class RangeEncoder:
         Raises:
           CodingError: a symbol is not finite, or larger than any model produces.
         """
-        symbols = require_codable(symbols).astype("<i4")
-        self.crc = zlib.crc32(symbols.tobytes(), self.crc)
-        distributions = np.asarray(distributions, np.int32)
-        for positions, numbers in sections(self._tables, symbols, distributions):
-            self._handle = tfc.entropy_encode_index(
-                self._handle, numbers.astype(np.int32), positions.astype(np.int32))
+        symbols = self._checked(symbols)
+        distributions = np.asarray(distributions)
+        pieces = _pieces(symbols)
+
+        def located(piece):
+            numbers = distributions.flat[piece]
+            return _locate(
+                symbols.flat[piece], self._tables.minima[numbers], self._tables.sizes[numbers])
+
+        beyond = np.concatenate([np.zeros(0, np.int32), *(located(piece)[1] for piece in pieces)])
+        for positions, numbers in _escapes(self._tables, beyond):
+            self._write(positions, numbers)
+        for piece in pieces:
+            self._write(located(piece)[0], distributions.flat[piece])
+
+    def encode_mixtures(self, symbols: np.ndarray, weights: np.ndarray, distributions: np.ndarray,
+                        shifts: np.ndarray) -> None:
+        """Appends symbols, each with the distribution of a mixture of its own.
+
+        Args:
+          symbols: integers as any float or int array.
+          weights, distributions, shifts: int [K, *symbols.shape]; of each component its integer
+            weight, its table entry and what is added to the symbols of that: see
+            `mixtures.Rows`.
+
+        Raises:
+          CodingError: as `encode`, or there are too many symbols.
+        """
+        symbols = self._checked(symbols).ravel()
+        rows = mixtures.Rows(self._tables, weights, distributions, shifts)
+        positions, beyond = _locate(symbols, rows.minima, rows.sizes)
+        for section in _escapes(self._tables, beyond):
+            self._write(*section)
+        words = rows.encode(positions)
+        if words.size >= 8**_MAX_DIGITS:
+            raise CodingError("the image is too large for a mixture model")
+        for section in _digits(self._tables, np.array([words.size])):
+            self._write(*section)
+        octets = words.astype("<u4").view(np.uint8)
+        digits = np.stack([octets & 15, octets >> 4], axis=-1)
+        self._write(digits, np.full(digits.shape, len(self._tables.sizes) - 1))
+
+    def _checked(self, symbols):
+        symbols = np.ascontiguousarray(require_codable(symbols), "<i4")
+        self.crc = zlib.crc32(symbols, self.crc)
+        return symbols
+
+    def _write(self, positions, distributions):
+        self._handle = tfc.entropy_encode_index(
+            self._handle, distributions.astype(np.int32), positions.astype(np.int32))
 
     def finish(self) -> bytes:
         return tfc.entropy_encode_finalize(self._handle).numpy()
@@ -475,6 +536,7 @@ class RangeDecoder:
     def __init__(self, tables: Tables, stream: bytes):
         self._tables = tables
         self._handle = tfc.create_range_decoder(stream, tables.cdfs)
+        self._length = len(stream)
         self.crc = 0
 
     def decode(self, distributions: np.ndarray) -> np.ndarray:
@@ -483,10 +545,16 @@ class RangeDecoder:
         Raises:
           CodingError: the stream is not one that the encoder wrote.
         """
-        distributions = np.asarray(distributions, np.int32)
-        return self.decode_serially(
-            distributions.size,
-            lambda state: next_symbols(self._tables, state, tf.constant(distributions)))
+        distributions = np.asarray(distributions)
+
+        def loop(state):
+            symbols = np.empty(distributions.shape, np.int32)
+            for piece in _pieces(symbols):
+                numbers = tf.constant(distributions.flat[piece], tf.int32)
+                state, symbols.flat[piece] = next_symbols(self._tables, state, numbers)
+            return state, symbols
+
+        return self.decode_serially(distributions.size, loop)
 
     def decode_serially(self, count: int, loop) -> np.ndarray:
         """The next symbols, when which tables code them depends on those before.
@@ -505,8 +573,31 @@ class RangeDecoder:
         escapes = tf.constant(read_escapes(self._tables, count, self._read))
         with tf.device("CPU:0"):
             (self._handle, _, _), symbols = loop((self._handle, escapes, tf.constant(0)))
-        symbols = symbols.numpy()
-        self.crc = zlib.crc32(symbols.astype("<i4").tobytes(), self.crc)
+        symbols = np.asarray(symbols)
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
+        return symbols
+
+    def decode_mixtures(self, weights: np.ndarray, distributions: np.ndarray,
+                        shifts: np.ndarray) -> np.ndarray:
+        """The next symbols, int32 [...]; arguments [K, ...] as `RangeEncoder.encode_mixtures`.
+
+        Raises:
+          CodingError: the stream is not one that the encoder wrote.
+        """
+        rows = mixtures.Rows(self._tables, weights, distributions, shifts)
+        escapes = read_escapes(self._tables, rows.sizes.size, self._read)
+        count, = _read_digits(self._tables, 1, self._read)
+        if 4 * count > self._length:
+            raise CodingError(f"{4 * count} bytes for mixtures in a stream of {self._length}")
+        digits = self._read(np.full([4 * count, 2], len(self._tables.sizes) - 1, np.int32))
+        octets = (digits[:, 0] | digits[:, 1] << 4).astype(np.uint8)
+        try:
+            positions = rows.decode(octets.view("<u4").astype(np.uint32))
+        except ValueError as error:
+            raise CodingError(str(error)) from None
+        symbols, _ = unescape(positions, rows.minima, rows.sizes, escapes, 0)
+        symbols = symbols.numpy().reshape(weights.shape[1:])
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
         return symbols
 
     def _read(self, distributions: np.ndarray) -> np.ndarray:
@@ -530,7 +621,8 @@ def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tupl
     handle, escapes, used = state
     handle, positions = tfc.entropy_decode_index(
         handle, distributions, tf.shape(distributions), tf.int32)
-    symbols, used = unescape(tables, positions, distributions, escapes, used)
+    minima, sizes = (tf.gather(x, distributions) for x in (tables.minima, tables.sizes))
+    symbols, used = unescape(positions, minima, sizes, escapes, used)
     return (handle, escapes, used), symbols
 
 
@@ -550,11 +642,26 @@ class BitCounter:
 
     def encode(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
         """Counts symbols; arguments as those of `RangeEncoder.encode`."""
-        symbols, first = np.asarray(symbols), 0
+        symbols, distributions = np.asarray(symbols), np.asarray(distributions)
+        for piece in _pieces(symbols):
+            self.bits += float(np.sum(
+                self._bits(symbols.flat[piece], distributions.flat[piece]), dtype=np.float64))
+
+    def encode_mixtures(self, symbols: np.ndarray, weights: np.ndarray, distributions: np.ndarray,
+                        shifts: np.ndarray) -> None:
+        """Counts symbols; arguments as those of `RangeEncoder.encode_mixtures`."""
+        symbols = np.asarray(symbols)
+        probability = np.zeros(symbols.shape)
+        for weight, distribution, shift in zip(weights, distributions, shifts):
+            probability += weight * 2.0**-self._bits(symbols - shift, distribution)
+        self.bits += float(np.sum(np.log2(np.sum(weights, axis=0)) - np.log2(probability)))
+
+    def _bits(self, symbols, distributions):
+        bits, first = np.empty(symbols.shape, np.float32), 0
         for prior in self._priors:
             last = first + prior.distributions
             mine = (distributions >= first) & (distributions < last)
             if np.any(mine):
-                bits = prior.symbol_bits(symbols[mine], distributions[mine] - first)
-                self.bits += float(np.sum(bits, dtype=np.float64))
+                bits[mine] = prior.symbol_bits(symbols[mine], distributions[mine] - first)
             first = last
+        return bits

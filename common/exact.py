@@ -228,6 +228,14 @@ class Multiply(Op):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Maximum(Op):
+    """The largest of inputs with the same number of fractional bits."""
+
+    def __call__(self, *values):
+        return functools.reduce(tf.maximum, values)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Negate(Op):
     """-x."""
 
@@ -279,8 +287,8 @@ class Mean(Op):
 
 
 _OPS = {cls.__name__: cls for cls in (
-    Input, Conv, Depthwise, Requantize, LeakyRelu, Lookup, Add, Multiply, Negate, Concat, Slice,
-    DepthToSpace, Mean)}
+    Input, Conv, Depthwise, Requantize, LeakyRelu, Lookup, Add, Multiply, Maximum, Negate, Concat,
+    Slice, DepthToSpace, Mean)}
 
 
 def _shifted(x, taps, stride, pad=tf.pad):
@@ -465,6 +473,13 @@ class Builder:
         return self.requantize(self._append(
             op, max(value.channels for value in values), values[0].bits,
             sum(value.bound for value in values)))
+
+    def maximum(self, *values: Value) -> Value:
+        """The largest of them, channel by channel."""
+        values = self._same_bits(values)
+        op = Maximum(tuple(value.index for value in values))
+        return self._append(op, values[0].channels, values[0].bits,
+                            max(value.bound for value in values))
 
     def concat(self, *values: Value) -> Value:
         """Channels of the values one after another."""

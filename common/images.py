@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 
 import numpy as np
 import tensorflow as tf
@@ -12,9 +13,11 @@ from common.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
-# Decoding has its own limit, so that a few kilobytes cannot ask for gigabytes of memory.
-Image.MAX_IMAGE_PIXELS = None
+# A few kilobytes shall not ask for gigabytes of memory.
 MAX_PIXELS = 200_000_000
+# Pillow raises an error at twice its limit; between the two it would only warn, and we refuse.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -31,6 +34,7 @@ def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       UserError: the file is missing, empty, truncated, not an image, or has more than
         `max_pixels` pixels.
     """
+    Image.MAX_IMAGE_PIXELS = max(MAX_PIXELS, max_pixels)
     try:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:
@@ -38,6 +42,8 @@ def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                                 f"{max_pixels / 1e6:g} megapixels")
             image.load()
             return np.asarray(_to_rgb(image))
+    except Image.DecompressionBombError:
+        raise UserError(f"{path} has more than {max_pixels / 1e6:g} megapixels") from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:

@@ -8,15 +8,19 @@
 Everything else is made of these. Compression is infer, then encode; decompression is decode, then
 synthesis; a training step is infer, generate, loss; iterative inference makes the latents
 variables and minimises the same loss through generate.
+
+Outside of graphs, where images are coded, infer and the synthesis take large images in tiles, and
+so do encode and decode (common/tiles.py).
 """
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from common import entropy, exact, images, quantizers
+from common import data, entropy, exact, images, quantizers, tiles
 
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's.
 Latents = dict[str, tf.Tensor]
@@ -38,7 +42,7 @@ class Model(tf.keras.Model):
     """Base of the codecs: a nonlinear transform of the image and an entropy model of the latents.
 
     Subclasses set `analysis` and `synthesis` and define `priors` and the four verbs. Images are
-    float32 in [0, 1] and may have any height and width.
+    float32 in [0, 1], or to be inferred from also uint8, and may have any height and width.
 
     Attributes:
       tables: the range coder's tables; None until `prepare_coding` or an exported model sets them.
@@ -59,6 +63,11 @@ class Model(tf.keras.Model):
     def priors(self) -> list:
         """The priors, in the order of their distributions within `tables`."""
         raise NotImplementedError
+
+    @property
+    def tiled(self) -> list:
+        """The transforms that take large images in tiles."""
+        return [self.analysis, self.synthesis]
 
     def infer(self, x: tf.Tensor, training: bool = False) -> Latents:
         """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C].
@@ -93,12 +102,19 @@ class Model(tf.keras.Model):
 
     def to_latent(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride."""
-        x = images.pad_to_multiple(x, self.analysis.stride)
-        return self.analysis(x - 0.5, training=training)
+        stride = self.analysis.stride
 
-    def to_image(self, y: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Quantised y -> image at the padded size."""
-        return self.synthesis(y, training=training) + 0.5
+        def centred(x):
+            x = data.to_float(x) if x.dtype == np.uint8 else x
+            return images.pad_to_multiple(x, stride) - 0.5
+
+        return tiles.run(self.analysis, x, down=stride, before=centred, training=training)
+
+    def to_image(self, y: tf.Tensor, training: bool = False,
+                 finish: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tf.Tensor:
+        """Quantised y -> image at the padded size; `finish` acts on each of its pixels."""
+        return tiles.run(self.synthesis, y, up=self.synthesis.stride,
+                         after=lambda x: finish(x + 0.5), training=training)
 
     def initialize(self) -> None:
         """Creates all weights."""

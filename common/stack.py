@@ -1,4 +1,4 @@
-"""A stack of bits. The one module that touches constriction's coder.
+"""A stack of bits. The one module that touches constriction's stack coder.
 
 The range coder of `common.entropy` is a queue: what was written first is read first. Bits-back
 coding (Townsend et al. 2019) reads symbols from what it has written before, and so needs a stack.
@@ -78,7 +78,8 @@ class Stack:
         escapes = entropy.read_escapes(
             self._tables, distributions.size, lambda numbers: self._pop(numbers, escapes=True))
         positions = self._pop(distributions.ravel(), escapes=True).reshape(distributions.shape)
-        symbols, _ = entropy.unescape(self._tables, positions, distributions, escapes, 0)
+        minima, sizes = self._tables.minima[distributions], self._tables.sizes[distributions]
+        symbols, _ = entropy.unescape(positions, minima, sizes, escapes, 0)
         symbols = symbols.numpy()
         self._check(symbols)
         return symbols

@@ -110,11 +110,11 @@ class Model(mshyper.models.Model):
 
     def _encode_y(self, y, psi, coder):
         with stage("context"):
-            self._wavefront().encode(y, *psi, coder)
+            self._wavefront().encode(y, tf.cast(psi[0], tf.float64), coder)
 
     def _decode_y(self, psi, coder):
         with stage("context"):
-            return self._wavefront().decode(coder, *psi)
+            return self._wavefront().decode(coder, tf.cast(psi[0], tf.float64))
 
     def _wavefront(self):
         """Made once for the networks at hand."""

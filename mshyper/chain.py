@@ -33,7 +33,7 @@ SUFFIX = ".ntb"
 _MAGIC = b"NB1"
 MAX_STEPS = 1000
 # Of all images together, which are in memory at once.
-MAX_PIXELS = 10 * coding.MAX_PIXELS
+MAX_PIXELS = 10 * coding.MAX_WHOLE_PIXELS
 
 # What the stack keeps for itself at its bottom, in bytes, and rounding.
 _HEAD = 8
@@ -129,7 +129,11 @@ def _check(model, sizes, steps, max_pixels):
     if not all(height and width for height, width in sizes):
         raise UserError("an image of the chain has no pixels")
     stride = model.analysis.stride
-    pixels = sum(-(-height // stride) * -(-width // stride) for height, width in sizes) * stride**2
+    padded = [-(-height // stride) * -(-width // stride) * stride**2 for height, width in sizes]
+    if max(padded) > coding.MAX_WHOLE_PIXELS:
+        raise UserError(f"an image of {max(padded) / 1e6:.1f} megapixels, padded; chains take up "
+                        f"to {coding.MAX_WHOLE_PIXELS / 1e6:g} each")
+    pixels = sum(padded)
     if pixels > max(max_pixels, len(sizes) * stride**2):
         raise UserError(f"{len(sizes)} images of together {pixels / 1e6:.1f} megapixels, padded, "
                         f"exceed the limit of {max_pixels / 1e6:g}; --max_pixels allows more")

@@ -17,7 +17,7 @@
 import numpy as np
 import tensorflow as tf
 
-from common import conversion, entropy, exact, images, model, transforms
+from common import conversion, entropy, exact, images, model, tiles, transforms
 from common.timing import stage
 
 # In coding, means are multiples of 2^-MEAN_BITS, and so is y.
@@ -52,19 +52,27 @@ class Model(model.Model):
     def priors(self):
         return [self.z_prior, self.y_prior]
 
+    @property
+    def tiled(self):
+        return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
+
     def infer(self, x, training=False):
-        y = self.to_latent(x, training)
-        z = self.hyper_analysis(images.pad_to_multiple(
-            y if self.predict_mean else tf.abs(y), self.hyper_analysis.stride), training=training)
+        y, stride = self.to_latent(x, training), self.hyper_analysis.stride
+
+        def prepared(y):
+            return images.pad_to_multiple(y if self.predict_mean else tf.abs(y), stride)
+
+        z = tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
+                      side=tiles.LATENT_SIDE, training=training)
         return {"y": y, "z": z}
 
     def generate(self, latents, quantizer, training=False):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         psi = self._crop(
             self.hyper_synthesis(z_hat, training=training), tf.shape(latents["y"]))
-        y_rate, y_hat, mean, index = self._quantize(latents["y"], psi, quantizer, training)
+        y_rate, y_hat, *parameters = self._quantize(latents["y"], psi, quantizer, training)
         bits = {
-            "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
+            "y": self._y_bits(y_rate, *parameters, training),
             "z": self.z_prior.bits(z_rate),
         }
         bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
@@ -78,6 +86,9 @@ class Model(model.Model):
         del training
         mean, index = self._parameters(psi)
         return *quantizer(y, mean, "y"), mean, index
+
+    def _y_bits(self, y, mean, index, training):
+        return self.y_prior.bits(y - mean, index if training else tf.round(index))
 
     def _crop(self, psi, shape):
         """The hyper-synthesis' output for y padded to a whole number of z, cut to y's size."""
@@ -126,23 +137,42 @@ class Model(model.Model):
         return {"y": y, "z": tf.cast(z_symbols, tf.float32) + self.z_prior.offset}
 
     def _integer_psi(self, z_symbols, shape):
-        return [self._crop(x, shape) for x in self.networks["hyper_synthesis"](z_symbols)]
+        """What the integer hyper-synthesis says of y of this shape, int16 or int32 each."""
+        network = self.networks["hyper_synthesis"]
+
+        def narrowed(outputs):
+            return [tf.cast(x, tf.int16 if value.bound < 2**15 else tf.int32)
+                    for x, value in zip(outputs, network.outputs)]
+
+        psi = tiles.run(network, z_symbols, up=self.hyper_synthesis.stride, after=narrowed,
+                        side=tiles.LATENT_SIDE)
+        return [self._crop(np.asarray(x), shape) for x in psi]
 
     def _encode_y(self, y, psi, coder):
         *mean, index = psi
-        symbols = tf.round(tf.cast(y, tf.float64) - sum(mean) * 2.0**-MEAN_BITS)
         with stage("coding"):
-            coder.encode(symbols.numpy(), self._y_distributions(index))
+            y = entropy.require_codable(y)
+            symbols = np.empty(y.shape, np.int32)
+            for row in range(y.shape[1]):
+                symbols[:, row] = np.round(y[:, row] - self._row(mean, row))
+            coder.encode(symbols, self._y_distributions(index))
 
     def _decode_y(self, psi, coder):
         *mean, index = psi
         with stage("coding"):
             symbols = coder.decode(self._y_distributions(index))
-        return tf.cast(symbols + sum(mean) * 2.0**-MEAN_BITS, tf.float32)
+        y = np.empty(symbols.shape, np.float32)
+        for row in range(y.shape[1]):
+            y[:, row] = symbols[:, row] + self._row(mean, row)
+        return tf.convert_to_tensor(y)
+
+    def _row(self, mean, row):
+        """A row of the mean, if there is any, in float64: y of large images has few such copies."""
+        return sum(x[:, row] for x in mean) * 2.0**-MEAN_BITS
 
     def _z_distributions(self, shape):
         """In the tables, the channels of z come first, then the scales of y."""
         return np.broadcast_to(np.arange(shape[-1]), shape)
 
     def _y_distributions(self, index):
-        return index.numpy().astype(np.int32) + self.z_prior.channels
+        return index + np.int16(self.z_prior.channels)

@@ -251,6 +251,49 @@ def test_round_trip_of_several_calls(samples):
     assert decoder.crc == crc
 
 
+@pytest.mark.parametrize("piece", [1, 7, 64])
+def test_pieces_are_one_stream(tables, samples, monkeypatch, piece):
+    symbols, distributions = (part[:300].reshape(10, 30) for part in samples)
+    symbols = np.where(np.arange(30) % 11 == 5, symbols + 5000, symbols)  # some escape
+    stream, crc = encode(tables, (symbols, distributions))
+    # As the sections say, each coded at once.
+    handle = entropy.tfc.create_range_encoder([], tables.cdfs)
+    for positions, numbers in entropy.sections(tables, symbols.astype(int), distributions):
+        handle = entropy.tfc.entropy_encode_index(
+            handle, numbers.astype(np.int32), positions.astype(np.int32))
+    assert entropy.tfc.entropy_encode_finalize(handle).numpy() == stream
+    monkeypatch.setattr(entropy, "_PIECE", piece)
+    assert encode(tables, (symbols, distributions)) == (stream, crc)
+    decoder = entropy.RangeDecoder(tables, stream)
+    np.testing.assert_array_equal(decoder.decode(distributions), symbols)
+    assert decoder.crc == crc
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_distributions_may_be_of_any_integer_type(tables, samples, dtype):
+    symbols, distributions = (part[:300] for part in samples)
+    stream, crc = encode(tables, (symbols, distributions))
+    assert encode(tables, (symbols, distributions.astype(dtype))) == (stream, crc)
+    decoder = entropy.RangeDecoder(tables, stream)
+    np.testing.assert_array_equal(decoder.decode(distributions.astype(dtype)), symbols)
+
+
+def test_counting_in_pieces_is_counting(samples, monkeypatch):
+    priors = [density(), TABLE]
+    symbols, distributions = samples
+    calls = [(np.arange(-5, 5), np.arange(10) % 5), (symbols, distributions + 5)]
+
+    def bits():
+        counter = entropy.BitCounter(priors)
+        for call in calls:
+            counter.encode(*call)
+        return counter.bits
+
+    whole = bits()
+    monkeypatch.setattr(entropy, "_PIECE", 999)
+    assert whole > 1000 and bits() == pytest.approx(whole, rel=1e-6)
+
+
 def test_nothing_is_a_valid_stream(tables):
     stream, crc = encode(tables)
     assert entropy.RangeDecoder(tables, stream).crc == crc == 0

@@ -217,3 +217,20 @@ def test_more_pixels_than_allowed(tmp_path):
     assert images.read(path, max_pixels=1000).shape == (25, 40, 3)
     with pytest.raises(UserError, match="large.png has 40 x 25"):
         images.read(path, max_pixels=999)
+
+
+@pytest.mark.filterwarnings("ignore:Image size")  # as in programs, says common/images.py
+@pytest.mark.parametrize("limit", [999, 500, 499, 10])
+def test_the_librarys_own_limit_does_not_get_in_the_way(tmp_path, monkeypatch, limit):
+    # Pillow's own limit is `images.MAX_PIXELS`; at twice that it raises an error.
+    path = tmp_path / "large.png"
+    Image.new("RGB", (40, 25)).save(path)
+    monkeypatch.setattr(images, "MAX_PIXELS", limit)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(UserError, match="large.png has .* megapixels"):
+        images.read(path, max_pixels=limit)
+    assert images.read(path, max_pixels=1000).shape == (25, 40, 3)
+
+
+def test_the_limit_is_also_the_librarys():
+    assert images.MAX_PIXELS == Image.MAX_IMAGE_PIXELS == 200_000_000
