@@ -1,0 +1,23 @@
+"""HiFiC, stage 1, for 0.14 bits per pixel, with mixtures of four Gaussians for each of 64 channels.
+
+The widths are those of a port to PyTorch, which has them for training only; see hific/mixture.py.
+"""
+
+from hific import regimes
+
+
+def get_config(recipe="hific"):
+    config = regimes.stage1("low", recipe)
+    config.module = "mixture"
+    config.model.analysis.channels = (60, 120, 240, 480, 960, 64)
+    config.model.hyper_synthesis = dict(
+        cls="HiFiCMixtureHyperSynthesis", channels=(320, 320, 64), components=4, activation="relu")
+    return config
+
+
+def get_hyper():
+    return [{}]
+
+
+def get_runname(config):
+    return f"mixture_low-rate_target={config.train.rate_target:g}"
