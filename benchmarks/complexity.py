@@ -83,8 +83,12 @@ MODELS = {
         "… small", "the zoo's, for a few CPU cores"),
     "hific/configs/stage1_low.py": (
         "HiFiC, of three rates and in both stages", "Mentzer, Toderici, Tschannen, Agustsson 2020"),
+    "hific/configs/mixture_low.py": (
+        "… with a mixture of four Gaussians for each of 64 latents", "a port to PyTorch"),
     "hific/configs/small.py": (
         "… small", "for a few CPU cores"),
+    "hific/configs/small_mixture.py": (
+        "… small, with a mixture of four Gaussians", "for a few CPU cores"),
     "mshyper/configs/advdnic_variant1.py": (
         "advDNIC variant 1: scale hyperprior", "advDNIC; Ballé et al. 2018"),
     "mshyper/configs/advdnic_mod1.py": (
