@@ -14,8 +14,6 @@ import json
 import os
 import pathlib
 import types
-import zipfile
-import zlib
 
 import numpy as np
 import tensorflow as tf
@@ -24,10 +22,8 @@ import configs
 from common.cli import UserError
 from common.entropy import Tables
 from common.exact import Network
-from common.files import replacing, write_json
+from common.files import NPZ_ERRORS, replacing, write_json
 from common.model import Model
-
-_NPZ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def save(model: Model, config: dict, path: str | os.PathLike) -> str:
@@ -79,7 +75,7 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
             networks[name][key] = array
         model.networks = types.MappingProxyType(
             {name: Network.from_arrays(arrays) for name, arrays in networks.items()})
-    except _NPZ_ERRORS as error:
+    except NPZ_ERRORS as error:
         raise UserError(f"{path}: its tables or networks cannot be read ({error})") from None
     model.fingerprint = fingerprint(path)
     return model
@@ -229,7 +225,7 @@ def _fingerprint(path: pathlib.Path, config: dict) -> str:
         arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
                   if key.endswith("VARIABLE_VALUE")}
         arrays |= _arrays(path / "tables.npz") | _arrays(path / "networks.npz")
-    except (tf.errors.OpError, RuntimeError, IndexError, *_NPZ_ERRORS) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError, *NPZ_ERRORS) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: the model's files are damaged ({reason})") from None
     for key in sorted(arrays):

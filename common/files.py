@@ -6,9 +6,14 @@ import math
 import os
 import pathlib
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 
 from common.cli import UserError
+
+# What reading a damaged .npz file raises.
+NPZ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager

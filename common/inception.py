@@ -8,8 +8,6 @@ average. Scores by other weights or another resizing are not comparable (Parmar 
 
 import functools
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +15,7 @@ import tensorflow as tf
 
 import configs
 from common.cli import UserError
+from common.files import NPZ_ERRORS
 
 FEATURES = 2048
 
@@ -54,8 +53,7 @@ class Inception:
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; `make inception` fetches the weights of "
                             "Inception, NTC_INCEPTION_WEIGHTS says where") from None
-        except (UserError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile,
-                zlib.error) as error:
+        except (UserError, *NPZ_ERRORS) as error:
             raise UserError(f"{path}: cannot be read as Inception weights ({error})") from None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@ five convolutions, the weights learned from people's judgements. `make lpips` fe
 
 import functools
 import os
-import zipfile
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +13,7 @@ import tensorflow as tf
 
 import configs
 from common.cli import UserError
+from common.files import NPZ_ERRORS
 
 # Below this, nothing is left after AlexNet's second pooling.
 MIN_SIDE = 31
@@ -83,8 +82,7 @@ class Lpips(tf.Module):
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; `make lpips` fetches the weights of LPIPS, "
                             "NTC_LPIPS_WEIGHTS says where") from None
-        except (UserError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile,
-                zlib.error) as error:
+        except (UserError, *NPZ_ERRORS) as error:
             raise UserError(f"{path}: cannot be read as LPIPS weights ({error})") from None
 
     def __call__(self, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
