@@ -1,10 +1,12 @@
-"""Real files: compress | decompress | info | benchmark.
+"""Real files: compress | decompress | info | benchmark | inspect.
 
     python -m codec compress --model mshyper-small-1 photo.png [photo.ntc]
     python -m codec compress --model mshyper-small-1 --refine sga photo.png
     python -m codec decompress photo.ntc [photo.png]
     python -m codec info photo.ntc
     python -m codec benchmark --model mshyper-small-1 --dataset kodak
+    python -m codec inspect --model mshyper-small-1 photo.png [figure.png]
+    python -m codec inspect --filters --model mshyper-small-1 [photo.png ...] [filters.png]
 
 Several inputs, or folders, may be given at once: the model is loaded once.
 """
@@ -19,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import tqdm
 
-from common import coding, data, export, images, itinf, tables
+from common import coding, data, export, images, inspection, itinf, tables
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
 from common.files import replacing
@@ -128,6 +130,45 @@ def benchmark(args: argparse.Namespace) -> None:
         print(f"written: {args.output}.json, {args.output}.csv")
 
 
+def inspect(args: argparse.Namespace) -> None:
+    """Figures of what a model makes of images: its latents, and where the bits go."""
+    if args.filters:
+        _inspect_filters(args)
+        return
+    if not args.paths:
+        raise UserError("name the photographs to inspect, or ask for --filters")
+    # A second image is a figure to be written unless there is a folder for that.
+    outputs = () if args.output_dir else inspection.SUFFIXES
+    jobs = _jobs(args, images.SUFFIXES, ".inspect.png", outputs)
+    model = load_model(args.model)
+
+    def inspect_one(source, target):
+        image = images.read(source, args.max_pixels)
+        inspected = inspection.inspect(model, image, args.max_pixels)
+        inspection.draw(target, inspected, f"{source.name}, {args.model}")
+        return str(target)
+
+    _run(jobs, inspect_one)
+
+
+def _inspect_filters(args):
+    """One figure of what each channel adds to an image, channels as some photographs use them."""
+    if args.paths and not args.output_dir:
+        *photos, target = map(pathlib.Path, args.paths)
+    else:
+        photos, target = args.paths, pathlib.Path(args.output_dir or ".", "filters.png")
+    if target.suffix.lower() not in inspection.SUFFIXES:
+        raise UserError(f"{target}: the last path is the figure; its name should end in one of "
+                        f"{' '.join(inspection.SUFFIXES)}")
+    _require_free([target], args)
+    sources = _expand(photos, images.SUFFIXES)
+    model = load_model(args.model)
+    uses = [inspection.measure_channels(model, images.read(source, args.max_pixels))
+            for source in sources]
+    inspection.draw_filters(target, model, args.model, uses)
+    print(target)
+
+
 def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Pairs of input and output file. Raises UserError before any work if one already exists."""
     paths = [pathlib.Path(path) for path in args.paths]
@@ -138,15 +179,19 @@ def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathl
     else:
         jobs = [(path, pathlib.Path(args.output_dir or path.parent, path.stem + new_suffix))
                 for path in _expand(paths, suffixes)]
+    _require_free([target for _, target in jobs], args)
+    return jobs
+
+
+def _require_free(targets, args):
+    """Makes the folder for outputs. Raises UserError if one of these would be overwritten."""
     if args.output_dir:
         pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    targets = [target for _, target in jobs]
     for target in targets:
         if target.exists() and not args.force:
             raise UserError(f"{target} exists already; --force overwrites it")
         if targets.count(target) > 1:
             raise UserError(f"several inputs would be written to {target}; give them one by one")
-    return jobs
 
 
 def _expand(paths, suffixes) -> list[pathlib.Path]:
@@ -215,23 +260,26 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model_help = "folder of an exported model or of a run, or a name of the zoo"
 
-    files = argparse.ArgumentParser(add_help=False)
-    files.add_argument("paths", nargs="+", metavar="PATH", help="files or folders; of two paths, "
-                       "the second is the output if its suffix says so")
-    files.add_argument("--max_pixels", type=int, default=images.MAX_PIXELS, metavar="N",
-                       help="refuse larger images (default: %(default)s)")
+    def files(nargs="+", max_pixels=images.MAX_PIXELS):
+        parser = argparse.ArgumentParser(add_help=False)
+        parser.add_argument("paths", nargs=nargs, metavar="PATH", help="files or folders; of two "
+                            "paths, the second is the output if its suffix says so")
+        parser.add_argument("--max_pixels", type=int, default=max_pixels, metavar="N",
+                            help="refuse larger images (default: %(default)s)")
+        return parser
+
     outputs = argparse.ArgumentParser(add_help=False)
     outputs.add_argument("--output_dir", help="where outputs go (default: beside the inputs)")
     outputs.add_argument("--force", action="store_true", help="overwrite existing files")
 
     command = commands.add_parser(
-        "compress", parents=[files, outputs, REFINEMENT], help=compress.__doc__)
+        "compress", parents=[files(), outputs, REFINEMENT], help=compress.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.set_defaults(command=compress)
-    command = commands.add_parser("decompress", parents=[files, outputs], help=decompress.__doc__)
+    command = commands.add_parser("decompress", parents=[files(), outputs], help=decompress.__doc__)
     command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=decompress)
-    command = commands.add_parser("info", parents=[files], help=info.__doc__)
+    command = commands.add_parser("info", parents=[files()], help=info.__doc__)
     command.set_defaults(command=info)
     command = commands.add_parser("benchmark", help=benchmark.__doc__)
     command.add_argument("--model", required=True, help=model_help)
@@ -239,6 +287,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
                          help="name of a data set, folder or glob (default: %(default)s)")
     command.add_argument("--output", help="write OUTPUT.json and OUTPUT.csv")
     command.set_defaults(command=benchmark)
+    command = commands.add_parser(
+        "inspect", parents=[files("*", coding.MAX_WHOLE_PIXELS), outputs], help=inspect.__doc__)
+    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("--filters", action="store_true", help="draw what each channel of y adds "
+                         "to an image; the last path is the figure (default: filters.png), those "
+                         "before are photographs, by whose rates the channels are sorted")
+    command.set_defaults(command=inspect)
     return parser.parse_args(argv)
 
 

@@ -171,6 +171,7 @@ class ScaleTable:
     distributions = NUM_SCALES
     _step = math.log(MAX_SCALE / MIN_SCALE) / (NUM_SCALES - 1)
     _reach = 4.33  # P(|X| > reach * scale) < TAIL_MASS
+    _deviation = 1.0  # at scale 1
     _noisy = tfc.NoisyNormal
 
     @staticmethod
@@ -205,9 +206,16 @@ class ScaleTable:
         return _bits(tf.reduce_logsumexp(
             tf.nn.log_softmax(logits, axis=-2) + self._log_probability(value, index), axis=-2))
 
+    def deviation(self, index: tf.Tensor) -> tf.Tensor:
+        """Standard deviation at `index`, before the convolution with U(-1/2, 1/2)."""
+        return self._deviation * self._scale(index)
+
     def _log_probability(self, value, index):
-        scale = tf.exp(index * self._step + math.log(MIN_SCALE))
-        return self._noisy(loc=tf.zeros([], value.dtype), scale=scale).log_prob(value)
+        return self._noisy(
+            loc=tf.zeros([], value.dtype), scale=self._scale(index)).log_prob(value)
+
+    def _scale(self, index):
+        return tf.exp(index * self._step + math.log(MIN_SCALE))
 
     def symbol_bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Information content of symbols [N] (mean removed) at entries `index` [N], in bits."""
@@ -230,6 +238,7 @@ class LogisticTable(ScaleTable):
     """`ScaleTable` for logistic distributions, whose scales are not their standard deviations."""
 
     _reach = 11.79
+    _deviation = math.pi / math.sqrt(3.0)
     _noisy = tfc.NoisyLogistic
 
     @staticmethod

@@ -26,16 +26,36 @@ from common import data, entropy, exact, images, quantizers, tiles
 Latents = dict[str, tf.Tensor]
 
 
+class Prediction(NamedTuple):
+    """What an entropy model says of y before its value is known.
+
+    Attributes:
+      mean: float32 [B, h, w, C].
+      deviation: float32 [B, h, w, C]; the standard deviation.
+    """
+
+    mean: tf.Tensor
+    deviation: tf.Tensor
+
+
 class Generated(NamedTuple):
     """What `Model.generate` returns.
 
     Attributes:
       x_hat: float32 [B, H', W', 3]; the image at the padded size, not clipped.
-      bits: for each latent float32 [B], its information content.
+      element_bits: for each latent float32 [B, ...], the information content of its elements.
+      prediction: of y; None if all images have the same.
     """
 
     x_hat: tf.Tensor
-    bits: dict[str, tf.Tensor]
+    element_bits: dict[str, tf.Tensor]
+    prediction: Prediction | None = None
+
+    @property
+    def bits(self) -> dict[str, tf.Tensor]:
+        """For each latent float32 [B], its information content."""
+        return {name: tf.reduce_sum(bits, axis=[*range(1, bits.shape.rank)])
+                for name, bits in self.element_bits.items()}
 
 
 class Model(tf.keras.Model):
@@ -63,6 +83,11 @@ class Model(tf.keras.Model):
     def priors(self) -> list:
         """The priors, in the order of their distributions within `tables`."""
         raise NotImplementedError
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """For each latent that is quantised, the pixels a side that a position of it stands for."""
+        return {"y": self.analysis.stride}
 
     @property
     def tiled(self) -> list:

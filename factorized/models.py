@@ -36,8 +36,7 @@ class Model(model.Model):
 
     def generate(self, latents, quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
-        bits = tf.reduce_sum(self.prior.bits(y_rate), axis=(1, 2, 3))
-        return model.Generated(self.to_image(y_hat, training), {"y": bits})
+        return model.Generated(self.to_image(y_hat, training), {"y": self.prior.bits(y_rate)})
 
     def encode(self, latents, coder):
         with stage("coding"):

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import hific.models
-from common import entropy, mixtures
+from common import entropy, mixtures, model
 from common.timing import stage
 
 # Fractions of an integer to which the means of y are rounded in coding.
@@ -50,9 +50,16 @@ class Model(hific.models.Model):
         logits, mean, log_scale = tf.unstack(tf.reshape(psi, shape), axis=-3)
         return *quantizer(y, tf.zeros([]), "y"), logits, mean, self.y_prior.index(log_scale)
 
-    def _y_bits(self, y, logits, mean, index, training):
-        return self.y_prior.mixture_bits(
-            y[..., None, :] - mean, logits, index if training else tf.round(index))
+    def _y_bits(self, y, logits, mean, index):
+        return self.y_prior.mixture_bits(y[..., None, :] - mean, logits, index)
+
+    def _prediction(self, logits, mean, index):
+        """Of the whole mixture."""
+        weights = tf.nn.softmax(logits, axis=-2)
+        centre = tf.reduce_sum(weights * mean, axis=-2, keepdims=True)
+        variance = self.y_prior.deviation(index)**2 + (mean - centre)**2
+        return model.Prediction(
+            centre[..., 0, :], tf.sqrt(tf.reduce_sum(weights * variance, axis=-2)))
 
     def _exact_parameters(self, builder, parameters):
         """Integer weights, means in units of 2^-4 and positions in the scale table, K M each."""

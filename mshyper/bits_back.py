@@ -98,14 +98,15 @@ class Model(mshyper.models.Model):
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
         psi = self._crop(self.hyper_synthesis(z, training=training), tf.shape(y_hat))
         mean, index = self._parameters(psi)
+        index = index if training else tf.round(index)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
         bits = {
-            "y": self.y_prior.bits(y_rate - mean, index if training else tf.round(index)),
+            "y": self._y_bits(y_rate, mean, index),
             "z": self.z_prior.bits(z),
             "z_log_scale": log_q / math.log(2.0),
         }
-        bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
-        return model.Generated(self.to_image(y_hat, training), bits)
+        return model.Generated(
+            self.to_image(y_hat, training), bits, self._prediction(mean, index))
 
     def integer_networks(self):
         builder = exact.Builder()

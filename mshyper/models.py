@@ -53,6 +53,10 @@ class Model(model.Model):
         return [self.z_prior, self.y_prior]
 
     @property
+    def strides(self):
+        return {**super().strides, "z": self.analysis.stride * self.hyper_analysis.stride}
+
+    @property
     def tiled(self):
         return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
 
@@ -70,13 +74,12 @@ class Model(model.Model):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         psi = self._crop(
             self.hyper_synthesis(z_hat, training=training), tf.shape(latents["y"]))
-        y_rate, y_hat, *parameters = self._quantize(latents["y"], psi, quantizer, training)
-        bits = {
-            "y": self._y_bits(y_rate, *parameters, training),
-            "z": self.z_prior.bits(z_rate),
-        }
-        bits = {name: tf.reduce_sum(b, axis=(1, 2, 3)) for name, b in bits.items()}
-        return model.Generated(self.to_image(y_hat, training), bits)
+        y_rate, y_hat, *parameters, index = self._quantize(
+            latents["y"], psi, quantizer, training)
+        parameters.append(index if training else tf.round(index))
+        bits = {"y": self._y_bits(y_rate, *parameters), "z": self.z_prior.bits(z_rate)}
+        return model.Generated(
+            self.to_image(y_hat, training), bits, self._prediction(*parameters))
 
     def _quantize(self, y, psi, quantizer, training):
         """Both values of y, their mean and position in the scale table, all [B, h, w, M].
@@ -87,8 +90,11 @@ class Model(model.Model):
         mean, index = self._parameters(psi)
         return *quantizer(y, mean, "y"), mean, index
 
-    def _y_bits(self, y, mean, index, training):
-        return self.y_prior.bits(y - mean, index if training else tf.round(index))
+    def _y_bits(self, y, mean, index):
+        return self.y_prior.bits(y - mean, index)
+
+    def _prediction(self, mean, index):
+        return model.Prediction(mean, self.y_prior.deviation(index))
 
     def _crop(self, psi, shape):
         """The hyper-synthesis' output for y padded to a whole number of z, cut to y's size."""
