@@ -26,29 +26,41 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def run(main: Callable[[list[str]], None],
-        prepare: Callable[[list[str]], list[str]] = list) -> None:
+def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """Runs an absl program: flags are parsed first, and mistakes in them are reported alike.
 
     Args:
       main: the program.
-      prepare: takes the command line, and returns what of it absl should parse.
+      argv: the command line.
     """
 
     def parse(argv):
-        argv = prepare(argv)
-        whole, sys.argv = sys.argv, argv  # where config_flags looks for overrides
         try:
-            return app.parse_flags_with_usage(argv) if _wants_help(argv) else flags.FLAGS(argv)
-        except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
-            sys.exit(_fail(f"the config has no key {str(error.args[0]).strip(chr(39))}"))
-        except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
+            return parse_flags(
+                app.parse_flags_with_usage if _wants_help(argv) else flags.FLAGS, argv)
+        except UserError as error:
             sys.exit(_fail(error))
-        finally:
-            sys.argv = whole
 
     logging.set_verbosity(logging.WARNING)
-    app.run(report(main), flags_parser=parse)
+    app.run(report(main), argv, flags_parser=parse)
+
+
+def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
+    """What `parse`, flags of absl that may include one for a config, returns of a command line.
+
+    Raises:
+      UserError: a mistake in the flags.
+    """
+    whole, sys.argv = sys.argv, argv  # where config_flags looks for overrides
+    try:
+        return parse(argv)
+    except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
+        raise UserError(
+            f"the config has no key {str(error.args[0]).strip(chr(39))}") from None
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    finally:
+        sys.argv = whole
 
 
 def _wants_help(argv: list[str]) -> bool:

@@ -19,7 +19,7 @@ from absl import logging
 from PIL import Image
 
 import configs
-from common import images
+from common import distribution, images
 from common.cli import UserError
 
 # The colour photographs inside the scikit-image and scikit-learn packages. The two halves of the
@@ -240,22 +240,39 @@ def _of_readable(sources: list[Source], function: Callable) -> dict:
     return good
 
 
-def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: int
+def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: int,
+                     batches_per_step: int = 1, share: distribution.Share = distribution.ALL
                      ) -> tf.data.Dataset:
-    """Batches `start_step` .. `num_steps` - 1, float32 [batch_size, patch, patch, 3] in [0, 1].
+    """What steps `start_step` .. `num_steps` - 1 take, float32 [N, patch, patch, 3] in [0, 1].
 
-    `batch_size` is a multiple of `crops.crops_per_image`.
+    Args:
+      crops: where the images come from.
+      batch_size: of all replicas together; a multiple of their number * `crops.crops_per_image`.
+      start_step, num_steps: see above.
+      batches_per_step: how many batches a step takes, one after the other in one tensor.
+      share: the replicas that are fed. Each takes N = batch_size / replicas * batches_per_step
+        images a step, and one after the other takes its own.
     """
-    draws = batch_size // crops.crops_per_image
+    draws = batch_size // crops.crops_per_image // share.replicas  # of a replica's piece
+    pieces = batches_per_step * share.count
+
+    def number(i):
+        """Of the i-th draw here, its number among those of all replicas."""
+        i, draw = i // draws, i % draws
+        step, replica, batch = (
+            i // pieces, i % pieces // batches_per_step, i % batches_per_step)
+        piece = (step * batches_per_step + batch) * share.replicas + share.first + replica
+        return piece * draws + draw
 
     def draw(n):
         batch = tf.numpy_function(crops.draw, [n], tf.uint8, stateful=False)
         return tf.ensure_shape(
             batch, [crops.crops_per_image, crops.patch_size, crops.patch_size, 3])
 
-    return (tf.data.Dataset.range(start_step * draws, num_steps * draws)
-            .map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .unbatch().batch(batch_size, drop_remainder=True)
+    return (tf.data.Dataset.range(start_step * pieces * draws, num_steps * pieces * draws)
+            .map(number).map(draw, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+            .unbatch().batch(batches_per_step * draws * crops.crops_per_image,
+                             drop_remainder=True)
             .map(to_float).prefetch(tf.data.AUTOTUNE))
 
 

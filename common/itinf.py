@@ -28,7 +28,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tqdm
-from absl import flags
 from ml_collections import config_dict
 
 from common import (
@@ -50,8 +49,6 @@ from common.files import replacing, write_json
 from common.model import Latents, Model
 from common.optimizers import adam
 from common.timing import stage
-
-flags.disclaim_key_flags()  # `--help` of the package's itinf.py lists the flags of `runs.main`
 
 # --- Methods ----------------------------------------------------------------------------------
 
@@ -326,8 +323,8 @@ def get_runname(config) -> str:
     return f"{config.itinf.name}-{model}"
 
 
-def main(*model_classes: type[Model]) -> None:
-    """The command line of `<package>/itinf.py`. Of several classes, it takes the model's."""
+def program(*model_classes: type[Model]) -> runs.Program:
+    """What `<package>/itinf.py` does. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
 
     def refine(config, workdir):
@@ -338,7 +335,7 @@ def main(*model_classes: type[Model]) -> None:
             "refined.rd_loss", "steps", "seconds")))
         print(f"written: {workdir}")
 
-    runs.main(refine)
+    return runs.Program(refine)
 
 
 def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[tables.Row]:

@@ -23,10 +23,9 @@ _LEAST_SIMILARITY = 1e-3
 
 def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, **options
                     ) -> dict[str, tf.Tensor]:
-    """Means over the batch of what `per_image` returns, and the PSNR of the mean MSE."""
-    means = {name: tf.reduce_mean(value)
-             for name, value in per_image(x, generated, rd_lambda, **options).items()}
-    return {**means, "psnr": _psnr(means["mse"])}
+    """Means over the batch of what `per_image` returns."""
+    return {name: tf.reduce_mean(value)
+            for name, value in per_image(x, generated, rd_lambda, **options).items()}
 
 
 def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",

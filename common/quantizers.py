@@ -16,6 +16,7 @@ import zlib
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from common import distribution
 from common.cli import UserError
 
 # By default each device takes a generator of its own.
@@ -85,9 +86,13 @@ class UniformNoise:
 
     def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
         key = fold_in(self._seed, zlib.crc32(name.encode()))
+        # Of several replicas, each takes what is its own of the noise for the whole batch.
+        replicas, index = distribution.replica()
+        batch, *sides = tf.unstack(tf.shape(value))
         # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
         integers = tf.random.stateless_uniform(
-            tf.shape(value), key, None, None, tf.int32, alg=_ALGORITHM)
+            [replicas * batch, *sides], key, None, None, tf.int32, alg=_ALGORITHM)
+        integers = integers[index * batch:(index + 1) * batch]
         return tf.cast(integers, value.dtype) * 2.0**-32
 
     def __call__(self, value, offset, name):

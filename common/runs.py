@@ -1,71 +1,185 @@
 """Runs: what training and iterative inference share of folders, configs and the command line.
 
 A run lives in <experiments_dir>/<xid>/wid=<n>-<runname>/ and is a function of its config.json.
+
+TensorFlow, whose import takes seconds, is not imported here: see common/sweeps.py.
 """
 
+import contextlib
+import dataclasses
 import datetime
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 from ml_collections import config_dict, config_flags
 
 import configs
-from common import cli, export, tables
+from common import cli, tables
 from common.cli import UserError
 from common.files import write_json
-from common.model import Model
+
+if TYPE_CHECKING:
+    from common.model import Model
+
+COMMIT_FILE = "COMMIT"  # in the root of a copy of the code
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 flags.disclaim_key_flags()  # `--help` of the program lists the flags defined in `main`
 
+_savers = []
 
-def main(run: Callable[[config_dict.ConfigDict, pathlib.Path], None],
-         prepare: Callable[[list[str]], list[str]] = list,
-         amend: Callable[[config_dict.ConfigDict], None] = lambda config: None) -> None:
-    """The command line of a package's train.py and itinf.py.
 
-    Args:
-      run: does the work, given the config and the folder.
-      prepare: as in `cli.run`.
-      amend: has the last word on the config.
+@contextlib.contextmanager
+def saved_by(save: Callable[[], None]):
+    """While this lasts, `save_all` calls `save`, which saves what is done of a run."""
+    _savers.append(save)
+    try:
+        yield
+    finally:
+        _savers.remove(save)
+
+
+def save_all() -> None:
+    """Saves what is done of the runs of this process, which is about to end."""
+    for save in _savers:
+        save()
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What `run` is in a package's train.py and itinf.py.
+
+    Attributes:
+      work: does the work, given the config and the folder of a run.
+      split: takes a command line; returns what of it absl should parse, and a function that then
+        has the last word on the config.
     """
-    config_flag = config_flags.DEFINE_config_file(
+
+    work: Callable[[config_dict.ConfigDict, pathlib.Path], None]
+    split: Callable[[list[str]], tuple[list[str], Callable[[config_dict.ConfigDict], None]]] = (
+        lambda argv: (argv, lambda config: None))
+
+    def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+        self.work(config, workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that a command line asks for.
+
+    Attributes:
+      config: with all overrides.
+      overrides: its entry of get_hyper().
+      wid: number of that entry.
+      runname: what the config calls it.
+      experiments_dir: where runs live.
+      xid: name of the experiment, if one was given.
+      name: of the config file and the recipe or method.
+    """
+
+    config: config_dict.ConfigDict
+    overrides: dict[str, Any]
+    wid: int
+    runname: str
+    experiments_dir: str
+    xid: str | None
+    name: str
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """Its folder. Without an xid, it depends on the Slurm job that this is asked in."""
+        job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
+        return pathlib.Path(self.experiments_dir, self.xid or job or self.name,
+                            folder_name(self.wid, self.runname))
+
+    @property
+    def arguments(self) -> tuple[config_dict.ConfigDict, pathlib.Path]:
+        """What a `Program` takes."""
+        return self.config, self.workdir
+
+
+def folder_name(wid: int, runname: str) -> str:
+    """What the folder of a run is called."""
+    return f"wid={wid}-{runname}"
+
+
+def split_name(folder: str) -> tuple[int, str]:
+    """The wid and the runname that `folder_name` made a name of.
+
+    Raises:
+      UserError: it is not one of a run.
+    """
+    match = re.fullmatch(r"wid=(\d+)-(.*)", folder)
+    if not match:
+        raise UserError(f"{folder} is no folder of a run; they are called wid=<n>-<name>")
+    return int(match[1]), match[2]
+
+
+def main(program: Program) -> None:
+    """The command line of a package's train.py and itinf.py."""
+    _define_flags(flags.FLAGS)
+    argv, amend = program.split(sys.argv)
+
+    def start(_):
+        run = _assemble(flags.FLAGS, amend)
+        print(f"run: {run.workdir}")
+        program(*run.arguments)
+
+    cli.run(start, argv)
+
+
+def read(program: Program, argv: list[str]) -> Run:
+    """The run that `main` would start with the command line `argv`, its config resolved.
+
+    Raises:
+      UserError: a mistake in the command line.
+    """
+    values = flags.FlagValues()
+    _define_flags(values)
+    argv, amend = program.split(argv)
+    cli.parse_flags(values, argv)
+    run = _assemble(values, amend)
+    return dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    config_flags.DEFINE_config_file(
         "config", None, "config file, and after a colon the recipe (training) or the method "
         "(inference), if not the file's own; --config.<key>=<value> overrides an entry, for "
-        "example --config.seed=1", lock_config=True)
-    flags.declare_key_flag("config")
-    hid = flags.DEFINE_integer("hid", None, "take entry number HID of get_hyper()")
-    experiments_dir = flags.DEFINE_string(
-        "experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live")
-    xid = flags.DEFINE_string(
-        "xid", os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID")),
-        "name of the experiment; by default that of the Slurm job, else of the config file and "
-        "the recipe or method")
-    flags.mark_flag_as_required("config")
+        "example --config.seed=1", values, lock_config=True)
+    flags.declare_key_flag("config", values)
+    flags.DEFINE_integer("hid", None, "take entry number HID of get_hyper()", flag_values=values)
+    flags.DEFINE_string("experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live",
+                        flag_values=values)
+    flags.DEFINE_string(
+        "xid", None, "name of the experiment; by default that of the Slurm job, else of the config "
+        "file and the recipe or method", flag_values=values)
+    flags.mark_flag_as_required("config", values)
 
-    def assemble(_):
-        path, _, recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
-        config_module = load_config_module(path)
-        config = config_flag.value
-        wid = hid.value or 0
-        if hid.value is not None:
-            apply_hyper(config, config_module.get_hyper(), hid.value)
-            # What the command line says goes before what the sweep says.
-            config.update_from_flattened_dict(
-                config_flags.get_override_values(flags.FLAGS["config"]))
-        amend(config)
-        name = "-".join(filter(None, (pathlib.Path(path).stem, recipe)))
-        workdir = pathlib.Path(experiments_dir.value, xid.value or name,
-                               f"wid={wid}-{config_module.get_runname(config)}")
-        print(f"run: {workdir}")
-        run(config, workdir)
 
-    cli.run(assemble, prepare)
+def _assemble(values: flags.FlagValues,
+              amend: Callable[[config_dict.ConfigDict], None]) -> Run:
+    path, _, recipe = config_flags.get_config_filename(values["config"]).partition(":")
+    config_module = load_config_module(path)
+    config, overrides = values.config, {}
+    if values.hid is not None:
+        hyper = sweep(path)
+        apply_hyper(config, hyper, values.hid)
+        overrides = hyper[values.hid]
+        # What the command line says goes before what the sweep says.
+        config.update_from_flattened_dict(config_flags.get_override_values(values["config"]))
+    amend(config)
+    return Run(config, overrides, values.hid or 0, config_module.get_runname(config),
+               values.experiments_dir, values.xid,
+               "-".join(filter(None, (pathlib.Path(path).stem, recipe))))
 
 
 def load_config_module(path: str):
@@ -76,6 +190,15 @@ def load_config_module(path: str):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def sweep(path: str) -> list[dict[str, Any]]:
+    """get_hyper() of a config file. Raises UserError if there is none."""
+    module = load_config_module(path)
+    if not hasattr(module, "get_hyper"):
+        raise UserError(f"{path} has no get_hyper(), a list of overrides with an entry for each "
+                        "run: [{'train.rd_lambda': 0.01}, ...]")
+    return module.get_hyper()
 
 
 def apply_hyper(config, hyper: list[dict], hid: int) -> None:
@@ -89,7 +212,7 @@ def apply_hyper(config, hyper: list[dict], hid: int) -> None:
     config.update_from_flattened_dict(hyper[hid])
 
 
-def record(model_class: type[Model], config) -> dict:
+def record(model_class: type["Model"], config) -> dict:
     """The config as a run and its exported model keep it: with package and module of the model.
 
     Raises:
@@ -139,6 +262,8 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: there is none, or several runs with that wid.
     """
+    from common import export  # imports TensorFlow
+
     if not any(pathlib.Path(name).glob("wid=*")):
         return export.find(name)
     wid = workdir.name.partition("-")[0]
@@ -160,15 +285,22 @@ def _flat(tree: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _run_info(seed: int) -> dict:
+def git_commit() -> str | None:
+    """The commit of the code that runs, if it is known; of a launch's code, the file says it."""
+    frozen = _ROOT / COMMIT_FILE
+    if frozen.exists():
+        return frozen.read_text().strip() or None
     try:
-        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
-                             cwd=pathlib.Path(__file__).parent, check=True).stdout.strip()
+        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True,
+                              cwd=_ROOT, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        git = None
+        return None
+
+
+def _run_info(seed: int) -> dict:
     return {
         "command": sys.argv,
-        "git": git,
+        "git": git_commit(),
         "seed": seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **tables.environment(),

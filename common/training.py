@@ -13,14 +13,15 @@ import math
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Iterable
 
-import numpy as np
 import tensorflow as tf
-from absl import flags, logging
+from absl import logging
 
 from common import (
     data,
+    distribution,
     export,
     images,
     metrics,
@@ -41,8 +42,6 @@ from common.model import Model
 _COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
-flags.disclaim_key_flags()  # `--help` of the package's train.py lists the flags of `runs.main`
-
 
 class Trainer(tf.keras.Model):
     """Keras's view of training: a codec, its objective and schedules.
@@ -58,9 +57,12 @@ class Trainer(tf.keras.Model):
       result: the model to validate and to export: `average`, or else `codec`.
       rate_control: with train.rate_target, what weighs the rate; else None.
       batches_per_step: how many batches of data.batch_size `train_step` takes.
+      additional_metrics: names of what `train_step` measures besides the codec's objective.
+      window: means of what was measured since `window.reset`.
     """
 
     batches_per_step = 1
+    additional_metrics = ()
 
     def __init__(self, codec: Model, config, average: Model | None = None):
         super().__init__()
@@ -70,13 +72,9 @@ class Trainer(tf.keras.Model):
         if config.train.rate_target is not None:
             self.rate_control = rate_control.build(
                 config.train.rate_control, config.train.rate_target, config.train.num_steps)
+        self.window = _Means([*_measured(self.result, config), *self.additional_metrics,
+                              "rd_lambda", "rate_weight", "learning_rate"])
         self._config = config
-        self._objective = dict(
-            distortion=config.train.distortion, lpips_weight=config.train.lpips_weight)
-        blank = tf.zeros([1, metrics.MS_SSIM_MIN_SIDE, metrics.MS_SSIM_MIN_SIDE, 3])
-        generated = self.result(blank[:, :64, :64])._replace(x_hat=blank)
-        names = objectives.rate_distortion(blank, generated, 1.0, **self._objective)
-        self._validation = {name: tf.keras.metrics.Mean(f"validation_{name}") for name in names}
 
     def update_offsets(self):
         """Recentres the integer grids, on which some quantizers round in training too."""
@@ -85,7 +83,8 @@ class Trainer(tf.keras.Model):
 
     def state(self) -> dict:
         """What a checkpoint holds by name besides models and optimiser."""
-        return {"rate_control": self.rate_control} if self.rate_control else {}
+        state = {"window": self.window}
+        return state | {"rate_control": self.rate_control} if self.rate_control else state
 
     def additional_loss(self, x, x_hat, y_hat) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """What a subclass adds to the loss of the codec, and what it measured by name.
@@ -101,6 +100,10 @@ class Trainer(tf.keras.Model):
     # No Python of models is to be rewritten as graphs: converting it all takes longer than tracing.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, x):
+        return self.note(self.update_codec(x))
+
+    def update_codec(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A step of the codec's optimiser for a batch; returns what was measured."""
         step = self.optimizer.iterations
         key = quantizers.fold_in([self._config.seed, 0], step)
         quantizer = quantizers.Keeping(quantizers.for_training(
@@ -113,10 +116,11 @@ class Trainer(tf.keras.Model):
             generated = self.codec.generate(latents, quantizer, training=True)
             rate_weight = self._rate_weight(step, x, latents, generated)
             measured = objectives.rate_distortion(
-                x, generated, rd_lambda, rate_weight=rate_weight, **self._objective)
+                x, generated, rd_lambda, rate_weight=rate_weight, **_objective(self._config))
             additional, judged = self.additional_loss(
                 x, images.crop_to(generated.x_hat, x), quantizer.decoded["y"])
-            loss = measured["rd_loss"] + additional
+            # The optimiser adds up the gradients of all replicas.
+            loss = (measured["rd_loss"] + additional) / distribution.replica()[0]
         weights = self.codec.trainable_variables
         gradients = tape.gradient(loss, weights)
         self.optimizer.apply_gradients(zip(gradients, weights))
@@ -131,12 +135,19 @@ class Trainer(tf.keras.Model):
         return {**measured, **judged, "rd_lambda": rd_lambda, "rate_weight": rate_weight,
                 "learning_rate": tf.identity(self.optimizer.learning_rate)}
 
+    def note(self, measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The means over all replicas of what was measured in a step; `window` has them too."""
+        measured = distribution.mean(measured)
+        self.window.add(measured)
+        return measured
+
     def _rate_weight(self, step, x, latents, generated):
         if self.rate_control is None:
             return tf.ones([])
 
         def mean(bits):
-            return tf.reduce_mean(tf.add_n(list(objectives.bits_per_pixel(x, bits).values())))
+            return distribution.mean(
+                tf.reduce_mean(tf.add_n(list(objectives.bits_per_pixel(x, bits).values()))))
 
         def coded_bpp():
             # The graph drops the synthesis, whose output nothing needs.
@@ -145,151 +156,260 @@ class Trainer(tf.keras.Model):
 
         return self.rate_control(step, mean(generated.bits), coded_bpp)
 
+
+class Validator(tf.keras.Model):
+    """Keras's view of validation: the objective of 8-bit images, on one device.
+
+    Args:
+      codec: the model to validate.
+      config: as in common/recipes.py.
+      control: with train.rate_target, that of the training.
+    """
+
+    def __init__(self, codec: Model, config, control: rate_control.RateControl | None):
+        super().__init__()
+        self._codec = codec
+        self._config = config
+        self._control = control
+        self._means = {name: tf.keras.metrics.Mean(name) for name in _measured(codec, config)}
+
     @tf.autograph.experimental.do_not_convert
     def test_step(self, x):
-        rate_weight = self.rate_control.mean_weight if self.rate_control else 1.0
+        rate_weight = self._control.mean_weight if self._control else 1.0
         measured = objectives.rate_distortion(
-            x, self.result(x), self._config.train.rd_lambda, rate_weight=rate_weight,
-            eight_bit=True, **self._objective)
+            x, self._codec(x), self._config.train.rd_lambda, rate_weight=rate_weight,
+            eight_bit=True, **_objective(self._config))
         for name, value in measured.items():
-            self._validation[name].update_state(value)
-        return {name: mean.result() for name, mean in self._validation.items()}
+            self._means[name].update_state(value)
+        return {name: mean.result() for name, mean in self._means.items()}
+
+
+class _Means(tf.Module):
+    """Means by name, in variables, which go into checkpoints."""
+
+    def __init__(self, names: list[str]):
+        super().__init__()
+        self._names = names
+        self._sums = tf.Variable(tf.zeros(len(names)), trainable=False)
+        self._count = tf.Variable(0.0, trainable=False)
+
+    def add(self, values: dict[str, tf.Tensor]) -> None:
+        self._sums.assign_add(tf.stack([values[name] for name in self._names]))
+        self._count.assign_add(1.0)
+
+    def result(self) -> dict[str, float]:
+        """The means; nothing if there is nothing to take them of."""
+        if not self._count.numpy():
+            return {}
+        return dict(zip(self._names, (self._sums / self._count).numpy().tolist()))
+
+    def reset(self) -> None:
+        self._sums.assign(tf.zeros_like(self._sums))
+        self._count.assign(0.0)
+
+
+def _objective(config) -> dict:
+    return dict(distortion=config.train.distortion, lpips_weight=config.train.lpips_weight)
+
+
+def _measured(codec, config) -> list[str]:
+    """The names of what the objective measures."""
+    blank = tf.zeros([1, metrics.MS_SSIM_MIN_SIDE, metrics.MS_SSIM_MIN_SIDE, 3])
+    generated = codec(blank[:, :64, :64])._replace(x_hat=blank)
+    return list(objectives.rate_distortion(blank, generated, 1.0, **_objective(config)))
 
 
 class Journal(tf.keras.callbacks.Callback):
-    """Writes metrics.jsonl and TensorBoard events, saves checkpoints, exports the best model.
+    """Writes metrics.jsonl and TensorBoard events, validates, saves checkpoints, exports the model.
 
     Training metrics are means over the steps since the line before. The run stops when the last
     step is done, or with an error when the loss is not finite.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder that gets all this.
       config: as in common/recipes.py.
-      checkpoint: codec, its average, optimizer and best loss.
+      trainer: the model that Keras trains.
       rate: the learning rate, which may depend on validation.
-      sources: validation images, for TensorBoard; may be empty.
+      sources: validation images; may be empty.
     """
 
     _supports_tf_logs = True
     _NUM_PICTURES = 4
 
-    def __init__(self, workdir: pathlib.Path, config, checkpoint: tf.train.Checkpoint,
-                 rate: schedules.Schedule, sources):
+    def __init__(self, workdir: pathlib.Path, config, trainer: Trainer, rate: schedules.Schedule,
+                 sources: list[data.Source]):
         super().__init__()
         self._workdir = workdir
         self._config = config
-        self._checkpoint = checkpoint
+        self._trainer = trainer
         self._rate = rate
+        self._best_loss = tf.Variable(math.inf, trainable=False)
+        # The step of the last interval's end that is over, validation and all.
+        self._settled = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._settling = False
+        self._checkpoint = tf.train.Checkpoint(
+            codec=trainer.codec, result=trainer.result, optimizer=trainer.optimizer,
+            best_loss=self._best_loss, settled=self._settled, **trainer.state())
         self._manager = tf.train.CheckpointManager(
-            checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
+            self._checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
+        self._validation = data.whole_images(sources) if sources else None
+        self._validator = Validator(trainer.result, config, trainer.rate_control)
+        self._validator.compile(jit_compile=_jit_compile(config.train.jit_compile))
         self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         with self._writer.as_default():
             for i, picture in enumerate(self._pictures):
                 tf.summary.image(f"validation/{i}/original", picture[None], 0)
-        self._window = []
 
-    def restore(self) -> int:
-        """Goes back to the last checkpoint, if there is one; returns the step it was made at.
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return int(self._trainer.optimizer.iterations.numpy())
+
+    def restore(self, folder: pathlib.Path) -> None:
+        """Goes back to the last checkpoint of the run in `folder`, if there is one.
 
         Raises:
           UserError: the checkpoint cannot be read.
         """
-        latest = self._manager.latest_checkpoint
+        latest = tf.train.latest_checkpoint(str(folder / "checkpoints"))
         if latest:
             try:
                 self._checkpoint.restore(latest).assert_consumed()
             except (tf.errors.OpError, AssertionError, ValueError) as error:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"checkpoint {latest} cannot be restored ({reason})") from None
-        step = int(self._checkpoint.optimizer.iterations)
         path = self._workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines
-                if step > 0 and _is_json(line) and json.loads(line)["step"] <= step]
+                if self.step > 0 and _is_json(line) and self._is_done(json.loads(line))]
         with replacing(path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept))
-        return step
+        # What an interrupted process left to be done at this step.
+        if self.step % self._config.train.log_interval == 0:
+            self._write_window()
+        if self.step and self._ends_interval() and not self._is_settled():
+            self._settle()
+
+    def _is_done(self, line):
+        """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
+        if line["step"] == self.step:
+            return self._is_settled() or (
+                line["split"] == "train" and not self._trainer.window.result())
+        return line["step"] < self.step
+
+    def _is_settled(self):
+        return self.step == int(self._settled)
+
+    def _ends_interval(self):
+        return self.step >= self._config.train.num_steps or not (
+            self.step % self._config.train.checkpoint_interval)
+
+    def interrupt(self) -> None:
+        """Saves a checkpoint in the middle of an interval, for a process that is to end."""
+        # Of the end of an interval, half is no state to go on from.
+        if not self._settling and self.step:
+            with tf.init_scope():  # wherever Python is
+                self._manager.save(checkpoint_number=self.step)
 
     def on_train_batch_end(self, batch, logs=None):
-        step = int(self.model.optimizer.iterations)
-        logs = {name: float(value) for name, value in logs.items()}
-        self._require_finite(logs["rd_loss"], step)
-        self._window.append(logs)
-        if step % self._config.train.log_interval == 0:
-            self._write_window(step)
-        if step >= self._config.train.num_steps:
+        self._require_finite(float(logs["rd_loss"]))
+        if self.step % self._config.train.log_interval == 0:
+            self._write_window()
+        if self.step >= self._config.train.num_steps:
             self.model.stop_training = True
 
-    def on_test_begin(self, logs=None):
-        self.model.update_offsets()
+    def on_epoch_end(self, epoch, logs=None):
+        measured = self._settle()
+        if logs is not None:  # Keras shows them
+            logs.update({f"val_{name}": value for name, value in measured.items()})
 
-    def on_test_end(self, logs=None):
-        step = int(self.model.optimizer.iterations)
-        self._write_window(step)
-        measured = {name: float(value) for name, value in logs.items()}
-        self._require_finite(measured["rd_loss"], step)
-        self._write(step, "validation", measured)
-        self._write_pictures(step)
+    def _settle(self) -> dict[str, float]:
+        """What is to be done at the end of an interval; returns what validation measured."""
+        measured = self._validate()
+        self._settling = True
+        export.require_finite(self._trainer.codec, f"step {self.step}")
+        if measured:
+            self._take_note(measured)
+        else:  # then the last is the best
+            self._write_window()
+            self._export()
+        self._settled.assign(self.step)
+        self._manager.save(checkpoint_number=self.step)
+        self._settling = False
+        self._writer.flush()
+        return measured
+
+    def validate(self) -> None:
+        """Measures and exports the model as it is before training."""
+        measured = self._validate()
+        if measured:
+            self._take_note(measured)
+
+    def _validate(self) -> dict[str, float]:
+        self._trainer.update_offsets()
+        if self._validation is None:
+            return {}
+        measured = self._validator.evaluate(self._validation, verbose=0, return_dict=True)
+        return {name: float(value) for name, value in measured.items()}
+
+    def _take_note(self, measured: dict[str, float]) -> None:
+        self._write_window()
+        self._require_finite(measured["rd_loss"])
+        self._write("validation", measured)
+        self._write_pictures()
         self._rate.observe(measured["rd_loss"])
-        if self.model.rate_control:  # losses with other weights cannot be compared
-            if step:
-                self.model.rate_control.observe(measured["bpp"])
+        control = self._trainer.rate_control
+        if control:  # losses with other weights cannot be compared
+            if self.step:
+                control.observe(measured["bpp"])
             target = self._config.train.rate_target
-            if step >= self._config.train.num_steps and abs(measured["bpp"] / target - 1) > 0.05:
+            if (self.step >= self._config.train.num_steps
+                    and abs(measured["bpp"] / target - 1) > 0.05):
                 logging.warning("the rate is %.3f bits per pixel, not %g as train.rate_target says",
                                 measured["bpp"], target)
             self._export()
-        elif measured["rd_loss"] < float(self._checkpoint.best_loss):
-            self._checkpoint.best_loss.assign(measured["rd_loss"])
+        elif measured["rd_loss"] < float(self._best_loss):
+            self._best_loss.assign(measured["rd_loss"])
             self._export()
 
-    def on_epoch_end(self, epoch, logs=None):
-        step = int(self.model.optimizer.iterations)
-        self._write_window(step)
-        export.require_finite(self.model.codec, f"step {step}")
-        if not self._config.data.validation:  # then the last is the best
-            self.model.update_offsets()
-            self._export()
-        self._manager.save(checkpoint_number=step)
-        self._writer.flush()
-
-    def _require_finite(self, loss, step):
+    def _require_finite(self, loss):
         if not math.isfinite(loss):
             raise UserError(
-                f"the loss is not finite at step {step}: lower the learning rate or the gradient "
-                f"clip; the last good checkpoint is {self._manager.latest_checkpoint}")
+                f"the loss is not finite at step {self.step}: lower the learning rate or the "
+                f"gradient clip; the last good checkpoint is {self._manager.latest_checkpoint}")
 
     def _export(self):
-        step = int(self.model.optimizer.iterations)
-        record = runs.record(type(self.model.result), self._config)
-        if self.model.rate_control:
-            record["train"]["rate_weight"] = float(self.model.rate_control.mean_weight)
+        record = runs.record(type(self._trainer.result), self._config)
+        if self._trainer.rate_control:
+            record["train"]["rate_weight"] = float(
+                self._trainer.rate_control.mean_weight.numpy())
         try:
-            export.save(self.model.result, record, self._workdir / "model")
+            export.save(self._trainer.result, record, self._workdir / "model")
         except ConversionError as error:  # later weights may fit
-            if step >= self._config.train.num_steps:
+            if self.step >= self._config.train.num_steps:
                 raise
-            logging.warning("step %d is not exported: %s", step, error)
+            logging.warning("step %d is not exported: %s", self.step, error)
 
-    def _write_window(self, step):
-        if self._window:
-            means = {k: float(np.mean([logs[k] for logs in self._window])) for k in self._window[0]}
-            self._write(step, "train", means)
-            self._window = []
+    def _write_window(self):
+        means = self._trainer.window.result()
+        if means:
+            self._write("train", means)
+            self._trainer.window.reset()
 
-    def _write(self, step, split, values):
+    def _write(self, split, values):
         with open(self._workdir / "metrics.jsonl", "a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            file.write(json.dumps({"step": self.step, "split": split, **values}) + "\n")
         with self._writer.as_default():
             for name, value in values.items():
-                tf.summary.scalar(f"{split}/{name}", value, step)
+                tf.summary.scalar(f"{split}/{name}", value, self.step)
 
-    def _write_pictures(self, step):
+    def _write_pictures(self):
         with self._writer.as_default():
             for i, picture in enumerate(self._pictures):
-                x_hat = self.model.result(data.to_float(picture)[None]).x_hat
-                tf.summary.image(f"validation/{i}/reconstruction", images.to_uint8(x_hat), step)
+                x_hat = self._trainer.result(data.to_float(picture)[None]).x_hat
+                tf.summary.image(
+                    f"validation/{i}/reconstruction", images.to_uint8(x_hat), self.step)
 
 
 def run(model_class: type[Model], config, workdir: str | os.PathLike,
@@ -310,7 +430,8 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
       UserError: a mistake in the config or the data, or a loss that is not finite.
     """
     workdir = pathlib.Path(workdir)
-    _check(config)
+    strategy = distribution.build(config.train.strategy)
+    _check(config, strategy.num_replicas_in_sync)
     sources = data.find(config.data.train)
     validation_sources = (
         data.readable(data.find(config.data.validation)) if config.data.validation else [])
@@ -318,6 +439,38 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
     warm_start = (
         runs.find_model("train.warm_start", config.train.warm_start, workdir)
         if config.train.warm_start else None)
+    with strategy.scope():
+        trainer, rate = _build(model_class, config, make_trainer)
+    if isinstance(rate, schedules.ReduceOnPlateau):
+        if not validation_sources:
+            raise UserError("train.schedule ReduceOnPlateau needs data.validation")
+        if config.train.rate_target is not None:
+            raise UserError("train.schedule ReduceOnPlateau compares losses, but with "
+                            "train.rate_target their weights change; use another schedule")
+    crops = data.Crops(
+        sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
+        crops_per_image=config.data.crops_per_image, flip=config.data.flip,
+        cache_gib=config.data.cache_gib)
+
+    with contextlib.ExitStack() as stack:
+        if distribution.is_chief(strategy):
+            folder = workdir
+            runs.claim(workdir, runs.record(model_class, config),
+                       begun=bool(tf.train.latest_checkpoint(str(workdir / "checkpoints"))))
+        else:  # all workers do the same, the folder of one is kept
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        journal = Journal(folder, config, trainer, rate, validation_sources)
+        journal.restore(workdir)
+        if journal.step == 0:
+            _begin(trainer, warm_start, journal)
+        if strategy.cluster_resolver is None:  # several workers would have to save together
+            stack.enter_context(runs.saved_by(journal.interrupt))
+        _fit(trainer, strategy, config, crops, [journal, *_profiler(config, folder)], journal.step)
+    return workdir / "model"
+
+
+def _build(model_class, config, make_trainer) -> tuple[Trainer, schedules.Schedule]:
+    """The compiled trainer of a new model, and its schedule of the learning rate."""
     tf.keras.utils.set_random_seed(config.seed)
     with _precision(config.train.precision):
         codec = export.build(model_class, config.to_dict())
@@ -327,69 +480,59 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
         average = export.build(model_class, config.to_dict())
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
-    if isinstance(rate, schedules.ReduceOnPlateau):
-        if not validation_sources:
-            raise UserError("train.schedule ReduceOnPlateau needs data.validation")
-        if config.train.rate_target is not None:
-            raise UserError("train.schedule ReduceOnPlateau compares losses, but with "
-                            "train.rate_target their weights change; use another schedule")
     optimizer = optimizers.build(config.train.optimizer, rate)
     quantizers.for_training(  # is there one?
         config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)
     (average or codec).prepare_coding()  # can it be coded?
     trainer = make_trainer(codec, config, average)
-    crops = data.Crops(
-        sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
-        crops_per_image=config.data.crops_per_image, flip=config.data.flip,
-        cache_gib=config.data.cache_gib)
-
-    runs.claim(workdir, runs.record(model_class, config),
-               begun=bool(tf.train.latest_checkpoint(str(workdir / "checkpoints"))))
     trainer.compile(optimizer=optimizer, jit_compile=_jit_compile(config.train.jit_compile))
+    trainer.distribute_reduction_method = "first"  # all replicas return the same
     optimizer.build(codec.trainable_variables)
-    best_loss = tf.Variable(math.inf, trainable=False)
-    checkpoint = tf.train.Checkpoint(
-        codec=codec, result=trainer.result, optimizer=optimizer, best_loss=best_loss,
-        **trainer.state())
-    journal = Journal(workdir, config, checkpoint, rate, validation_sources)
-    step = journal.restore()
-    validation = data.whole_images(validation_sources) if validation_sources else None
-    if step == 0 and warm_start:
-        fresh = export.warm_start(codec, warm_start)
+    return trainer, rate
+
+
+def _begin(trainer, warm_start: pathlib.Path | None, journal) -> None:
+    if warm_start:
+        fresh = export.warm_start(trainer.codec, warm_start)
         print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
         weight = export.read_config(warm_start).get("train", {}).get("rate_weight")
         if trainer.rate_control and weight:
             trainer.rate_control.begin(weight)
-    if step == 0:
-        trainer.result.set_weights(codec.get_weights())
-        if warm_start and validation:
-            trainer.evaluate(validation, callbacks=[journal], verbose=0)
-    if step < config.train.num_steps:
-        interval = min(config.train.checkpoint_interval, config.train.num_steps)
-        batches = data.training_batches(
-            crops, config.data.batch_size * trainer.batches_per_step, step,
-            config.train.num_steps)
+    trainer.result.set_weights(trainer.codec.get_weights())
+    if warm_start:
+        journal.validate()
+
+
+def _fit(trainer, strategy, config, crops, callbacks, step: int) -> None:
+    """Trains from `step` to the end, an epoch from one checkpoint to the next."""
+    num_steps = config.train.num_steps
+    interval = min(config.train.checkpoint_interval, num_steps)
+
+    def fit(first, steps_per_epoch, epochs):
+        def batches(context=None):
+            return data.training_batches(
+                crops, config.data.batch_size, first, num_steps, trainer.batches_per_step,
+                distribution.share(context))
+
+        done = first // interval
         trainer.fit(
-            batches,
-            initial_epoch=step // interval,
-            epochs=step // interval + math.ceil((config.train.num_steps - step) / interval),
-            steps_per_epoch=interval,
-            validation_data=validation,
-            callbacks=[journal, *_profiler(config, workdir)])
-    return workdir / "model"
+            strategy.distribute_datasets_from_function(batches)
+            if strategy.num_replicas_in_sync > 1 else batches(),
+            initial_epoch=done, epochs=done + epochs, steps_per_epoch=steps_per_epoch,
+            callbacks=callbacks)
+
+    if step % interval and step < num_steps:  # what was interrupted
+        rest = min(interval - step % interval, num_steps - step)
+        fit(step, rest, epochs=1)
+        step += rest
+    if step < num_steps:
+        fit(step, interval, math.ceil((num_steps - step) / interval))
 
 
-def main(*model_classes: type[Model], make_trainer: Callable[..., Trainer] = Trainer) -> None:
-    """The command line of `<package>/train.py`. Of several classes, config.module picks one."""
+def program(*model_classes: type[Model],
+            make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
+    """What `<package>/train.py` does. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
-    components = []
-
-    def prepare(argv):
-        components.extend(filter(None, map(_COMPONENT.fullmatch, argv)))
-        return [arg for arg in argv if not _COMPONENT.fullmatch(arg)]
-
-    def amend(config):
-        override_components(config, [match.groups() for match in components])
 
     def train(config, workdir):
         module = config.get("module", "models")
@@ -397,7 +540,13 @@ def main(*model_classes: type[Model], make_trainer: Callable[..., Trainer] = Tra
             raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
         print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
-    runs.main(train, prepare, amend)
+    return runs.Program(train, _split_components)
+
+
+def _split_components(argv):
+    components = [match.groups() for match in map(_COMPONENT.fullmatch, argv) if match]
+    return ([arg for arg in argv if not _COMPONENT.fullmatch(arg)],
+            lambda config: override_components(config, components))
 
 
 def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> None:
@@ -422,7 +571,7 @@ def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> No
                 component[key] = value
 
 
-def _check(config) -> None:
+def _check(config, replicas: int) -> None:
     for section, keys in (("data", ("patch_size", "batch_size", "crops_per_image")),
                           ("train", ("num_steps", "log_interval", "checkpoint_interval"))):
         for key in keys:
@@ -432,9 +581,10 @@ def _check(config) -> None:
         raise UserError(f"train.ema_decay is {config.train.ema_decay}; need 0 (off) to below 1")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; need at least 0")
-    if config.data.batch_size % config.data.crops_per_image:
-        raise UserError(f"data.batch_size {config.data.batch_size} is no multiple of "
-                        f"data.crops_per_image {config.data.crops_per_image}")
+    if config.data.batch_size % (config.data.crops_per_image * replicas):
+        raise UserError(
+            f"data.batch_size {config.data.batch_size} is no multiple of data.crops_per_image "
+            f"{config.data.crops_per_image}" + f" times {replicas} devices" * (replicas > 1))
 
 
 def _check_distortion(config, validation_sources: list[data.Source]) -> None:

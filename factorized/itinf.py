@@ -4,8 +4,10 @@
         --config.model=experiments/bls2017 --hid 2
 """
 
-from common import itinf
+from common import itinf, runs
 from factorized.models import Model
 
+run = itinf.program(Model)
+
 if __name__ == "__main__":
-    itinf.main(Model)
+    runs.main(run)

@@ -3,8 +3,10 @@
     python -m factorized.train --config factorized/configs/bls2017.py --hid 2
 """
 
-from common import training
+from common import runs, training
 from factorized.models import Model
 
+run = training.program(Model)
+
 if __name__ == "__main__":
-    training.main(Model)
+    runs.main(run)

@@ -8,7 +8,7 @@ Every step takes two batches: the first trains the discriminator, then the secon
 
 import tensorflow as tf
 
-from common import optimizers, quantizers, schedules, training
+from common import distribution, optimizers, quantizers, schedules, training
 from common.cli import UserError
 
 
@@ -112,6 +112,7 @@ class Trainer(training.Trainer):
     """
 
     batches_per_step = 2
+    additional_metrics = ("g_loss", "d_loss", "d_real", "d_fake")
 
     def __init__(self, codec, config, average=None):
         stride = codec.analysis.stride
@@ -139,10 +140,11 @@ class Trainer(training.Trainer):
     @tf.autograph.experimental.do_not_convert
     def train_step(self, x):
         first, second = tf.split(x, 2)
-        judged = self._update_discriminator(first)
-        return {**super().train_step(second), **judged}
+        judged = self.update_discriminator(first)
+        return self.note({**self.update_codec(second), **judged})
 
-    def _update_discriminator(self, x):
+    def update_discriminator(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
+        """A step of the discriminator's optimiser for a batch; returns what was measured."""
         recording = quantizers.Recording()
         x_hat = self.codec.generate(self.codec.infer(x), recording).x_hat
         y_hat = recording.rounded["y"]
@@ -151,9 +153,10 @@ class Trainer(training.Trainer):
             logits = self.discriminator(
                 (tf.concat([x, x_hat], axis=0), tf.concat([y_hat, y_hat], axis=0)), training=True)
             judged = discriminator_losses(*tf.split(logits, 2))
+            loss = judged["d_loss"] / distribution.replica()[0]
         weights = self.discriminator.trainable_variables
         self.discriminator_optimizer.apply_gradients(
-            zip(tape.gradient(judged["d_loss"], weights), weights))
+            zip(tape.gradient(loss, weights), weights))
         return judged
 
     def additional_loss(self, x, x_hat, y_hat):

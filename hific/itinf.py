@@ -3,8 +3,10 @@
     python -m hific.itinf --config hific/configs/itinf.py:sga --config.model=experiments/stage2_low
 """
 
-from common import itinf
+from common import itinf, runs
 from hific import mixture, models
 
+run = itinf.program(models.Model, mixture.Model)
+
 if __name__ == "__main__":
-    itinf.main(models.Model, mixture.Model)
+    runs.main(run)

@@ -3,8 +3,10 @@
     python -m hific.train --config hific/configs/stage1_low.py
 """
 
-from common import training
+from common import runs, training
 from hific import adversarial, mixture, models
 
+run = training.program(models.Model, mixture.Model, make_trainer=adversarial.trainer)
+
 if __name__ == "__main__":
-    training.main(models.Model, mixture.Model, make_trainer=adversarial.trainer)
+    runs.main(run)

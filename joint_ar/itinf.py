@@ -3,8 +3,10 @@
     python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga
 """
 
-from common import itinf
+from common import itinf, runs
 from joint_ar.models import Model
 
+run = itinf.program(Model)
+
 if __name__ == "__main__":
-    itinf.main(Model)
+    runs.main(run)

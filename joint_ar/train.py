@@ -3,8 +3,10 @@
     python -m joint_ar.train --config joint_ar/configs/mbt2018.py --hid 2
 """
 
-from common import training
+from common import runs, training
 from joint_ar.models import Model
 
+run = training.program(Model)
+
 if __name__ == "__main__":
-    training.main(Model)
+    runs.main(run)

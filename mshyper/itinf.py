@@ -3,8 +3,10 @@
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
 """
 
-from common import itinf
+from common import itinf, runs
 from mshyper.models import Model
 
+run = itinf.program(Model)
+
 if __name__ == "__main__":
-    itinf.main(Model)
+    runs.main(run)

@@ -3,8 +3,10 @@
     python -m mshyper.train --config mshyper/configs/mbt2018.py --hid 2
 """
 
-from common import training
+from common import runs, training
 from mshyper import bits_back, models
 
+run = training.program(models.Model, bits_back.Model)
+
 if __name__ == "__main__":
-    training.main(models.Model, bits_back.Model)
+    runs.main(run)

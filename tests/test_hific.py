@@ -205,11 +205,11 @@ def changed(before, model):
 
 def test_each_update_changes_its_own_side_alone(trainer, batch):
     codec, discriminator = values(trainer.codec), values(trainer.discriminator)
-    trainer._update_discriminator(batch[:2])
+    trainer.update_discriminator(batch[:2])
     assert not any(changed(codec, trainer.codec))
     assert all(changed(discriminator, trainer.discriminator))
     discriminator = values(trainer.discriminator)
-    measured = training.Trainer.train_step(trainer, batch[2:])
+    measured = trainer.update_codec(batch[2:])
     assert not any(changed(discriminator, trainer.discriminator))
     still = [variable.name for variable, moved in zip(
         trainer.codec.variables, changed(codec, trainer.codec))
@@ -224,7 +224,7 @@ def test_the_discriminators_loss_is_a_part_of_the_codecs(trainer, batch):
     for trainer._weight in (0.0, 100.0):
         for variable, value in zip(trainer.codec.variables, start):
             variable.assign(value)
-        training.Trainer.train_step(trainer, batch[2:])
+        trainer.update_codec(batch[2:])
         ends.append(trainer.codec.synthesis.get_weights())
     assert max(np.max(np.abs(a - b)) for a, b in zip(*ends)) > 1e-6
 

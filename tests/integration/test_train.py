@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, export, images, itinf, lpips, recipes, training
+from common import data, export, images, itinf, lpips, recipes, runs, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -83,6 +83,41 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, option
     assert whole.keys() == parts.keys()
     for key in whole:
         np.testing.assert_array_equal(whole[key], parts[key], err_msg=key)
+    assert export.fingerprint(tmp_path / "whole/model") == export.fingerprint(
+        tmp_path / "parts/model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("validation", [True, False])
+def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, validation):
+    config = tiny_config()
+    config.train.rate_target = 0.5
+    if not validation:
+        config.data.validation = ""
+    config.train.num_steps = 14
+    config.train.checkpoint_interval = 4
+    config.train.log_interval = 3
+    training.run(Model, config, tmp_path / "whole")
+
+    on_train_batch_end = training.Journal.on_train_batch_end
+    # Where a line of metrics is due, in the middle of an interval, where one ends, and the end.
+    for last in (6, 7, 8, 14):
+        def kill(self, batch, logs=None, last=last):
+            if self.step == last:  # a signal comes before anything else is done
+                runs.save_all()
+                raise Killed
+            on_train_batch_end(self, batch, logs)
+
+        monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
+        with pytest.raises(Killed):
+            training.run(Model, config, tmp_path / "parts")
+        checkpoint = tf.train.latest_checkpoint(str(tmp_path / "parts/checkpoints"))
+        assert checkpoint.endswith(f"step-{last}")
+    monkeypatch.setattr(training.Journal, "on_train_batch_end", on_train_batch_end)
+    training.run(Model, config, tmp_path / "parts")
+
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (
+        tmp_path / "parts/metrics.jsonl").read_text()
     assert export.fingerprint(tmp_path / "whole/model") == export.fingerprint(
         tmp_path / "parts/model")
 

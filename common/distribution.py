@@ -1,0 +1,97 @@
+"""Training on several devices, as train.strategy says: on those of a machine, or on many machines.
+
+Every replica takes its share of each batch, of its crops and of its noise alike. Which one that is
+follows from the replica's number, so that training on any number of devices is that on one, up to
+the order of sums. (Batch normalisation sees the share only.)
+"""
+
+import os
+import shutil
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from common.cli import UserError
+
+# Ports of a job's workers begin at a number of these that follows from its id: two jobs may share
+# a machine.
+_PORTS = range(20_000, 30_000)
+_PORTS_PER_JOB = 16
+
+
+class Share(NamedTuple):
+    """Whose batches to make.
+
+    Attributes:
+      first: number of the first of the replicas that are fed here.
+      count: how many of them there are.
+      replicas: how many there are in all.
+    """
+
+    first: int
+    count: int
+    replicas: int
+
+
+ALL = Share(first=0, count=1, replicas=1)
+
+
+def build(name: str) -> tf.distribute.Strategy:
+    """The strategy of this name; to be called before TensorFlow does anything else.
+
+    Args:
+      name: "one" (device), "mirrored" (all GPUs of this machine, or else all logical CPUs), or
+        "multi_worker" (one worker in each task of a Slurm job, or as TF_CONFIG says).
+
+    Raises:
+      UserError: there is no such strategy, or no workers for it.
+    """
+    if name == "one":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices("GPU")
+             or tf.config.list_logical_devices("CPU")])
+    if name != "multi_worker":
+        raise UserError(f"train.strategy is '{name}'; use one, mirrored or multi_worker")
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if "SLURM_STEP_NUM_TASKS" not in os.environ:
+        raise UserError("train.strategy multi_worker runs in the tasks of a Slurm job (srun, or "
+                        "launch with --slurm ntasks_per_node=2), or where TF_CONFIG is set")
+    jobs = len(_PORTS) // _PORTS_PER_JOB
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=_PORTS[int(os.environ["SLURM_JOB_ID"]) % jobs * _PORTS_PER_JOB],
+        # It would ask nvidia-smi.
+        gpus_per_node=None if shutil.which("nvidia-smi") else 0)
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
+def share(context: tf.distribute.InputContext | None) -> Share:
+    """What replicas a pipeline of images feeds, by what TensorFlow tells it; else all."""
+    if context is None:
+        return ALL
+    count = context.num_replicas_in_sync // context.num_input_pipelines
+    return Share(context.input_pipeline_id * count, count, context.num_replicas_in_sync)
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes the run's folder."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.cluster_spec().jobs or resolver.task_id == 0
+
+
+def replica() -> tuple[int, int | tf.Tensor]:
+    """The number of replicas, and which of them this code is of."""
+    context = tf.distribute.get_replica_context()
+    if context is None:  # the code is of all
+        return 1, 0
+    return context.num_replicas_in_sync, context.replica_id_in_sync_group
+
+
+def mean(values):
+    """The mean over all replicas of each tensor of a nested structure."""
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return values
+    return context.all_reduce(tf.distribute.ReduceOp.MEAN, values)

@@ -1,0 +1,188 @@
+"""Training on several devices and in several processes is that on one."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common import data, distribution, quantizers, training
+from common.cli import UserError
+from mshyper.models import Model
+from tests.integration.conftest import tiny_config
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+# The run of `package` in the folder argv[1], with the overrides in argv[2], on argv[3] CPUs.
+_RUN = """
+import json, sys
+import tensorflow as tf
+cpu, = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(
+    cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[3]))
+from tests.common.test_distribution import adversarial, configured
+from common import training
+{model}
+training.run(Model, configured(json.loads(sys.argv[2])), sys.argv[1]{arguments})
+"""
+MSHYPER = _RUN.format(model="from mshyper.models import Model", arguments="")
+ADVERSARIAL = _RUN.format(
+    model="from hific.adversarial import trainer\nfrom mshyper.models import Model",
+    arguments=", trainer").replace("configured(", "adversarial(")
+
+
+def configured(options):
+    config = tiny_config()
+    config.data.validation = ""
+    config.data.batch_size = 4
+    config.train.num_steps = config.train.checkpoint_interval = 4
+    config.train.log_interval = 2
+    config.train.update_from_flattened_dict(options)
+    return config
+
+
+def adversarial(options):
+    config = configured(options)
+    config.train.adversarial = dict(
+        weight=0.15, channels=(4, 4, 4, 4), latent_channels=2,
+        optimizer=dict(cls="Adam", learning_rate=1e-3))
+    return config
+
+
+def start(program, workdir, options, devices=1, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(workdir), json.dumps(options), str(devices)],
+        cwd=_ROOT, stderr=subprocess.PIPE, text=True,
+        env=os.environ | environment | {"TF_CPP_MIN_LOG_LEVEL": "2"})
+
+
+def finish(*processes):
+    for process in processes:
+        _, error = process.communicate(timeout=300)
+        assert process.returncode == 0, error
+
+
+def assert_alike(workdir, other, tolerance=2e-5):
+    ours, theirs = (
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (workdir, other))
+    assert [line["step"] for line in ours] == [2, 4]
+    assert [line["step"] for line in theirs] == [2, 4]
+    for a, b in zip(ours, theirs):
+        assert a.keys() == b.keys()
+        for key in a.keys() - {"split"}:
+            assert a[key] == pytest.approx(b[key], rel=2e-4), key
+    readers = [tf.train.load_checkpoint(str(path / "checkpoints")) for path in (workdir, other)]
+    weights = [key for key in readers[0].get_variable_to_shape_map()
+               if key.startswith("codec/") and key.endswith("VARIABLE_VALUE")]
+    assert weights
+    for key in weights:  # a step of the optimiser is 1e-3 and more
+        a, b = (reader.get_tensor(key) for reader in readers)
+        assert np.mean(np.abs(a - b)) < tolerance, key
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory):
+    """The run on one device."""
+    workdir = tmp_path_factory.mktemp("one")
+    training.run(Model, configured({}), workdir)
+    return workdir
+
+
+def test_two_devices(on_one, tmp_path):
+    finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
+    assert_alike(tmp_path, on_one)
+
+
+@pytest.mark.slow
+def test_two_workers(on_one, tmp_path):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    finish(*(start(MSHYPER, tmp_path, {"strategy": "multi_worker"}, TF_CONFIG=json.dumps(
+        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}))
+        for i in range(2)))
+    assert_alike(tmp_path, on_one)
+    assert (tmp_path / "model/fingerprint").exists()
+
+
+@pytest.mark.slow
+def test_two_devices_with_all_that_keeps_a_state(tmp_path):
+    options = {"optimizer.cls": "SOAP", "ema_decay": 0.5, "rate_target": 0.5,
+               "quantizer": dict(cls="SoftRound")}
+    training.run(Model, configured(options), tmp_path / "one")
+    finish(start(MSHYPER, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
+    # SOAP divides by what is small.
+    assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
+
+
+@pytest.mark.slow
+def test_two_devices_with_a_discriminator(tmp_path):
+    finish(start(ADVERSARIAL, tmp_path / "one", {}))
+    finish(start(ADVERSARIAL, tmp_path / "two", {"strategy": "mirrored"}, devices=2))
+    assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+def test_the_shares_of_all_replicas_are_the_batch():
+    sources = data.find("photos/train")
+    crops = data.Crops(sources, 16, seed=0, crops_per_image=2)
+
+    def batches(share):
+        return np.stack(list(data.training_batches(crops, 8, 1, 3, 2, share)))
+
+    whole = batches(distribution.ALL)  # of each step two batches of 8
+    assert whole.shape == (2, 16, 16, 16, 3)
+    first, second = (batches(distribution.Share(first, 1, 2)) for first in (0, 1))
+    both = batches(distribution.Share(0, 2, 2)).reshape(2, 2, 8, 16, 16, 3)
+    np.testing.assert_array_equal(both[:, 0], first)
+    np.testing.assert_array_equal(both[:, 1], second)
+    for batch in (0, 1):
+        np.testing.assert_array_equal(whole[:, 8 * batch:8 * batch + 4],
+                                      first[:, 4 * batch:4 * batch + 4])
+        np.testing.assert_array_equal(whole[:, 8 * batch + 4:8 * batch + 8],
+                                      second[:, 4 * batch:4 * batch + 4])
+
+
+def test_the_noise_of_replicas_is_that_of_the_batch(monkeypatch):
+    values = tf.zeros([6, 5, 4])
+
+    def noise(values, replica=(1, 0)):
+        monkeypatch.setattr(distribution, "replica", lambda: replica)
+        return quantizers.UniformNoise(tf.constant([1, 2])).noise(values, "y")
+
+    whole = noise(values)
+    assert len(np.unique(whole)) > 100
+    for i in range(3):
+        np.testing.assert_array_equal(noise(values[:2], (3, i)), whole[2 * i:2 * i + 2])
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"strategy": "cluster"}, "'cluster'; use one, mirrored or multi_worker"),
+    ({"strategy": "multi_worker"}, "tasks of a Slurm job"),
+])
+def test_mistakes_are_named(tmp_path, monkeypatch, options, message):
+    for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=message):
+        training.run(Model, configured(options), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
+    process = start(MSHYPER, tmp_path / "run", {"strategy": "mirrored"}, devices=3)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode and (
+        "data.batch_size 4 is no multiple of data.crops_per_image 1 times 3 devices" in error)
