@@ -111,24 +111,26 @@ class ProportionalIntegral(RateControl):
       gain: of the proportional part.
       settle: fraction of training in which the integral makes up for an error.
       correction: how much a validation counts, beside those before, for the ratio of the rates.
+      window: fraction of training over which the rate on crops is averaged for that ratio.
       spread: the weight stays within start / spread and start * spread.
     """
 
     def __init__(self, target: float, num_steps: int, start: float = 1.0, gain: float = 2.0,
-                 settle: float = 0.02, correction: float = 0.5, spread: float = 1e3):
+                 settle: float = 0.02, correction: float = 0.7, window: float = 0.05,
+                 spread: float = 1e3):
         super().__init__(target, num_steps)
-        if not (start > 0 and gain > 0 and settle > 0 and spread > 1):
-            raise ValueError("start, gain and settle need to be positive, spread above 1")
+        if not (start > 0 and gain > 0 and settle > 0 and window > 0 and spread > 1):
+            raise ValueError("start, gain, settle and window need to be positive, spread above 1")
         self._start, self._spread = math.log(start), math.log(spread)
         self._gain = gain
         self._time = max(settle * num_steps, 1.0)
+        self._window = max(window * num_steps, 1.0)
         self._correction = correction
         self._log_rate = tf.Variable(math.log(target), trainable=False, dtype=tf.float32)
         self._integral = tf.Variable(0.0, trainable=False)
-        # Over the time that the integral takes, for validations to compare with.
+        # For validations to compare with. Crops differ: a mean over few says little.
         self._log_mean_rate = tf.Variable(math.log(target), trainable=False, dtype=tf.float32)
         self._log_ratio = tf.Variable(0.0, trainable=False)
-        self._validations = tf.Variable(0, trainable=False)
 
     def _weight(self, step, bpp, coded_bpp):
         def follow(mean, time):
@@ -136,7 +138,7 @@ class ProportionalIntegral(RateControl):
             share = 1 / tf.maximum(tf.minimum(tf.cast(step, tf.float32) + 1, time), 1.0)
             return mean.assign_add(share * (tf.math.log(bpp) - mean))
 
-        follow(self._log_mean_rate, self._time)
+        follow(self._log_mean_rate, self._window)
         log_rate = follow(self._log_rate, self._time / 10)
         # Untrained models have many times the rate: that should not fill the integral.
         log_target = math.log(self.target) + self._log_ratio
@@ -151,10 +153,8 @@ class ProportionalIntegral(RateControl):
             max(-self._spread, min(self._spread, math.log(weight) - self._start)))
 
     def observe(self, bpp):
-        ratio = float(self._log_mean_rate) - math.log(bpp)
-        share = self._correction if self._validations > 0 else 1.0
-        self._log_ratio.assign_add(share * (ratio - self._log_ratio))
-        self._validations.assign_add(1)
+        ratio = self._log_mean_rate.numpy() - math.log(bpp)
+        self._log_ratio.assign_add(self._correction * (ratio - self._log_ratio))
 
 
 _CONTROLS = {cls.__name__: cls for cls in (TwoWeights, ProportionalIntegral)}
