@@ -13,6 +13,11 @@ DATA_DIR = pathlib.Path(os.environ.get("NTC_DATA_DIR", _ROOT / "data"))
 EXPERIMENTS_DIR = pathlib.Path(os.environ.get("NTC_EXPERIMENTS_DIR", "experiments"))
 ZOO_DIR = pathlib.Path(os.environ.get("NTC_ZOO_DIR", _ROOT / "zoo"))
 
+# What launch.py gives to Slurm. Options of sbatch; `--slurm` overrides them.
+SLURM_DEFAULTS = {"time": "1-00:00:00"}
+# Commands of the shell that each job begins with: "module load cuda/11.8".
+SLURM_SETUP = []
+
 # Written by `make lpips`.
 LPIPS_WEIGHTS = pathlib.Path(
     os.environ.get("NTC_LPIPS_WEIGHTS", DATA_DIR / "lpips" / "lpips_alexnet.npz"))

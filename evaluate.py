@@ -40,24 +40,42 @@ _SCHEMA = {"bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb",
            "encoding_time": "encoding_time", "decoding_time": "decoding_time"}
 
 
-def find_runs(names: list[str]) -> dict[str, list[pathlib.Path]]:
+def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[pathlib.Path]]:
     """The exported models behind the names of runs, grouped into curves.
+
+    Args:
+      names: of runs.
+      keep_going: leave out those of which the rest could not be evaluated, with a line each.
 
     Raises:
       UserError: a name leads to no exported model, a run of an experiment has none yet, or two
-        folders have one name.
+        folders have one name; or there is no model at all.
     """
     curves, folders = {}, {}
     for name in names:
         runs = sorted(pathlib.Path(name).glob("wid=*")) or [name]
         for run in runs:
-            model = export.find(run).resolve()
-            folder = model.parent.parent if model.name == "model" else model.parent
-            if folders.setdefault(folder.name, folder) != folder:
-                raise UserError(f"{folders[folder.name]} and {folder} would be curves of one name; "
-                                "evaluate them into two folders --output")
-            curves.setdefault(folder.name, []).append(model)
+            with _leaving_out(keep_going):
+                model = export.find(run).resolve()
+                folder = model.parent.parent if model.name == "model" else model.parent
+                if folders.setdefault(folder.name, folder) != folder:
+                    raise UserError(f"{folders[folder.name]} and {folder} would be curves of one "
+                                    "name; evaluate them into two folders --output")
+                curves.setdefault(folder.name, []).append(model)
+    if not curves:
+        raise UserError(f"there is nothing to evaluate in {', '.join(names)}")
     return curves
+
+
+@contextlib.contextmanager
+def _leaving_out(keep_going):
+    """Makes a `UserError` a line, if it is one to go on after."""
+    try:
+        yield
+    except UserError as error:
+        if not keep_going:
+            raise
+        print(f"left out: {error}", file=sys.stderr)
 
 
 class Judges(NamedTuple):
@@ -97,15 +115,11 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     path = output / f"{name}.json"
     sources, rows = data.find(dataset), []
     names = [source.name for source in sources]
-    if skip_existing and path.exists() and (not save_images or (output / name).is_dir()):
-        with contextlib.suppress(ValueError, KeyError):  # a damaged file is written anew
-            found = json.loads(path.read_text())
-            found["mean"] = tables.read_row(found["mean"])
-            found["images"] = [tables.read_row(row) for row in found["images"]]
-            if (found["fingerprint"], found["dataset"], [row["image"] for row in found["images"]]
-                    ) == (export.fingerprint(model_path), dataset, names) and (
-                    found["mean"].keys() >= {*judges.scores}):
-                return found
+    facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset}
+    if skip_existing and (not save_images or (output / name).is_dir()):
+        found = read_result(path, facts, names, judges)
+        if found:
+            return found
     if save_images and len({decoded_path(output, image) for image in names}) < len(names):
         raise UserError(f"images of {dataset} have the same name; their decoded ones would too")
     model = codec.load_model(model_path)
@@ -125,10 +139,9 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     train = export.read_config(model_path)["train"]
     result = {
         "run": name,
-        "fingerprint": model.fingerprint,
+        **facts,
         "rd_lambda": train["rd_lambda"],
         "rate_target": train.get("rate_target"),
-        "dataset": dataset,
         **tables.environment(),
         "mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
         "images": rows,
@@ -136,6 +149,25 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     output.mkdir(parents=True, exist_ok=True)
     write_json(path, result)
     return result
+
+
+def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judges) -> dict | None:
+    """What an earlier evaluation wrote, if it was the same.
+
+    Args:
+      path: of <run>.json, which may be missing or damaged.
+      facts: entries that it must have, such as the model's fingerprint and the data set.
+      names: of the images, in their order.
+      judges: whose scores it must have, if not others too.
+    """
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        found = json.loads(path.read_text())
+        found["mean"] = tables.read_row(found["mean"])
+        found["images"] = [tables.read_row(row) for row in found["images"]]
+        if (found.items() >= facts.items() and [row["image"] for row in found["images"]] == names
+                and found["mean"].keys() >= {*judges.scores}):
+            return found
+    return None
 
 
 def run_name(model_path: pathlib.Path) -> str:
@@ -230,9 +262,8 @@ def _crop(image):
     return image[top:top + _CROP, left:left + _CROP]
 
 
-@report
-def main(argv: list[str]) -> None:
-    """The command line."""
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Reads the command line. Raises UserError for options that do not go together."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate", description="Rate-distortion evaluation.")
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN",
@@ -251,6 +282,9 @@ def main(argv: list[str]) -> None:
                         "order of RUN")
     parser.add_argument("--skip_existing", action="store_true",
                         help="do not repeat evaluations that are there already")
+    parser.add_argument("--keep_going", action="store_true",
+                        help="leave out runs without an exported model that can be read, with a "
+                        "line each")
     parser.add_argument("--published", metavar="JSON", help="file of published curves")
     parser.add_argument("--curves", nargs="+", default=[], metavar="NAME",
                         help="which of the published curves to plot")
@@ -259,14 +293,40 @@ def main(argv: list[str]) -> None:
         raise UserError("--published (the file) and --curves (the names) need each other")
     if args.figure < 0:
         raise UserError(f"--figure {args.figure}: need the number of images to draw")
+    return args
+
+
+def output_folder(args: argparse.Namespace) -> pathlib.Path:
+    """Where the results for a data set are."""
+    return pathlib.Path(args.output, re.sub(r"[^\w.]+", "-", args.dataset).strip("-"))
+
+
+def run(argv: list[str], collect: bool = True) -> None:
+    """What the command line asks for.
+
+    Args:
+      argv: the command line.
+      collect: write curves too. Evaluations of several runs at once, which have these files in
+        common, leave that to one after them, with --skip_existing.
+
+    Raises:
+      UserError: a mistake in it, or a run that cannot be evaluated.
+    """
+    args = parse(argv)
     published = read_published(args.published, args.curves) if args.published else {}
-    folder = pathlib.Path(args.output, re.sub(r"[^\w.]+", "-", args.dataset).strip("-"))
+    folder = output_folder(args)
     judges = Judges(Lpips.load() if args.lpips else None, Inception.load() if args.fid else None)
-    curves = {
-        name: [evaluate_model(model, args.dataset, folder / name,
-                              args.save_images or args.figure > 0, args.skip_existing, judges)
-               for model in models]
-        for name, models in find_runs(args.runs).items()}
+    curves = {}
+    for name, models in find_runs(args.runs, args.keep_going).items():
+        for model in models:
+            with _leaving_out(args.keep_going):
+                curves.setdefault(name, []).append(evaluate_model(
+                    model, args.dataset, folder / name, args.save_images or args.figure > 0,
+                    args.skip_existing, judges))
+    if not collect:
+        return
+    if not curves:
+        raise UserError("no run is left to evaluate")
     for name, results in curves.items():
         write_json(folder / f"{name}.json", to_schema(name, results))
     rows = [{"curve": name, "run": result["run"], "rd_lambda": result["rd_lambda"],
@@ -284,6 +344,9 @@ def main(argv: list[str]) -> None:
         "curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y", "ms_ssim", *judges.scores,
         "encoding_time", "decoding_time")))
     print(f"written: {folder}")
+
+
+main = report(run)
 
 
 if __name__ == "__main__":

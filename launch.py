@@ -1,0 +1,188 @@
+"""Sweeps: one run for each entry of a config's get_hyper(), on Slurm or as processes here.
+
+    python -m launch --main mshyper.train --config mshyper/configs/two_layer_syn.py \\
+        --slurm partition=gpu gpus_per_node=1 --args --config.train.num_steps=100000
+    python -m launch --main evaluate --args --runs experiments/1234 --dataset kodak
+    python -m launch --status experiments/1234
+
+The same command again goes on with what was stopped, if the experiment has the same name: name it
+with --xid on Slurm, where it is called by the number of the job otherwise.
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import time
+
+import configs
+from common import runs, sweeps
+from common.cli import UserError, report
+
+_OWN_FLAGS = ("config", "hid", "experiments_dir", "xid")
+_POLL_SECONDS = 5
+
+
+def _parse(argv):
+    parser = argparse.ArgumentParser(
+        prog="python -m launch", description="Many runs, on Slurm or as processes here.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--main", metavar="MODULE",
+                      help="<package>.train, <package>.itinf or evaluate")
+    what.add_argument("--status", metavar="FOLDER",
+                      help="print what has become of an experiment, or of a launch")
+    parser.add_argument("--config", help="config file, and after a colon the recipe or method")
+    parser.add_argument("--hids", type=int, nargs="+", metavar="HID",
+                        help="entries of get_hyper() (default: all)")
+    parser.add_argument("--slurm", nargs="+", default=[], metavar="KEY=VALUE",
+                        help="options of sbatch; those of all jobs are in configs.py")
+    parser.add_argument("--local", type=int, metavar="N",
+                        help="run processes of this machine, at most N at a time")
+    parser.add_argument("--experiments_dir", default=str(configs.EXPERIMENTS_DIR),
+                        help="where runs live (default: %(default)s)")
+    parser.add_argument("--xid", help="name of the experiment; by default the number of the Slurm "
+                        "job, or the name of config and recipe for processes of this machine")
+    parser.add_argument("--dry_run", action="store_true", help="print what would be done")
+    parser.add_argument("--wait", action="store_true", help="wait for Slurm to end all jobs")
+    parser.add_argument("--args", nargs=argparse.REMAINDER, default=[],
+                        help="all that follows is for MODULE")
+    args = parser.parse_args(argv)
+    if args.local is not None and args.local < 1:
+        raise UserError(f"--local {args.local}: need how many to run at a time")
+    if args.local and args.slurm:
+        raise UserError("--local and --slurm exclude each other")
+    args.experiments_dir = os.path.abspath(args.experiments_dir)
+    return args
+
+
+def _import(main):
+    """The module of this name, which has a `run` to launch."""
+    try:
+        module = importlib.import_module(main)
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ImportError) and not f"{main}.".startswith(f"{error.name}."):
+            raise  # of what the module imports
+        raise UserError(f"--main {main}: there is no such module; it is called like "
+                        "mshyper.train") from None
+    if not isinstance(getattr(module, "run", None), runs.Program) and main != "evaluate":
+        raise UserError(f"--main {main}: it has no run to launch; <package>.train, "
+                        "<package>.itinf and evaluate have one")
+    return module
+
+
+def _sweep(args, program) -> list[sweeps.Job]:
+    """A job for each entry of get_hyper()."""
+    if not args.config:
+        raise UserError("--config: need the config file of the sweep")
+    for arg in args.args:
+        name = arg.lstrip("-").partition("=")[0]
+        if arg.startswith("-") and name in _OWN_FLAGS:
+            raise UserError(f"--args {arg}: launch has --{name.replace('hid', 'hids')} itself")
+    hids = args.hids
+    if hids is None:
+        hids = range(len(runs.sweep(args.config.partition(":")[0])))
+    if len(set(hids)) < len(hids):
+        raise UserError(f"--hids {' '.join(map(str, hids))}: each run can be launched once")
+    jobs = []
+    for hid in hids:
+        command = [args.main, "--config", args.config, f"--hid={hid}", *args.args,
+                   f"--experiments_dir={args.experiments_dir}"]
+        command += [f"--xid={args.xid}"] if args.xid else []
+        jobs.append(sweeps.Job(args.main, runs.read(program, command), command))
+    return jobs
+
+
+def _evaluations(args, evaluate) -> list[sweeps.Job]:
+    """A job for each model, and a last one that makes curves of what they measured."""
+    if args.config or args.hids or args.xid:
+        raise UserError("--config, --hids and --xid are not for evaluate; name runs with "
+                        "--args --runs")
+    options = evaluate.parse(args.args)
+
+    def job(wid, overrides, folder, argv, collect):
+        run = sweeps.Evaluation(overrides, wid, folder.absolute(), (argv, collect))
+        return sweeps.Job(args.main, run, [args.main, *argv])
+
+    folder, jobs = evaluate.output_folder(options), []
+    for curve, models in evaluate.find_runs(options.runs, keep_going=True).items():
+        for model in models:
+            jobs.append(job(len(jobs), {"run": evaluate.run_name(model)}, folder / curve,
+                            [*args.args, "--runs", str(model)], False))
+    collect = [*args.args, "--skip_existing", "--keep_going"]
+    return [*jobs, job(len(jobs), {"curves": "all"}, folder, collect, True)]
+
+
+def _dry_run(launch, jobs, parameters):
+    if parameters is None:
+        for job in jobs:
+            print("python -m", shlex.join(job.command))
+    else:
+        print(launch.script(len(jobs), parameters))
+    print(sweeps.render([{**sweeps.row(job, parameters and "<job>"), "state": "not launched"}
+                         for job in jobs]))
+
+
+def _wait(folder):
+    while True:
+        try:
+            if not any(map(sweeps.is_under_way, sweeps.rows(folder))):
+                return
+        except UserError as error:  # Slurm is busy, or begins anew
+            print(f"{error}; asking again", file=sys.stderr)
+        time.sleep(_POLL_SECONDS)
+
+
+def _show(folder) -> bool:
+    """Prints the table of a launch or an experiment; returns whether nothing failed."""
+    rows = sweeps.rows(folder)
+    print(sweeps.render(rows))
+    return not any(row["cause"] for row in rows)
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command line."""
+    args = _parse(argv)
+    if args.status:
+        sys.exit(not _show(args.status))
+    at_once, slurm = args.local, shutil.which("sbatch")
+    if not slurm and not at_once:
+        if args.slurm:
+            raise UserError("--slurm: there is no sbatch here; --local N runs processes of this "
+                            "machine")
+        print("there is no sbatch here: processes of this machine, one at a time")
+        at_once = 1
+    module = _import(args.main)
+    evaluating = args.main == "evaluate"
+    jobs = _evaluations(args, module) if evaluating else _sweep(args, module.run)
+    last = jobs.pop() if evaluating else None
+    name = "evaluate" if evaluating else jobs[0].run.name
+    now = datetime.datetime.now(datetime.UTC)
+    launch = sweeps.Launch(
+        pathlib.Path(args.experiments_dir, "launches", f"{now:%Y%m%dT%H%M%SZ}-{name}"))
+    parameters = None if at_once else sweeps.slurm_parameters(args.slurm, f"{args.main}-{name}")
+    if args.dry_run:
+        _dry_run(launch, jobs, parameters)
+        return
+    launch.create([*jobs, last] if last and not at_once else jobs, slurm=not at_once)
+    print(f"launch: {launch.folder}")
+    if not at_once:
+        launch.submit(jobs, last, parameters)
+        if args.wait:
+            _wait(launch.folder)
+        sys.exit(not _show(launch.folder))
+    try:
+        launch.run_here(jobs, at_once)
+    finally:
+        well = _show(launch.folder)
+    if last:
+        module.run(*last.run.arguments)
+    sys.exit(not well)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,41 @@
+"""A program to launch that counts instead of training: all that a run has, but for TensorFlow.
+
+    python -m tests.counting --config tests/counting_config.py --hid 0
+"""
+
+import json
+import pathlib
+import time
+
+import common
+from common import runs
+from common.cli import UserError
+from common.files import write_json
+
+
+def count(config, workdir):
+    """Counts to train.num_steps; goes on from where `save` was called."""
+    saved, path = workdir / "saved.json", workdir / "metrics.jsonl"
+    runs.claim(workdir, {"module": "counting", **config.to_dict()}, begun=path.exists())
+    write_json(workdir / "seen.json", {
+        "code": common.__file__, "numbers": pathlib.Path(config.data.train).read_text()})
+    done = json.loads(saved.read_text()) if saved.exists() else 0
+    lines = path.read_text().splitlines()[:done] if path.exists() else []
+    path.write_text("".join(line + "\n" for line in lines))
+    with runs.saved_by(lambda: write_json(saved, done)):
+        while done < config.train.num_steps:
+            if done == config.train.fail_at:
+                raise UserError(f"cannot count beyond {done}")
+            with open(path, "a") as file:
+                file.write(json.dumps({"step": done + 1, "count": 1}) + "\n")
+            done += 1
+            time.sleep(config.train.seconds)
+    (workdir / "model").mkdir(exist_ok=True)
+    (workdir / "model" / "fingerprint").touch()
+    print(f"counted to {done}")
+
+
+run = runs.Program(count)
+
+if __name__ == "__main__":
+    runs.main(run)

@@ -1,0 +1,163 @@
+"""launch.py on a real Slurm."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from common import export, sweeps
+from tests.tiny import TINY, TRAINING
+
+ROOT = pathlib.Path(__file__).parents[2]
+COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
+# A config whose sweep has four runs, all of the tiny model.
+CONFIG = '''
+from common import recipes
+from mshyper.configs import small
+
+get_runname = small.get_runname
+
+
+def get_config():
+    return small.get_config()
+
+
+def get_hyper():
+    return [{"train.rd_lambda": value} for value in (0.01, 0.02, 0.04, 0.08)]
+'''
+
+
+def launch(folder, *arguments):
+    """Exit code, what it printed, and its errors; `launch` is run in `folder`."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "launch", *arguments], cwd=folder, text=True,
+        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    return done.returncode, done.stdout, done.stderr
+
+
+def wait_for(condition, seconds=300):
+    """Waits until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never was so"
+        time.sleep(0.05)
+
+
+def states(folder):
+    return [row["state"] for row in sweeps.rows(folder)]
+
+
+def last_step(workdir):
+    return sweeps._last_step(workdir / "metrics.jsonl")
+
+
+def preempt(job, started):
+    """Asks a job to make room, and lets it begin again, which Slurm would delay by two minutes."""
+    subprocess.run(["scancel", "--signal=USR2", job], check=True)
+    wait_for(lambda: started() == "requeued")
+    subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "numbers.txt").write_text("1 2 3")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_failing_run_leaves_the_others_alone(slurm, folder):
+    code, out, errors = launch(folder, *COUNTING, "--wait")
+    assert code == 1, errors
+    # Named for the job; each task of it has an entry of the sweep.
+    launched, = (folder / "experiments/launches").iterdir()
+    experiment, = {path for path in (folder / "experiments").iterdir() if path.name.isdigit()}
+    assert {path.name.partition("-")[0] for path in experiment.iterdir()} == {
+        f"wid={wid}" for wid in range(4)}
+    assert states(experiment) == states(launched) == ["done", "failed", "done", "failed"]
+    first, third = out.splitlines()[-2:]
+    assert first == (f"wid=1 failed: cannot count beyond 1; log: {launched}/jobs/"
+                     f"{experiment.name}_1_0_log.err")
+    assert third.startswith("wid=3 failed: ")
+    for workdir in experiment.iterdir():
+        seen = json.loads((workdir / "seen.json").read_text())
+        assert seen == {"code": f"{launched}/code/common/__init__.py", "numbers": "1 2 3"}
+
+
+@pytest.mark.slow
+def test_jobs_are_requeued_or_stopped(slurm, folder):
+    code, out, errors = launch(
+        folder, *COUNTING, "--hids", "0", "2", "--xid", "mine", "--args",
+        "--config.train.num_steps=100")
+    assert code == 0, errors
+    launched, = (folder / "experiments/launches").iterdir()
+    rows = sweeps.Launch(launched).read().record["runs"]
+    requeued, stopped = (pathlib.Path(row["folder"]) for row in rows)
+    wait_for(lambda: min(last_step(requeued), last_step(stopped)) >= 3)
+    assert [state.split()[0] for state in states(launched)] == ["running", "running"]
+    subprocess.run(["scancel", rows[1]["job"]], check=True)
+    preempt(rows[0]["job"], lambda: states(launched)[0].split()[0])
+    assert json.loads((requeued / "saved.json").read_text()) >= 3
+    wait_for(lambda: not any(map(sweeps.is_under_way, sweeps.rows(launched))))
+    assert states(launched)[0] == "done"
+    steps = [json.loads(line)["step"] for line in
+             (requeued / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [*range(1, 101)]
+    row = sweeps.rows(launched)[1]
+    assert row["state"].startswith("stopped at step") and "CANCELLED" in row["cause"]
+
+
+@pytest.mark.slow
+def test_what_slurm_refuses_is_one_line(slurm, folder):
+    code, _, errors = launch(folder, *COUNTING, "--slurm", "partition=nowhere")
+    assert code == 2 and "invalid partition" in errors
+    assert len(errors.splitlines()) == 1 and errors.startswith("error: Slurm does not take")
+    assert not [*(folder / "experiments/launches").iterdir()]
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder):
+    (folder / "config.py").write_text(CONFIG)
+    command = [*TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1", "array_parallelism=2"]
+    arguments = [*TINY, "--config.train.num_steps=200", "--config.train.checkpoint_interval=100"]
+    code, _, errors = launch(folder, *command, "--xid", "whole", "--wait", "--args", *arguments)
+    assert code == 0, errors
+    whole = sorted((folder / "experiments/whole").iterdir())
+    assert len(whole) == 4 and states(folder / "experiments/whole") == ["done"] * 4
+
+    # In mid-training, one of them is told to make room.
+    code, _, errors = launch(
+        folder, *command, "--hids", "0", "--xid", "parts", "--args", *arguments)
+    assert code == 0, errors
+    parts = folder / "experiments/parts"
+    workdir = parts / whole[0].name
+    wait_for(lambda: last_step(workdir) >= 20)
+    row, = sweeps.Launch(sorted((folder / "experiments/launches").iterdir())[-1]).read(
+        ).record["runs"]
+    preempt(row["job"], lambda: states(parts)[0].split()[0])
+    steps = [int(path.stem.rpartition("-")[2]) for path in
+             (workdir / "checkpoints").glob("step-*.index")]
+    assert steps and all(0 < step < 200 for step in steps)
+    wait_for(lambda: not any(map(sweeps.is_under_way, sweeps.rows(parts))))
+    assert states(parts) == ["done"]
+    assert (workdir / "metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
+    assert export.fingerprint(workdir / "model") == export.fingerprint(whole[0] / "model")
+
+    (folder / "experiments/whole/wid=4-half/checkpoints").mkdir(parents=True)
+    code, out, errors = launch(
+        folder, "--main", "evaluate", "--wait", "--slurm", "array_parallelism=2", "--args",
+        "--runs", "experiments/whole", "--dataset", "photos/validation")
+    assert code == 0, errors
+    assert "wid=4-half has no exported model yet" in errors
+    assert [line.split()[-2] for line in out.splitlines()[-5:]] == ["done"] * 5
+    results = folder / "results/photos-validation"
+    with open(results / "curves.csv") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["run"] for row in rows] == [path.name for path in whole]
+    assert {row["curve"] for row in rows} == {"whole"}
+    assert len(json.loads((results / "whole.json").read_text())["results"]["bpp"]) == 4
+    assert (results / "curves.png").exists()
