@@ -29,13 +29,17 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
     return np.exp(np.interp(psnrs, *curve, left=np.nan, right=np.nan)).tolist()
 
 
+def coded_alone() -> list[str]:
+    """Names of the released models that code one image a file; bits-back ones need a chain."""
+    return [name for name, path in export.released_models().items()
+            if not export.read_module(path).endswith("bits_back")]
+
+
 @report
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    coded_alone = [name for name, path in export.released_models().items()
-                   if not export.read_module(path).endswith("bits_back")]
-    parser.add_argument("--models", nargs="+", default=coded_alone, help="default: %(default)s")
+    parser.add_argument("--models", nargs="+", default=coded_alone(), help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
     models = {name: codec.load_model(name) for name in args.models}

@@ -5,17 +5,18 @@ import io
 import numpy as np
 from PIL import Image
 
+SETTINGS = {"subsampling": "4:2:0", "optimize": True}
+
 
 def encode(image: np.ndarray, quality: int) -> bytes:
     """A uint8 image [H, W, 3] as JPEG with optimised Huffman tables; quality is 1..95."""
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling="4:2:0",
-                                optimize=True)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, **SETTINGS)
     return file.getvalue()
 
 
 def decode(jpeg: bytes) -> np.ndarray:
-    """The image of a JPEG file, uint8 [H, W, 3]."""
+    """The image of a JPEG file, or of any other that Pillow reads, uint8 [H, W, 3]."""
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
 
 

@@ -1,0 +1,329 @@
+"""Rate and distortion of models, of classical codecs and of published curves, side by side.
+
+    python -m benchmarks.rate_distortion --models mshyper-small-1 mshyper-small-2 --codecs jpeg,avif
+
+Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
+RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of
+LPIPS too if its weights are there. Models of one folder, and a codec's qualities, are the points of
+a curve. Each curve is compared with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT
+appear
+
+    <curve>/<run>.json      every image of one model, or at one quality of a codec
+    points.csv              the means of all points
+    curves.json             the same with versions, settings and sources, and the comparison
+    curves.png, curves.svg  the plot
+
+What is there is not measured again, so the same command goes on where it was stopped. Published
+curves are those of published.json, and of Kodak.
+"""
+
+import argparse
+import datetime
+import math
+import pathlib
+import sys
+
+import numpy as np
+import tqdm
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import configs
+import evaluate
+from benchmarks import bd, classical, versus_jpeg
+from benchmarks.side_by_side import RESULTS
+from common import data, files, metrics, tables
+from common.cli import UserError, report
+from common.lpips import Lpips
+
+OUTPUT = RESULTS / "rate_distortion"
+PUBLISHED = pathlib.Path(__file__).with_name("published.json")
+_DATASET = "kodak"  # of the published curves
+_SHOWN = ("bpg", "vtm", "bmshj2018-factorized", "mbt2018-mean", "yang2020-sga")
+
+# Of the means, what is kept of a point.
+_SCORES = ("bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
+# What can be plotted over the rate: its label, and how it is drawn.
+PANELS = {
+    "psnr": ("PSNR (RGB), dB", lambda psnr: psnr),
+    # Near 1, where all codecs are, differences would not be seen.
+    "ms_ssim": ("MS-SSIM (RGB), dB", lambda ms_ssim: -10 * math.log10(1 - ms_ssim)),
+}
+# Twelve that can be told apart on white and on black.
+_COLORS = ("#d62728", "#1f83c6", "#ff7f0e", "#2ca02c", "#9467bd", "#17becf", "#e377c2", "#8c8c8c",
+           "#bcbd22", "#b5764a", "#5b8ff9", "#c05a9d")
+_LINES = {
+    "model": dict(linestyle="-", linewidth=2.2, marker="o", markersize=6),
+    "codec": dict(linestyle="-", linewidth=1.2, marker="o", markersize=3),
+    "published": dict(linestyle="--", linewidth=1.2),
+}
+
+# A curve is its kind ("model", "codec" or "published"), facts about it, and its "points", which
+# are means over images, in the order of their rates.
+Curve = dict
+
+
+def load_judges() -> evaluate.Judges:
+    """LPIPS, if its weights are there."""
+    return evaluate.Judges(Lpips.load() if configs.LPIPS_WEIGHTS.exists() else None)
+
+
+def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: evaluate.Judges
+            ) -> tables.Row:
+    """Rate and distortions of a file.
+
+    Args:
+      image: the original, uint8 [H, W, 3].
+      num_bytes: size of the file.
+      decoded: what it decodes to, uint8 [H, W, 3].
+      judges: LPIPS, or none.
+    """
+    row = {"bytes": num_bytes, "bpp": 8 * num_bytes / (image.shape[0] * image.shape[1]),
+           **metrics.all_metrics(image, decoded)}
+    if judges.lpips:
+        row["lpips"] = metrics.lpips(image, decoded, judges.lpips)
+    return row
+
+
+def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path,
+                   judges: evaluate.Judges) -> dict:
+    """Codes every image of a data set with a classical codec, as `evaluate.evaluate_model` does.
+
+    Args:
+      name: key of `classical.CODECS`.
+      quality: as its `encode` takes it.
+      dataset: name, folder or glob.
+      output: folder that gets <run>.json, or has it already.
+      judges: LPIPS, or none.
+
+    Returns:
+      The content of <run>.json.
+    """
+    codec, sources = classical.find(name), data.find(dataset)
+    run = f"{codec.unit}={quality:g}"
+    path, names = output / f"{run}.json", [source.name for source in sources]
+    facts = {"codec": name, "quality": quality, "settings": codec.settings,
+             "library": codec.library, "dataset": dataset}
+    found = evaluate.read_result(path, facts, names, judges)
+    if found:
+        return found
+    rows = []
+    for source in tqdm.tqdm(sources, desc=f"{name} {run}", unit="image", disable=None):
+        image = source.read()
+        file = codec.encode(image, quality)
+        rows.append({"image": source.name,
+                     **measure(image, len(file), codec.decode(file), judges)})
+    result = {"run": run, **facts, **tables.environment(), "mean": tables.mean_row(rows),
+              "images": rows}
+    output.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, result)
+    return result
+
+
+def _curve(kind: str, about: dict, results: list[dict]) -> Curve:
+    points = [{"run": result["run"],
+               **{score: result["mean"][score] for score in _SCORES if score in result["mean"]}}
+              for result in results]
+    return {"kind": kind, **about, "points": sorted(points, key=lambda point: point["bpp"])}
+
+
+def model_curve(paths: list[pathlib.Path], dataset: str, output: pathlib.Path,
+                judges: evaluate.Judges) -> Curve:
+    """The curve of exported models, measured as far as it is not below `output` yet."""
+    results = [evaluate.evaluate_model(path, dataset, output, save_images=False,
+                                       skip_existing=True, judges=judges) for path in paths]
+    return _curve("model", {"fingerprints": [result["fingerprint"] for result in results]}, results)
+
+
+def codec_curve(name: str, dataset: str, output: pathlib.Path, judges: evaluate.Judges) -> Curve:
+    """The curve of a classical codec, measured as far as it is not below `output` yet."""
+    codec = classical.find(name)
+    return _curve("codec", {"title": codec.title, "library": codec.library,
+                            "settings": codec.settings},
+                  [evaluate_codec(name, quality, dataset, output, judges)
+                   for quality in codec.qualities])
+
+
+def published_curves(names: list[str]) -> dict[str, Curve]:
+    """Curves of published.json. Raises UserError."""
+    return {
+        name: {"kind": "published", "source": found["source"], "note": found["note"],
+               "points": [dict(zip(("bpp", "psnr", "ms_ssim"), point)) for point in zip(
+                   *(found[key] for key in ("bpp", "psnr", "ms_ssim") if key in found))]}
+        for name, found in evaluate.read_published(str(PUBLISHED), names).items()}
+
+
+def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> list[tables.Row]:
+    """BD-rate and BD-PSNR of all curves against one of them, the best first.
+
+    Args:
+      curves: by name.
+      anchor: the one to compare with.
+      psnrs: lowest and highest PSNR in dB; None for all that a curve shares with the anchor.
+
+    Returns:
+      For each curve its name, kind, number of points, bd_rate in percent, bd_psnr in dB, the ranges
+      these are over (psnrs in dB, rates in bits per pixel), and a note. Numbers that do not exist
+      are NaN.
+
+    Raises:
+      UserError: the anchor has fewer than two points.
+    """
+    of = {name: bd.Curve.of(*zip(*((point["bpp"], point["psnr"]) for point in curve["points"])))
+          for name, curve in curves.items()}
+    if len(of[anchor].bpp) < 2:
+        raise UserError(f"'{anchor}' has one point; an anchor needs two, of rising PSNR")
+    rows = []
+    for name, curve in curves.items():
+        if name == anchor:
+            continue
+        delta = bd.compare(of[anchor], of[name], psnrs or bd.UNLIMITED)
+        rows.append({
+            "curve": name, "kind": curve["kind"], "points": len(curve["points"]),
+            "bd_rate": delta.rate, "bd_psnr": delta.psnr, "psnrs": delta.psnrs,
+            "rates": delta.rates, "note": _note(curve, of[name], delta, psnrs)})
+    return sorted(rows, key=lambda row: (math.isnan(row["bd_rate"]), row["bd_rate"]))
+
+
+def _note(curve, used, delta, psnrs):
+    """What is to be known of a comparison."""
+    notes = []
+    if len(used.bpp) < len(curve["points"]):
+        notes.append(f"{len(used.bpp)} points used: others need more bits for no higher PSNR")
+    if len(used.bpp) < 2:
+        notes.append("one point is no curve")
+    elif math.isnan(delta.rate):
+        notes.append("no PSNR in common")
+    elif len(used.bpp) == 2:
+        notes.append("two points, joined straight over log rate")
+    if psnrs and not math.isnan(delta.rate) and delta.psnrs != psnrs:
+        notes.append("covers less than was asked for")
+    return "; ".join(notes)
+
+
+def cells(row: tables.Row) -> dict[str, str]:
+    """A row of `compare` as people read it, by column."""
+    def number(value, digits):
+        return "" if math.isnan(value) else f"{value:+.{digits}f}"
+
+    def ends(values, digits):
+        low, high = values
+        return "" if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+
+    return {"curve": row["curve"], "points": str(row["points"]),
+            "BD-rate, %": number(row["bd_rate"], 1), "over dB": ends(row["psnrs"], 1),
+            "BD-PSNR, dB": number(row["bd_psnr"], 2), "over bpp": ends(row["rates"], 2),
+            "note": row["note"]}
+
+
+def draw(axes: Axes, curves: dict[str, Curve], score: str) -> None:
+    """Draws one of `PANELS`: a score over bits per pixel."""
+    label, scale = PANELS[score]
+    # Published curves reach far beyond the rates of interest.
+    measured = [curve for curve in curves.values() if curve["kind"] != "published"]
+    limit = 1.03 * max(point["bpp"] for curve in measured or curves.values()
+                       for point in curve["points"])
+    shown = []
+    for i, (name, curve) in enumerate(curves.items()):
+        points = [(point["bpp"], scale(point[score])) for point in curve["points"]
+                  if math.isfinite(point.get(score, math.nan))]
+        if points:
+            axes.plot(*zip(*points), label=name, color=_COLORS[i % len(_COLORS)],
+                      **_LINES[curve["kind"]])
+            shown += [value for bpp, value in points if bpp <= limit]
+    axes.set(xlabel="bits per pixel", ylabel=label, xlim=(0, limit))
+    if shown:
+        axes.set_ylim(min(shown) - 0.5, max(shown) + 0.5)
+        axes.legend(loc="lower right", fontsize="small")
+    axes.grid(alpha=0.3)
+
+
+def plot(path: pathlib.Path, curves: dict[str, Curve], title: str) -> None:
+    """Draws all panels side by side into `path`.png and `path`.svg."""
+    figure = Figure(figsize=(14, 6.2), layout="constrained")
+    for axes, score in zip(figure.subplots(1, len(PANELS)), PANELS):
+        draw(axes, curves, score)
+    figure.suptitle(title)
+    for suffix in (".png", ".svg"):
+        with files.replacing(path.with_suffix(suffix)) as temporary:
+            figure.savefig(temporary, dpi=150)
+
+
+def _names(text):
+    return [name for name in text.split(",") if name]
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rate_distortion", description=__doc__.partition("\n")[0])
+    parser.add_argument("--dataset", default=_DATASET,
+                        help="name of a data set, folder or glob (default: %(default)s)")
+    parser.add_argument("--models", nargs="*", default=versus_jpeg.coded_alone(), metavar="RUN",
+                        help="runs, experiments, exported models or zoo names "
+                        "(default: %(default)s)")
+    parser.add_argument("--codecs", type=_names, default=[*classical.CODECS], metavar="A,B",
+                        help="classical codecs, separated by commas (default: all: "
+                        f"{','.join(classical.CODECS)})")
+    parser.add_argument("--published", nargs="*", metavar="NAME",
+                        help=f"published curves (default: {' '.join(_SHOWN)} if the data set is "
+                        f"{_DATASET}, else none)")
+    parser.add_argument("--anchor", default="jpeg",
+                        help="the curve to compare with (default: %(default)s)")
+    parser.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"),
+                        help="PSNRs in dB to compare over (default: all that a curve and the "
+                        "anchor have)")
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT,
+                        help="folder (default: benchmarks/results/rate_distortion)")
+    args = parser.parse_args(argv)
+    if args.range and not args.range[0] < args.range[1]:
+        raise UserError(f"--range {args.range[0]:g} {args.range[1]:g}: need the lower PSNR first")
+    if args.published and args.dataset != _DATASET:
+        raise UserError(f"published curves are of {_DATASET}, not of {args.dataset}")
+    if args.published is None:
+        args.published = _SHOWN if args.dataset == _DATASET else ()
+    runs = evaluate.find_runs(args.models) if args.models else {}
+    published = published_curves(args.published)
+    for name in args.codecs:
+        classical.find(name)
+    names = [*runs, *args.codecs, *published]
+    if len({*names}) < len(names):
+        raise UserError(f"two curves have the same name: {', '.join(sorted(names))}")
+    if args.anchor not in names:
+        raise UserError(f"--anchor {args.anchor}: not one of the curves: {', '.join(names)}")
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    judges = load_judges()
+    curves = {
+        **{name: model_curve(paths, args.dataset, args.output / name, judges)
+           for name, paths in runs.items()},
+        **{name: codec_curve(name, args.dataset, args.output / name, judges)
+           for name in args.codecs},
+        **published}
+    psnrs = tuple(args.range) if args.range else None
+    comparison = compare(curves, args.anchor, psnrs)
+    points = [{"curve": name, "kind": curve["kind"], **point}
+              for name, curve in curves.items() for point in curve["points"]]
+    tables.write_csv(args.output / "points.csv", points)
+    files.write_json(args.output / "curves.json", {
+        "date": datetime.date.today().isoformat(), "dataset": args.dataset,
+        "images": [source.name for source in data.find(args.dataset)], **tables.environment(),
+        "anchor": args.anchor, "range": psnrs, "comparison": comparison, "curves": curves})
+    plot(args.output / "curves", curves, args.dataset)
+    shown = [cells(row) for row in comparison]
+    print(tables.render(shown, shown[0].keys() if shown else ()))
+    print(statement(args.anchor, psnrs))
+    print(f"written: {args.output}")
+
+
+def statement(anchor: str, psnrs: bd.Range | None) -> str:
+    """What the comparison is with, and over which range."""
+    over = (f"from {psnrs[0]:g} to {psnrs[1]:g} dB" if psnrs else
+            "over all PSNRs that a curve shares with it")
+    return (f"BD-rate against {anchor}, {over}; BD-PSNR over the rates that {anchor} needs there, "
+            "as far as the curve has them")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
