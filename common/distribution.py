@@ -5,8 +5,8 @@ follows from the replica's number, so that training on any number of devices is 
 the order of sums. (Batch normalisation sees the share only.)
 """
 
+import json
 import os
-import shutil
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -59,12 +59,20 @@ def build(name: str) -> tf.distribute.Strategy:
     if "SLURM_STEP_NUM_TASKS" not in os.environ:
         raise UserError("train.strategy multi_worker runs in the tasks of a Slurm job (srun, or "
                         "launch with --slurm ntasks_per_node=2), or where TF_CONFIG is set")
+    os.environ["TF_CONFIG"] = json.dumps(_slurm_config())
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _slurm_config() -> dict:
+    """TF_CONFIG of this task of a Slurm job."""
     jobs = len(_PORTS) // _PORTS_PER_JOB
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
         port_base=_PORTS[int(os.environ["SLURM_JOB_ID"]) % jobs * _PORTS_PER_JOB],
-        # It would ask nvidia-smi.
-        gpus_per_node=None if shutil.which("nvidia-smi") else 0)
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        # It fails without a GPU for each task, and with those that Slurm binds to tasks: this says
+        # that there are some, and that it should leave alone which.
+        gpus_per_node=int(os.environ["SLURM_STEP_NUM_TASKS"]), gpus_per_task=1, auto_set_gpu=False)
+    return {"cluster": resolver.cluster_spec().as_dict(),
+            "task": {"type": resolver.task_type, "index": resolver.task_id}}
 
 
 def share(context: tf.distribute.InputContext | None) -> Share:
