@@ -1,6 +1,6 @@
 """Factorised prior of Ballé et al. 2017 with 256 channels (their higher rates)."""
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -14,7 +14,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

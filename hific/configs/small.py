@@ -1,5 +1,6 @@
 """A small HiFiC for CPUs, stage 1 (MSE and LPIPS): 2.0 M parameters; see hific/regimes.py."""
 
+from common import hyper
 from hific import regimes
 
 
@@ -15,7 +16,7 @@ def get_config(recipe="cpu"):
 
 
 def get_hyper():
-    return [{"train.rate_target": value} for value in (0.14, 0.30, 0.45)]
+    return hyper.sweep("train.rate_target", (0.14, 0.30, 0.45))
 
 
 def get_runname(config):

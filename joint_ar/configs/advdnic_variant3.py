@@ -4,7 +4,7 @@ advDNIC's context is a PixelSNAIL whose attention sees the symbol it predicts; t
 part, the gated residual blocks on shifted convolutions.
 """
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="advdnic"):
@@ -24,7 +24,7 @@ def get_config(recipe="advdnic"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

@@ -1,6 +1,6 @@
 """advDNIC, variant 1: base transforms and a scale hyperprior (Ballé et al. 2018), N = 192."""
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="advdnic"):
@@ -18,7 +18,7 @@ def get_config(recipe="advdnic"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

@@ -1,6 +1,6 @@
 """Scale hyperprior of Ballé et al. 2018, section 4: N = 128, M = 192 (their lower rates)."""
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -17,7 +17,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

@@ -4,7 +4,7 @@ M = 320 at high rates: set the last of `analysis.channels` to 320 and the last o
 `hyper_synthesis.channels` to 640.
 """
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -25,7 +25,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

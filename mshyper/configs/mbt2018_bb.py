@@ -3,7 +3,7 @@
 N = 192; they take 256 for the two largest lambdas.
 """
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2020"):
@@ -19,7 +19,7 @@ def get_config(recipe="yang2020"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

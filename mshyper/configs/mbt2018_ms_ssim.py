@@ -4,7 +4,7 @@
         --config.train.warm_start=experiments/mbt2018/wid=...
 """
 
-from common import recipes
+from common import hyper, recipes
 from mshyper.configs import mbt2018
 
 
@@ -17,7 +17,7 @@ def get_config(recipe="compressai"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.MS_SSIM_LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.MS_SSIM_LAMBDAS)
 
 
 def get_runname(config):

@@ -3,7 +3,7 @@
 8.1 kMAC/pixel for analysis and for synthesis each, 0.7 for hyper-analysis, 1.5 for hyper-synthesis.
 """
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="cpu"):
@@ -22,7 +22,7 @@ def get_config(recipe="cpu"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in (0.0025, 0.01)]
+    return hyper.sweep("train.rd_lambda", (0.0025, 0.01))
 
 
 def get_runname(config):

@@ -3,7 +3,7 @@
 With those of mbt2018, z has a stride of 64 and most of it would lie beyond the image.
 """
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -21,7 +21,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

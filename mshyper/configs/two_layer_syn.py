@@ -1,6 +1,6 @@
 """Two-layer decoder with a residual of Yang & Mandt 2023, their best: ELIC's analysis."""
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -17,7 +17,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value} for value in recipes.LAMBDAS]
+    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
 
 
 def get_runname(config):

@@ -1,6 +1,6 @@
 """Two-layer decoder of Yang & Mandt 2023 without ELIC: four 5x5 layers, mixed quantisation."""
 
-from common import recipes
+from common import hyper, recipes
 
 
 def get_config(recipe="yang2023"):
@@ -18,8 +18,8 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value, "model.synthesis.channels": (hidden, 3)}
-            for hidden in (24, 48) for value in recipes.LAMBDAS[:4]]
+    return hyper.product(hyper.sweep("model.synthesis.channels", ((24, 3), (48, 3))),
+                         hyper.sweep("train.rd_lambda", recipes.LAMBDAS[:4]))
 
 
 def get_runname(config):
