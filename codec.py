@@ -139,7 +139,7 @@ def inspect(args: argparse.Namespace) -> None:
         raise UserError("name the photographs to inspect, or ask for --filters")
     # A second image is a figure to be written unless there is a folder for that.
     outputs = () if args.output_dir else inspection.SUFFIXES
-    jobs = _jobs(args, images.SUFFIXES, ".inspect.png", outputs)
+    jobs = _jobs(args, images.SUFFIXES, ".inspect.png", outputs, inspection.is_photograph)
     model = load_model(args.model)
 
     def inspect_one(source, target):
@@ -160,7 +160,7 @@ def _inspect_filters(args):
     if target.suffix.lower() not in inspection.SUFFIXES:
         raise UserError(f"{target}: the last path is the figure; its name should end in one of "
                         f"{' '.join(inspection.SUFFIXES)}")
-    _require_free([target], args)
+    _require_free([target], args, inspection.is_photograph)
     sources = _expand(photos, images.SUFFIXES)
     model = load_model(args.model)
     uses = [inspection.measure_channels(model, images.read(source, args.max_pixels))
@@ -169,8 +169,9 @@ def _inspect_filters(args):
     print(target)
 
 
-def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """Pairs of input and output file. Raises UserError before any work if one already exists."""
+def _jobs(args, suffixes, new_suffix, outputs, is_input=None
+          ) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """Pairs of input and output file. Raises UserError before any work as `_require_free`."""
     paths = [pathlib.Path(path) for path in args.paths]
     if len(paths) == 2 and paths[1].suffix.lower() in outputs and not paths[0].is_dir():
         if args.output_dir:
@@ -179,15 +180,25 @@ def _jobs(args, suffixes, new_suffix, outputs) -> list[tuple[pathlib.Path, pathl
     else:
         jobs = [(path, pathlib.Path(args.output_dir or path.parent, path.stem + new_suffix))
                 for path in _expand(paths, suffixes)]
-    _require_free([target for _, target in jobs], args)
+    _require_free([target for _, target in jobs], args, is_input)
     return jobs
 
 
-def _require_free(targets, args):
-    """Makes the folder for outputs. Raises UserError if one of these would be overwritten."""
+def _require_free(targets, args, is_input=None):
+    """Makes the folder for outputs. Raises UserError if one of these would be overwritten.
+
+    Args:
+      targets: the outputs.
+      args: of the command line.
+      is_input: says of a file whether not even --force should overwrite it. Where inputs and
+        outputs have one suffix, two inputs look like an input and its output.
+    """
     if args.output_dir:
         pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     for target in targets:
+        if is_input and is_input(target):
+            raise UserError(f"{target} is an input, where an output is expected; name the output "
+                            "last, or give --output_dir")
         if target.exists() and not args.force:
             raise UserError(f"{target} exists already; --force overwrites it")
         if targets.count(target) > 1:

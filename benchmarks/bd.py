@@ -37,13 +37,14 @@ class Curve(NamedTuple):
         """The curve through points in any order.
 
         A point is left out if another one has no higher rate and no lower PSNR: nobody would
-        use it, and no curve through both could be inverted.
+        use it, and no curve through both could be inverted. So is one without a finite PSNR, as
+        where an image was decoded without any error.
         """
         points = []
         for rate, quality in sorted(zip(bpp, psnr), key=lambda point: (point[0], -point[1])):
-            if not points or quality > points[-1][1]:
+            if math.isfinite(quality) and (not points or quality > points[-1][1]):
                 points.append((rate, quality))
-        return cls(*np.array(points, np.float64).T)
+        return cls(*np.array(points, np.float64).reshape(-1, 2).T)
 
 
 class Delta(NamedTuple):

@@ -43,12 +43,15 @@ _SHOWN = ("bpg", "vtm", "bmshj2018-factorized", "mbt2018-mean", "yang2020-sga")
 
 # Of the means, what is kept of a point.
 _SCORES = ("bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
+
+
+def _decibels(ms_ssim):
+    """Near 1, where all codecs are, differences would not be seen."""
+    return math.inf if ms_ssim >= 1 else -10 * math.log10(1 - ms_ssim)
+
+
 # What can be plotted over the rate: its label, and how it is drawn.
-PANELS = {
-    "psnr": ("PSNR (RGB), dB", lambda psnr: psnr),
-    # Near 1, where all codecs are, differences would not be seen.
-    "ms_ssim": ("MS-SSIM (RGB), dB", lambda ms_ssim: -10 * math.log10(1 - ms_ssim)),
-}
+PANELS = {"psnr": ("PSNR (RGB), dB", float), "ms_ssim": ("MS-SSIM (RGB), dB", _decibels)}
 # Twelve that can be told apart on white and on black.
 _COLORS = ("#d62728", "#1f83c6", "#ff7f0e", "#2ca02c", "#9467bd", "#17becf", "#e377c2", "#8c8c8c",
            "#bcbd22", "#b5764a", "#5b8ff9", "#c05a9d")
@@ -172,7 +175,7 @@ def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> li
     of = {name: bd.Curve.of(*zip(*((point["bpp"], point["psnr"]) for point in curve["points"])))
           for name, curve in curves.items()}
     if len(of[anchor].bpp) < 2:
-        raise UserError(f"'{anchor}' has one point; an anchor needs two, of rising PSNR")
+        raise UserError(f"'{anchor}' is no curve; an anchor needs two points of rising PSNR")
     rows = []
     for name, curve in curves.items():
         if name == anchor:
@@ -189,11 +192,12 @@ def _note(curve, used, delta, psnrs):
     """What is to be known of a comparison."""
     notes = []
     if len(used.bpp) < len(curve["points"]):
-        notes.append(f"{len(used.bpp)} points used: others need more bits for no higher PSNR")
+        notes.append(f"{len(used.bpp)} points used: others need more bits for no higher PSNR, or "
+                     "have none that is finite")
     if len(used.bpp) < 2:
-        notes.append("one point is no curve")
+        notes.append("fewer than two points are no curve")
     elif math.isnan(delta.rate):
-        notes.append("no PSNR in common")
+        notes.append("no PSNR in common" + " in that range" * bool(psnrs))
     elif len(used.bpp) == 2:
         notes.append("two points, joined straight over log rate")
     if psnrs and not math.isnan(delta.rate) and delta.psnrs != psnrs:
@@ -225,8 +229,8 @@ def draw(axes: Axes, curves: dict[str, Curve], score: str) -> None:
                        for point in curve["points"])
     shown = []
     for i, (name, curve) in enumerate(curves.items()):
-        points = [(point["bpp"], scale(point[score])) for point in curve["points"]
-                  if math.isfinite(point.get(score, math.nan))]
+        points = [(point["bpp"], scale(point.get(score, math.nan))) for point in curve["points"]]
+        points = [point for point in points if math.isfinite(point[1])]
         if points:
             axes.plot(*zip(*points), label=name, color=_COLORS[i % len(_COLORS)],
                       **_LINES[curve["kind"]])
@@ -234,7 +238,8 @@ def draw(axes: Axes, curves: dict[str, Curve], score: str) -> None:
     axes.set(xlabel="bits per pixel", ylabel=label, xlim=(0, limit))
     if shown:
         axes.set_ylim(min(shown) - 0.5, max(shown) + 0.5)
-        axes.legend(loc="lower right", fontsize="small")
+        for name in axes.legend(loc="lower right", fontsize="small").get_texts():
+            name.set_parse_math(False)
     axes.grid(alpha=0.3)
 
 
@@ -243,7 +248,7 @@ def plot(path: pathlib.Path, curves: dict[str, Curve], title: str) -> None:
     figure = Figure(figsize=(14, 6.2), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(PANELS)), PANELS):
         draw(axes, curves, score)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     for suffix in (".png", ".svg"):
         with files.replacing(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=150)

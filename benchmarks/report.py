@@ -144,8 +144,10 @@ def page(results: dict, photographs: list[tuple[str, list[Picture]]]) -> str:
         summary=html.escape(
             f"Means over {count} image{'s' * (count != 1)}, {results['date']}. Models and "
             "classical codecs: real files, decoded to 8-bit RGB. Dashed: published curves."),
-        plots="\n".join(f'<div class="plot">{svg(curves, score)}</div>'
-                        for score in rate_distortion.PANELS),
+        plots="\n".join(
+            f'<div class="plot" role="img" aria-label="{label} over bits per pixel">'
+            f"{svg(curves, score)}</div>"
+            for score, (label, _) in rate_distortion.PANELS.items()),
         comparison=_table(map(rate_distortion.cells, rows), [row["kind"] for row in rows]),
         statement=html.escape(rate_distortion.statement(results["anchor"], results["range"])),
         photographs="\n".join(_photograph(*each) for each in photographs),
@@ -188,8 +190,8 @@ def _photograph(name, pictures):
         for each in pictures)
     choices = "".join(
         f'<label>{side.capitalize()} <select name="{side}" autocomplete="off">' + "".join(
-            f'<option{" selected" * (each.name == chosen)}>{html.escape(each.name)}</option>'
-            for each in pictures) + "</select></label>"
+            f'<option value="{html.escape(each.name)}"{" selected" * (each.name == chosen)}>'
+            f"{html.escape(each.name)}</option>" for each in pictures) + "</select></label>"
         for side, chosen in (("left", left), ("right", right)))
     return f'''<figure class="comparison" style="--width: {width}px">
 <figcaption><h3>{name}</h3><p>{shown}</p></figcaption>
@@ -261,7 +263,8 @@ def main(argv: list[str]) -> None:
         (source.name, code(source.read(), args.model, model, args.codecs, judges))
         for source in sources])
     with replacing(args.output) as temporary:
-        temporary.write_text(text)
+        # A file name need not be valid Unicode.
+        temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
     size = args.output.stat().st_size
     print(f"written: {args.output}, {size / 1e6:.1f} MB")
     if size > _LARGE:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
+from PIL import Image
 
 from common import coding, metrics, quantizers
 from common.files import replacing
@@ -27,6 +28,15 @@ _COLUMNS = 3  # of the figure of an image
 
 # Of the figure of the filters: its columns, and the pixels between them, where labels are.
 _TILE_COLUMNS, _GAP = 16, 10
+
+
+def is_photograph(path: str | os.PathLike) -> bool:
+    """Whether a file is an image other than a figure, which matplotlib marks as its own."""
+    try:
+        with Image.open(path) as image:
+            return not image.info.get("Software", "").startswith("Matplotlib")
+    except OSError:
+        return False
 
 
 # --- An image ---------------------------------------------------------------------------------
@@ -87,7 +97,7 @@ def draw(path: str | os.PathLike, inspection: Inspection, title: str) -> None:
     aspect = np.clip(height / width, 0.5, 2.0)
     figure = Figure(figsize=(4.8 * _COLUMNS, (4 * aspect + 0.5) * lines + 0.7),
                     layout="constrained")
-    figure.suptitle(f"{title}\n{_summary(inspection)}")
+    figure.suptitle(f"{title}\n{_summary(inspection)}", parse_math=False)
     cells = figure.subplots(lines, _COLUMNS, squeeze=False).flat
     for cell, panel in zip(cells, panels):
         _draw_panel(cell, panel, height, width)
@@ -261,7 +271,7 @@ def draw_filters(path: str | os.PathLike, model: Model, title: str,
     mosaic = mosaic.reshape(lines, _TILE_COLUMNS, size, size, 3).swapaxes(1, 2)
     figure = Figure(figsize=(_TILE_COLUMNS, lines + 0.8), layout="constrained")
     figure.suptitle(f"{title}\nwhat one element of each channel of y adds to the image of zeros, "
-                    f"each at its own scale; it is {value}")
+                    f"each at its own scale; it is {value}", parse_math=False)
     axes = figure.subplots()
     axes.imshow(mosaic.reshape(lines * size, _TILE_COLUMNS * size, 3))
     axes.axis("off")

@@ -189,8 +189,8 @@ def test_best_curves_come_first_and_notes_say_what_is_special():
     notes = {row["curve"]: row["note"] for row in rows}
     assert [*notes][:3] == ["two", "bent", "worse"]
     assert [row["bd_rate"] for row in rows[:3]] == pytest.approx([-50, -50, 100], abs=0.1)
-    assert notes["worse"] == "" and "one point" in notes["single"]
-    assert "in common" in notes["far"] and notes["bent"].startswith("4 points used")
+    assert notes["worse"] == "" and "no curve" in notes["single"]
+    assert "in common in that range" in notes["far"] and notes["bent"].startswith("4 points used")
     assert "two points" in notes["two"] and "less than was asked for" in notes["two"]
     assert rows[0]["psnrs"] == (30, 33) and rows[1]["psnrs"] == (27.5, 35)
     cells = rate_distortion.cells(rows[-1])
@@ -199,8 +199,9 @@ def test_best_curves_come_first_and_notes_say_what_is_special():
 
 
 def test_an_anchor_needs_two_points():
-    with pytest.raises(UserError, match="two"):
-        rate_distortion.compare({"a": curve([0.1], [30]), "b": ANCHOR}, "a", None)
+    for single in (curve([0.1], [30]), curve([0.1, 0.2], [math.inf, math.inf])):
+        with pytest.raises(UserError, match="two"):
+            rate_distortion.compare({"a": single, "b": ANCHOR}, "a", None)
 
 
 def test_panels_show_what_there_is():
@@ -215,6 +216,16 @@ def test_panels_show_what_there_is():
     line, = axes[1].lines
     assert line.get_color() == axes[0].lines[0].get_color()
     np.testing.assert_allclose(line.get_ydata(), 10)
+
+
+def test_perfect_points_are_not_drawn_and_names_are_no_formulas(tmp_path):
+    perfect = curve([0.1, 0.2, 0.4], [27, 30, math.inf], "model", ms_ssim=1.0)
+    perfect["points"][0]["ms_ssim"] = 0.99
+    rate_distortion.plot(tmp_path / "plot", {"$^$": perfect}, "$^$")
+    axes = Figure().subplots(1, 2)
+    for each, score in zip(axes, rate_distortion.PANELS):
+        rate_distortion.draw(each, {"a": perfect}, score)
+    assert [len(each.lines[0].get_xdata()) for each in axes] == [2, 1]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,5 +1,7 @@
 """The report: its pictures, and the page in headless Chromium."""
 
+import collections
+import html.parser
 import json
 import pathlib
 import re
@@ -62,6 +64,26 @@ def test_large_pictures_are_cropped_to_the_middle(height, width, shown):
     assert picture.shape[:2] == shown
     np.testing.assert_allclose(
         picture.mean(axis=(0, 1))[:2], [(height - 1) / 2, (width - 1) / 2], atol=0.5)
+
+
+def test_odd_names_stay_text(folder, photo):
+    name, image = "</option>\"'<b>&amp;  $title", photo[:8, :8]
+    row = {"bytes": 1, "bpp": 0.5}
+    text = report.page(report.read_results(folder), [
+        (name, [report.Picture("Original", image), report.Picture(name, image, "", row)])])
+    found = collections.defaultdict(list)
+
+    class Parser(html.parser.HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            found[tag].append(dict(attributes))
+
+    Parser().feed(text)
+    assert [each["data-name"] for each in found["img"]] == ["Original", name]
+    # What a selector says is a picture's name, to the last space.
+    assert [each["value"] for each in found["option"]] == ["Original", name] * 2
+    assert found["img"][1]["alt"] == f"{name}: {name}" and "b" not in found
+    # Without weights for LPIPS, no column is empty.
+    assert "LPIPS" not in text
 
 
 @needs_model

@@ -32,10 +32,27 @@ def test_one_photograph(tiny_model, folder, capsys):
     with Image.open(folder / "a.inspect.png") as figure:
         assert figure.width > 1000 and len(set(figure.convert("L").getdata())) > 100
     fails(["inspect", "--model", tiny_model, folder / "a.png"], capsys, "exists", "--force")
-    before = (folder / "b.png").read_bytes()
-    fails(["inspect", "--model", tiny_model, folder / "a.png", folder / "b.png"], capsys,
-          "b.png exists", "--force")
-    assert (folder / "b.png").read_bytes() == before
+    inspect(tiny_model, folder / "a.png", "--force")
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("arguments", [
+    ["a.png", "b.png"], ["a.png", "a.png"], ["--filters", "b.png"],
+    ["--filters", "a.png", "b.png"]])
+def test_photographs_are_never_overwritten(arguments, force, tiny_model, folder, monkeypatch,
+                                           capsys):
+    monkeypatch.chdir(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    fails(["inspect", "--model", tiny_model, *arguments, *force], capsys,
+          f"{arguments[-1]} is an input", "--output_dir")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_names_are_no_formulas(tiny_model, folder):
+    (folder / "a.png").rename(folder / "$^$.png")
+    inspect(tiny_model, folder / "$^$.png")
+    inspect(tiny_model, "--filters", folder / "$^$.png", "--output_dir", folder)
+    assert names(folder) == ["$^$.inspect.png", "$^$.png", "b.png", "filters.png"]
 
 
 def test_several_photographs(tiny_model, folder, tmp_path_factory):
@@ -53,7 +70,7 @@ def test_filters(tiny_model, folder, monkeypatch, capsys):
     inspect(tiny_model, "--filters", "a.png", "--output_dir", "out")
     assert names(folder) == ["a.png", "b.png", "filters.png", "out", "sorted.svg"]
     assert names(folder / "out") == ["filters.png"]
-    fails(["inspect", "--model", tiny_model, "--filters", "a.png"], capsys, "a.png exists")
+    fails(["inspect", "--model", tiny_model, "--filters"], capsys, "filters.png exists", "--force")
     fails(["inspect", "--model", tiny_model, "--filters", "a.png", "x.txt"], capsys,
           "x.txt", "the last path is the figure", ".png")
     fails(["inspect", "--model", tiny_model, "--filters", "none.png", "x.png"], capsys, "none.png")
