@@ -280,7 +280,8 @@ def main(argv: list[str]) -> None:
                         help="PSNRs in dB to compare over (default: all that a curve and the "
                         "anchor have)")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT,
-                        help="folder (default: benchmarks/results/rate_distortion)")
+                        help="folder (default: benchmarks/results/rate_distortion); results are in "
+                        "one below it, named for the data set")
     args = parser.parse_args(argv)
     if args.range and not args.range[0] < args.range[1]:
         raise UserError(f"--range {args.range[0]:g} {args.range[1]:g}: need the lower PSNR first")
@@ -298,28 +299,29 @@ def main(argv: list[str]) -> None:
     if args.anchor not in names:
         raise UserError(f"--anchor {args.anchor}: not one of the curves: {', '.join(names)}")
 
-    args.output.mkdir(parents=True, exist_ok=True)
+    folder = evaluate.output_folder(args)
+    folder.mkdir(parents=True, exist_ok=True)
     judges = load_judges()
     curves = {
-        **{name: model_curve(paths, args.dataset, args.output / name, judges)
+        **{name: model_curve(paths, args.dataset, folder / name, judges)
            for name, paths in runs.items()},
-        **{name: codec_curve(name, args.dataset, args.output / name, judges)
+        **{name: codec_curve(name, args.dataset, folder / name, judges)
            for name in args.codecs},
         **published}
     psnrs = tuple(args.range) if args.range else None
     comparison = compare(curves, args.anchor, psnrs)
     points = [{"curve": name, "kind": curve["kind"], **point}
               for name, curve in curves.items() for point in curve["points"]]
-    tables.write_csv(args.output / "points.csv", points)
-    files.write_json(args.output / "curves.json", {
+    tables.write_csv(folder / "points.csv", points)
+    files.write_json(folder / "curves.json", {
         "date": datetime.date.today().isoformat(), "dataset": args.dataset,
         "images": [source.name for source in data.find(args.dataset)], **tables.environment(),
         "anchor": args.anchor, "range": psnrs, "comparison": comparison, "curves": curves})
-    plot(args.output / "curves", curves, args.dataset)
+    plot(folder / "curves", curves, args.dataset)
     shown = [cells(row) for row in comparison]
     print(tables.render(shown, shown[0].keys() if shown else ()))
     print(statement(args.anchor, psnrs))
-    print(f"written: {args.output}")
+    print(f"written: {folder}")
 
 
 def statement(anchor: str, psnrs: bd.Range | None) -> str:

@@ -241,9 +241,9 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
-    parser.add_argument("--results", type=pathlib.Path, default=rate_distortion.OUTPUT,
+    parser.add_argument("--results", type=pathlib.Path, default=rate_distortion.OUTPUT / "kodak",
                         help="folder that benchmarks.rate_distortion wrote (default: "
-                        "benchmarks/results/rate_distortion)")
+                        "benchmarks/results/rate_distortion/kodak)")
     parser.add_argument("--images", nargs="+", default=["photos/validation"], metavar="IMAGE",
                         help="photographs: names of the benchmark's images without suffix, data "
                         "sets, or files (default: %(default)s)")
@@ -253,9 +253,11 @@ def main(argv: list[str]) -> None:
                         choices=[name for name, each in classical.CODECS.items()
                                  if each.unit == "quality"],
                         help="classical codecs beside it (default: %(default)s)")
-    parser.add_argument("--output", type=pathlib.Path, default="report.html",
+    parser.add_argument("--output", type=pathlib.Path, default=pathlib.Path("report.html"),
                         help="file (default: %(default)s)")
     args = parser.parse_args(argv)
+    if not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
     results = read_results(args.results)
     sources = find_images(args.images, results["dataset"])
     model, judges = codec.load_model(args.model), rate_distortion.load_judges()

@@ -1,3 +1,4 @@
+import argparse
 import csv
 import dataclasses
 import json
@@ -10,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import configs
+import evaluate
 from benchmarks import classical, rate_distortion
 from common import data, export, images, lpips, metrics
 from common.cli import UserError
@@ -72,15 +74,20 @@ def no_lpips(monkeypatch, tmp_path):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
 
 
+def folder_for(dataset, output):
+    """Where results for a data set are."""
+    return evaluate.output_folder(argparse.Namespace(dataset=dataset, output=output))
+
+
 def run(dataset, output, *arguments, models=()):
-    rate_distortion.main(["--dataset", dataset, "--output", str(output), "--models", *models,
+    rate_distortion.main(["--dataset", dataset, "--output", str(output.parent), "--models", *models,
                           *arguments])
     return json.loads((output / "curves.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def output(dataset, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rate_distortion")
+    folder = folder_for(dataset, tmp_path_factory.mktemp("rate_distortion"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(configs, "LPIPS_WEIGHTS", folder / "missing.npz")
         run(dataset, folder, "--codecs", "jpeg,webp")
@@ -153,7 +160,8 @@ def test_lpips_where_its_weights_are(dataset, tmp_path, monkeypatch, lpips_weigh
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", lpips_weights)
     monkeypatch.setitem(classical.CODECS, "jpeg", dataclasses.replace(
         classical.find("jpeg"), qualities=(10, 60)))
-    points = run(dataset, tmp_path / "out", "--codecs", "jpeg")["curves"]["jpeg"]["points"]
+    folder = folder_for(dataset, tmp_path)
+    points = run(dataset, folder, "--codecs", "jpeg")["curves"]["jpeg"]["points"]
     network, codec = lpips.Lpips.load(lpips_weights), classical.find("jpeg")
     expected = statistics.fmean(
         metrics.lpips(image, codec.decode(codec.encode(image, 10)), network)

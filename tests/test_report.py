@@ -103,6 +103,7 @@ def test_classical_codecs_have_no_more_bytes_than_the_model(photo, monkeypatch, 
 
 @pytest.mark.parametrize("arguments, message", [
     (["--results", "nowhere"], "benchmarks.rate_distortion writes it"),
+    (["--output", "nowhere/page.html"], "there is no folder nowhere"),
     (["--images", "kodim99"], "kodim99"),
     (["--model", "none-1"], "no model 'none-1'"),
 ])
