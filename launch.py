@@ -93,7 +93,23 @@ def _sweep(args, program) -> list[sweeps.Job]:
                    f"--experiments_dir={args.experiments_dir}"]
         command += [f"--xid={args.xid}"] if args.xid else []
         jobs.append(sweeps.Job(args.main, runs.read(program, command), command))
+    if not jobs:
+        raise UserError(f"{args.config}: its get_hyper() has no entries")
     return jobs
+
+
+def _require_idle(jobs):
+    """Two processes at one run would spoil it."""
+    wanted = {str(job.run.workdir) for job in jobs}
+    try:
+        rows = sweeps.rows(jobs[0].run.workdir.parent)
+    except UserError:  # there are none, or it cannot be told
+        return
+    for row in rows:
+        # Those that are waiting may be left of a launch that was stopped.
+        if row["folder"] in wanted and row["state"] != "waiting" and sweeps.is_under_way(row):
+            raise UserError(f"{row['folder']} is {row['state']}: stop it first, or choose another "
+                            "--xid")
 
 
 def _evaluations(args, evaluate) -> list[sweeps.Job]:
@@ -168,6 +184,8 @@ def main(argv: list[str]) -> None:
     if args.dry_run:
         _dry_run(launch, jobs, parameters)
         return
+    if not evaluating and (at_once or args.xid):  # Slurm's job is a new experiment
+        _require_idle(jobs)
     launch.create([*jobs, last] if last and not at_once else jobs, slurm=not at_once)
     print(f"launch: {launch.folder}")
     if not at_once:

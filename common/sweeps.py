@@ -89,6 +89,9 @@ class Job:
     def __call__(self) -> None:
         sys.argv = self.command  # for run_info.json
         logging.set_verbosity(logging.WARNING)
+        # Before Slurm kills a job: by scancel, or to requeue it itself at preemption, where it is
+        # not set to send submitit's signal.
+        signal.signal(signal.SIGTERM, lambda *_: _save())
         try:
             importlib.import_module(self.main).run(*self.run.arguments)
         except UserError as error:
@@ -97,11 +100,15 @@ class Job:
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Saves what is done; submitit calls this when Slurm asks the job to make room."""
-        try:
-            runs.save_all()
-        except Exception:  # the job is to be requeued even so: the checkpoint before is there
-            traceback.print_exc()
+        _save()
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _save():
+    try:
+        runs.save_all()
+    except Exception:  # the job goes on even so: the checkpoint before is there
+        traceback.print_exc()
 
 
 # --- Launching ----------------------------------------------------------------------------------
@@ -319,7 +326,10 @@ def slurm_parameters(options: Sequence[str], name: str) -> dict[str, Any]:
     parameters["additional_parameters"] = {
         "requeue": True, **{key: value for key, value in given.items() if key not in known}}
     # Of several tasks, none can go on without the others.
-    return parameters | {"setup": configs.SLURM_SETUP or None, "srun_args": ["--kill-on-bad-exit"]}
+    srun_args = ["--kill-on-bad-exit"]
+    if "cpus_per_task" in given:  # srun does not take it over from sbatch since Slurm 22.05
+        srun_args.append(f"--cpus-per-task={given['cpus_per_task']}")
+    return parameters | {"setup": configs.SLURM_SETUP or None, "srun_args": srun_args}
 
 
 def _minutes(text):
@@ -443,17 +453,22 @@ def _state(launch, row, alive):
         return "requeued" if begun else "pending", ""
     if queued:
         return "running", ""
-    files = pathlib.Path(row["files"])
-    with contextlib.suppress(OSError):  # NFS looks anew after this
-        files.parent.chmod(files.parent.stat().st_mode)
-    results = [pickle.loads(path.read_bytes())
-               for path in sorted(files.parent.glob(f"{files.name}_*_result.pkl"))]
+    results = _results(row)
     errors = [text for outcome, text in results if outcome == "error"]
     if errors:
         return "failed", _reason(errors[0])
     if results:
         return "done", ""
     return "stopped", _last_line(_log(row))
+
+
+def _results(row):
+    """What the tasks of a job ended with: (outcome, text) of each that has."""
+    files = pathlib.Path(row["files"])
+    with contextlib.suppress(OSError):  # NFS looks anew after this
+        files.parent.chmod(files.parent.stat().st_mode)
+    return [pickle.loads(path.read_bytes())
+            for path in sorted(files.parent.glob(f"{files.name}_*_result.pkl"))]
 
 
 def _log(row):
@@ -479,7 +494,8 @@ def _alive(pairs):
     """The state, by host and id, of all jobs of launches that have not ended."""
     ids = collections.defaultdict(set)
     for launch, row in pairs:
-        if row["job"] is not None:
+        # The id of a process that has ended may be another's by now.
+        if row["job"] is not None and (launch.record["slurm"] or not _results(row)):
             ids[launch.record["host"], launch.record["slurm"]].add(row["job"])
     alive = {}
     for (host, slurm), jobs in ids.items():
@@ -497,7 +513,7 @@ def _queue(jobs):
     except OSError:
         raise UserError("there is no squeue here: ask where Slurm is") from None
     if done.returncode and "Invalid job id" not in done.stderr:  # of jobs that ended long ago
-        raise UserError(f"squeue failed: {done.stderr}")
+        raise UserError(f"squeue failed: {done.stderr.strip()}")
     return dict(line.split() for line in done.stdout.splitlines())
 
 

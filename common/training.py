@@ -16,6 +16,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -157,8 +158,10 @@ class Trainer(tf.keras.Model):
         return self.rate_control(step, mean(generated.bits), coded_bpp)
 
 
-class Validator(tf.keras.Model):
-    """Keras's view of validation: the objective of 8-bit images, on one device.
+class Validator:
+    """Validation: the objective of 8-bit images, on one device.
+
+    Keras's `evaluate`, within `fit`, would share each image among all devices.
 
     Args:
       codec: the model to validate.
@@ -167,45 +170,43 @@ class Validator(tf.keras.Model):
     """
 
     def __init__(self, codec: Model, config, control: rate_control.RateControl | None):
-        super().__init__()
         self._codec = codec
         self._config = config
         self._control = control
-        self._means = {name: tf.keras.metrics.Mean(name) for name in _measured(codec, config)}
+        self._measure = tf.function(
+            self._measure, input_signature=[tf.TensorSpec([1, None, None, 3])], autograph=False,
+            jit_compile=_jit_compile(config.train.jit_compile))
 
-    @tf.autograph.experimental.do_not_convert
-    def test_step(self, x):
+    def __call__(self, photos: tf.data.Dataset) -> dict[str, float]:
+        """The means over a data set as of `data.whole_images` of what the objective measures."""
+        rows = [self._measure(photo) for photo in photos]
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+    def _measure(self, x):
         rate_weight = self._control.mean_weight if self._control else 1.0
-        measured = objectives.rate_distortion(
+        return objectives.rate_distortion(
             x, self._codec(x), self._config.train.rd_lambda, rate_weight=rate_weight,
             eight_bit=True, **_objective(self._config))
-        for name, value in measured.items():
-            self._means[name].update_state(value)
-        return {name: mean.result() for name, mean in self._means.items()}
 
 
 class _Means(tf.Module):
-    """Means by name, in variables, which go into checkpoints."""
+    """Means by name, in a variable, which goes into checkpoints."""
 
     def __init__(self, names: list[str]):
         super().__init__()
         self._names = names
-        self._sums = tf.Variable(tf.zeros(len(names)), trainable=False)
-        self._count = tf.Variable(0.0, trainable=False)
+        self._sums = tf.Variable(tf.zeros(len(names) + 1), trainable=False)  # the last counts
 
     def add(self, values: dict[str, tf.Tensor]) -> None:
-        self._sums.assign_add(tf.stack([values[name] for name in self._names]))
-        self._count.assign_add(1.0)
+        self._sums.assign_add(tf.stack([*(values[name] for name in self._names), 1.0]))
 
     def result(self) -> dict[str, float]:
         """The means; nothing if there is nothing to take them of."""
-        if not self._count.numpy():
-            return {}
-        return dict(zip(self._names, (self._sums / self._count).numpy().tolist()))
+        *sums, count = self._sums.numpy().tolist()
+        return {name: total / count for name, total in zip(self._names, sums)} if count else {}
 
     def reset(self) -> None:
         self._sums.assign(tf.zeros_like(self._sums))
-        self._count.assign(0.0)
 
 
 def _objective(config) -> dict:
@@ -254,7 +255,6 @@ class Journal(tf.keras.callbacks.Callback):
             self._checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
         self._validation = data.whole_images(sources) if sources else None
         self._validator = Validator(trainer.result, config, trainer.rate_control)
-        self._validator.compile(jit_compile=_jit_compile(config.train.jit_compile))
         self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
         self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
         with self._writer.as_default():
@@ -307,9 +307,9 @@ class Journal(tf.keras.callbacks.Callback):
 
     def interrupt(self) -> None:
         """Saves a checkpoint in the middle of an interval, for a process that is to end."""
-        # Of the end of an interval, half is no state to go on from.
-        if not self._settling and self.step:
-            with tf.init_scope():  # wherever Python is
+        with tf.init_scope():  # Python may be tracing a graph, of which this is to be no part
+            # Of the end of an interval, half is no state to go on from.
+            if not self._settling and self.step:
                 self._manager.save(checkpoint_number=self.step)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -350,8 +350,7 @@ class Journal(tf.keras.callbacks.Callback):
         self._trainer.update_offsets()
         if self._validation is None:
             return {}
-        measured = self._validator.evaluate(self._validation, verbose=0, return_dict=True)
-        return {name: float(value) for name, value in measured.items()}
+        return self._validator(self._validation)
 
     def _take_note(self, measured: dict[str, float]) -> None:
         self._write_window()

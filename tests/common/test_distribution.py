@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, distribution, quantizers, training
+from common import data, distribution, quantizers, runs, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -38,7 +38,6 @@ ADVERSARIAL = _RUN.format(
 
 def configured(options):
     config = tiny_config()
-    config.data.validation = ""
     config.data.batch_size = 4
     config.train.num_steps = config.train.checkpoint_interval = 4
     config.train.log_interval = 2
@@ -71,15 +70,15 @@ def assert_alike(workdir, other, tolerance=2e-5):
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (workdir, other))
-    assert [line["step"] for line in ours] == [2, 4]
-    assert [line["step"] for line in theirs] == [2, 4]
-    for a, b in zip(ours, theirs):
-        assert a.keys() == b.keys()
+    assert [line["step"] for line in ours] == [2, 4, 4]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.keys() == b.keys() and a["split"] == b["split"]
         for key in a.keys() - {"split"}:
             assert a[key] == pytest.approx(b[key], rel=2e-4), key
     readers = [tf.train.load_checkpoint(str(path / "checkpoints")) for path in (workdir, other)]
     weights = [key for key in readers[0].get_variable_to_shape_map()
-               if key.startswith("codec/") and key.endswith("VARIABLE_VALUE")]
+               if key.startswith(("codec/", "result/", "discriminator/", "rate_control/"))
+               and key.endswith("VARIABLE_VALUE")]
     assert weights
     for key in weights:  # a step of the optimiser is 1e-3 and more
         a, b = (reader.get_tensor(key) for reader in readers)
@@ -105,6 +104,25 @@ def on_one(tmp_path_factory):
 
 
 def test_two_devices(on_one, tmp_path):
+    finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
+    assert_alike(tmp_path, on_one)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on_with_another_number_of_devices(
+        on_one, tmp_path, monkeypatch):
+    on_train_batch_end = training.Journal.on_train_batch_end
+
+    def interrupt(self, batch, logs=None):
+        on_train_batch_end(self, batch, logs)
+        if self.step == 3:
+            runs.save_all()
+            raise InterruptedError
+
+    monkeypatch.setattr(training.Journal, "on_train_batch_end", interrupt)
+    with pytest.raises(InterruptedError):
+        training.run(Model, configured({"strategy": "mirrored"}), tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-3")
     finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
     assert_alike(tmp_path, on_one)
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import platform
+import signal
 import subprocess
 import sys
 
@@ -62,10 +63,11 @@ def test_options_go_where_submitit_takes_them(monkeypatch):
     monkeypatch.setattr(configs, "SLURM_SETUP", ["module load cuda"])
     parameters = sweeps.slurm_parameters(
         ["partition=gpu", "gpus-per-node=2", "mail-user=a@b.c", "exclusive", "reservation=x=y",
-         "overcommit"], "name")
+         "overcommit", "cpus_per_task=4"], "name")
     assert parameters == dict(
         time=120, partition="gpu", gpus_per_node=2, mail_user="a@b.c", exclusive=True,
-        job_name="name", setup=["module load cuda"], srun_args=["--kill-on-bad-exit"],
+        job_name="name", setup=["module load cuda"], cpus_per_task=4,
+        srun_args=["--kill-on-bad-exit", "--cpus-per-task=4"],
         additional_parameters=dict(requeue=True, reservation="x=y", overcommit=True))
 
 
@@ -144,6 +146,19 @@ def test_a_job_to_be_requeued_saves_and_stays_the_same(tmp_path, capsys):
     with runs.saved_by(fail):
         assert job.checkpoint().function is job
     assert "no space" in capsys.readouterr().err
+
+
+def test_a_job_that_is_to_be_killed_saves(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["submitit"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numbers.txt").touch()
+    job, before = make_job(tmp_path), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(counting.time, "sleep", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        job()  # it goes on till it is killed
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert json.loads((job.run.workdir / "saved.json").read_text()) == 3
 
 
 # --- States ---------------------------------------------------------------------------------------
@@ -251,6 +266,11 @@ def test_processes_of_this_machine(launch):
     launch._write()
     with pytest.raises(UserError, match="processes of another: ask there"):
         sweeps.rows(launch.folder)
+    # Of what has ended by itself, the files tell.
+    for row in launch.record["runs"][:2]:
+        with open(f"{row['files']}_0_result.pkl", "wb") as file:
+            pickle.dump(("success", None), file)
+    assert states(launch.folder) == ["done", "done", "waiting", "waiting"]
 
 
 def test_the_queue_of_slurm(monkeypatch):

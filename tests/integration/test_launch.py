@@ -153,6 +153,19 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
                 (workdir / "metrics.jsonl").read_text().splitlines()] == [*range(1, 31)]
 
 
+def test_a_run_that_is_under_way_is_not_begun_again(folder):
+    command = [*COUNTING, "--local", "1", "--hids", "0", "--args", "--config.train.num_steps=100"]
+    process = start(folder, *command)
+    workdir = folder / "experiments/counting_config/wid=0-counting-to=100-fail_at=-1"
+    wait_for(lambda: last_step(workdir) >= 1, process)
+    code, out, errors = run(folder, *command)
+    assert code == 2 and not out
+    assert errors.startswith(f"error: {workdir} is running at step ")
+    assert len(errors.splitlines()) == 1 and len(launches(folder)) == 1
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
 def test_a_process_that_is_asked_to_make_room_saves_and_goes_on(folder):
     process = start(folder, *COUNTING, "--local", "1", "--hids", "0", "--args",
                     "--config.train.num_steps=30")
@@ -260,6 +273,14 @@ def test_mistakes(arguments, message, capsys, no_slurm, tmp_path):
     lines = capsys.readouterr().err.strip().splitlines()
     assert message in lines[-1] and lines[-1].startswith("error: ")
     assert not [*tmp_path.iterdir()]
+
+
+def test_an_empty_sweep(tmp_path, capsys, no_slurm):
+    config = tmp_path / "config.py"
+    config.write_text(pathlib.Path(COUNTING[3]).read_text() + "\n\nget_hyper = list\n")
+    with pytest.raises(SystemExit):
+        launch.main([*COUNTING[:3], str(config)])
+    assert "its get_hyper() has no entries" in capsys.readouterr().err
 
 
 def test_runs_that_cannot_be_evaluated_have_a_line_each(tmp_path, capsys):

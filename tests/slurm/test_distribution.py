@@ -12,8 +12,8 @@ from tests.tiny import TINY, TRAINING
 
 @pytest.mark.slow
 def test_two_tasks_train_as_one(slurm, tmp_path):
-    new = ["--config.data.validation=", "--config.train.num_steps=4",
-           "--config.train.checkpoint_interval=4", "--config.train.log_interval=2"]
+    new = ["--config.train.num_steps=4", "--config.train.checkpoint_interval=4",
+           "--config.train.log_interval=2"]
     names = {argument.partition("=")[0] for argument in new}
     arguments = [each for each in TINY if each.partition("=")[0] not in names] + new
     command = [*TRAINING[:3], str(pathlib.Path(training.__file__).parents[1] / TRAINING[3]),

@@ -109,6 +109,7 @@ def test_jobs_are_requeued_or_stopped(slurm, folder):
     assert steps == [*range(1, 101)]
     row = sweeps.rows(launched)[1]
     assert row["state"].startswith("stopped at step") and "CANCELLED" in row["cause"]
+    assert json.loads((stopped / "saved.json").read_text()) >= 3
 
 
 @pytest.mark.slow
