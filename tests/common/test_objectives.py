@@ -13,12 +13,11 @@ BITS = {"y": tf.constant([8.0, 24.0]), "z": tf.constant([4.0, 0.0])}
 
 
 def test_loss_of_a_case_done_by_hand():
-    # One example is exact, every sample of the other is off by 0.2.
-    x_hat = tf.stack([X[0], X[1] + 0.2])
+    x_hat = tf.stack([X[0] + 0.1, X[1] + 0.2])
     measured = objectives.rate_distortion(X, Generated(x_hat, BITS), 0.01)
-    mse = (0.2 * 255) ** 2 / 2
+    mse = (0.1**2 + 0.2**2) / 2 * 255**2
     expected = {"bpp_y": 16 / 8, "bpp_z": 2 / 8, "bpp": 18 / 8, "mse": mse,
-                "rd_loss": 18 / 8 + 0.01 * mse, "psnr": 10 * math.log10(255**2 / mse)}
+                "rd_loss": 18 / 8 + 0.01 * mse, "psnr": -10 * math.log10(0.1 * 0.2)}
     assert {k: float(v) for k, v in measured.items()} == pytest.approx(expected, rel=1e-5)
 
 

@@ -134,7 +134,7 @@ def test_at_most_n_at_once(folder):
 
 def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     command = [*COUNTING, "--local", "2", "--hids", "0", "1", "2", "--args",
-               "--config.train.fail_at=-1", "--config.train.num_steps=30"]
+               "--config.train.fail_at=-1", "--config.train.num_steps=90"]
     process = start(folder, *command)
     # Folders are named for the steps that the command line asks for.
     experiment = folder / "experiments/counting_config"
@@ -150,7 +150,7 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     assert code == 0 and len(launches(folder)) == 2
     for workdir in experiment.iterdir():
         assert [json.loads(line)["step"] for line in
-                (workdir / "metrics.jsonl").read_text().splitlines()] == [*range(1, 31)]
+                (workdir / "metrics.jsonl").read_text().splitlines()] == [*range(1, 91)]
 
 
 def test_a_run_that_is_under_way_is_not_begun_again(folder):
