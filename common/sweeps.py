@@ -167,8 +167,11 @@ class Launch:
         """
         waiting = collections.deque(enumerate(jobs))
         running = []
-        # It comes from `kill` and from Slurm, when this process is itself a job.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # SIGTERM comes from `kill` and from Slurm, when this process is itself a job. SIGINT may be
+        # ignored here, by a shell that began this in the background; jobs would inherit that, and
+        # it is what submitit ends them with.
+        for interrupt in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(interrupt, signal.default_int_handler)
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
