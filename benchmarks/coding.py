@@ -65,13 +65,7 @@ def main() -> None:
     parser.add_argument("--matrix", type=int, default=4096, help="side of the matrices")
     side_by_side.add_arguments(parser)
     args = parser.parse_args()
-    if args.side:
-        side = {"ours": ours, "CompressAI": compressai}[args.side]
-        side_by_side.serve(args.side, lambda: side(args))
-    else:
-        from common import cli
-
-        cli.report(measure)(args)
+    side_by_side.run(args, measure, ours=ours, CompressAI=compressai)
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -45,12 +45,7 @@ def main() -> None:
     args = parser.parse_args()
     if len(set(args.sizes)) < 2:
         parser.error("exponents take at least two sizes")
-    if args.side:
-        side_by_side.serve(args.side, lambda: worker(args))
-    else:
-        from common import cli
-
-        cli.report(measure)(args)
+    side_by_side.run(args, measure, ours=worker)
 
 
 def measure(args: argparse.Namespace) -> None:

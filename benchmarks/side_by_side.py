@@ -135,7 +135,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(_SIDE, choices=PYTHONS, help=argparse.SUPPRESS)
 
 
-def serve(side: str, build: Callable[[], Methods]) -> None:
+def run(args: argparse.Namespace, measure: Callable[[argparse.Namespace], None],
+        **sides: Callable[[argparse.Namespace], Methods]) -> None:
+    """Measures; or, in a worker, is one of the sides.
+
+    Args:
+      args: with those of `add_arguments`.
+      measure: what the command line asks for.
+      **sides: by name of the side, what makes the methods of its workers.
+    """
+    if args.side:
+        _serve(args.side, lambda: sides[args.side](args))
+    else:
+        from common import cli  # CompressAI's environment has no absl
+
+        cli.report(measure)(args)
+
+
+def _serve(side, build):
     """Answers calls on stdin with what `build` returns, until stdin closes."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print; answers stay clean

@@ -47,12 +47,7 @@ def main() -> None:
     parser.add_argument("--image", help="by default coffee.png of the data set `photos`")
     side_by_side.add_arguments(parser)
     args = parser.parse_args()
-    if args.side:
-        side_by_side.serve(args.side, lambda: worker(args))
-    else:
-        from common import cli
-
-        cli.report(measure)(args)
+    side_by_side.run(args, measure, ours=worker)
 
 
 def measure(args: argparse.Namespace) -> None:

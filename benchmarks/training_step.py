@@ -29,11 +29,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=256, help="height and width of the images")
     side_by_side.add_arguments(parser)
     args = parser.parse_args()
-    if args.side:
-        side = {"ours": ours, "CompressAI": compressai}[args.side]
-        side_by_side.serve(args.side, lambda: side(args))
-    else:
-        measure(args)
+    side_by_side.run(args, measure, ours=ours, CompressAI=compressai)
 
 
 def measure(args: argparse.Namespace) -> None:
