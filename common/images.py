@@ -3,6 +3,7 @@
 import io
 import os
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -123,5 +124,19 @@ def crop_to(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
     """Crops `x` [B, H', W', C] at the bottom and the right to the height and width of `like`."""
     if x.shape[1:3].is_fully_defined() and x.shape[1:3] == like.shape[1:3]:
         return x
-    shape = tf.shape(like)
-    return x[:, :shape[1], :shape[2]]
+    return crop(x, (0, 0), tf.unstack(tf.shape(like)[1:3]))
+
+
+def crop(x: tf.Tensor, begin: Sequence, sides: Sequence) -> tf.Tensor:
+    """A part of `x` [B, H, W, C]; as x[:, top:top + height, left:left + width].
+
+    The gradient of that takes ten times as long: it writes element by element.
+
+    Args:
+      x: any tensor.
+      begin: top and left.
+      sides: height and width of the part.
+    """
+    part = tf.slice(x, [0, *begin, 0], [-1, *sides, -1])
+    part.set_shape([x.shape[0], None, None, x.shape[3]])
+    return part

@@ -96,7 +96,7 @@ class Model(mshyper.models.Model):
         posterior = latents if training else self.posterior(y_hat)
         noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
-        psi = self._crop(self.hyper_synthesis(z, training=training), tf.shape(y_hat))
+        psi = images.crop_to(self.hyper_synthesis(z, training=training), y_hat)
         mean, index = self._parameters(psi)
         index = index if training else tf.round(index)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2

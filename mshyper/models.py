@@ -72,8 +72,8 @@ class Model(model.Model):
 
     def generate(self, latents, quantizer, training=False):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
-        psi = self._crop(
-            self.hyper_synthesis(z_hat, training=training), tf.shape(latents["y"]))
+        # It is for y padded to a whole number of z.
+        psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
         y_rate, y_hat, *parameters, index = self._quantize(
             latents["y"], psi, quantizer, training)
         parameters.append(index if training else tf.round(index))
@@ -95,10 +95,6 @@ class Model(model.Model):
 
     def _prediction(self, mean, index):
         return model.Prediction(mean, self.y_prior.deviation(index))
-
-    def _crop(self, psi, shape):
-        """The hyper-synthesis' output for y padded to a whole number of z, cut to y's size."""
-        return psi[:, :shape[1], :shape[2]]
 
     def _parameters(self, parameters):
         """Means and positions in the scale table from a network's output."""
@@ -152,7 +148,7 @@ class Model(model.Model):
 
         psi = tiles.run(network, z_symbols, up=self.hyper_synthesis.stride, after=narrowed,
                         side=tiles.LATENT_SIDE)
-        return [self._crop(np.asarray(x), shape) for x in psi]
+        return [np.asarray(x)[:, :shape[1], :shape[2]] for x in psi]
 
     def _encode_y(self, y, psi, coder):
         *mean, index = psi

@@ -146,5 +146,6 @@ class DualPath(tf.keras.layers.Layer):
 
     def call(self, x):
         x, y = self._project(x), self._body(x)
-        residual = x[..., :self._channels] + y[..., :self._channels]
-        return tf.concat([residual, x[..., self._channels:], y[..., self._channels:]], axis=-1)
+        x_residual, x_dense = tf.split(x, [self._channels, -1], axis=-1)
+        y_residual, y_dense = tf.split(y, [self._channels, -1], axis=-1)
+        return tf.concat([x_residual + y_residual, x_dense, y_dense], axis=-1)

@@ -1,13 +1,17 @@
 """Layers that the transforms of all papers are made of."""
 
 import tensorflow as tf
-import tensorflow_compression as tfc
 
 from common import images
+from common.transforms.convolution import SignalConv2D
+from common.transforms.gdn import GDN
 
 
 class Transform(tf.keras.Sequential):
     """A stack of layers between image and latent, or between latent and hyper-latent.
+
+    Where layers compute in bfloat16, the outer ones do not: pixels, and values that are rounded,
+    have more digits than that.
 
     Attributes:
       stride: ratio of the sides of its larger and smaller end.
@@ -17,6 +21,8 @@ class Transform(tf.keras.Sequential):
     stride: int
 
     def __init__(self, layers, out_channels: int):
+        for layer in (layers[0], layers[-1]):
+            _set_float32(layer)
         super().__init__(layers)
         self.out_channels = out_channels
 
@@ -26,8 +32,18 @@ class Transform(tf.keras.Sequential):
         x = inputs
         for layer in self.layers:
             x = layer(x)
-        # Its layers may compute in bfloat16; rates and distortions are in float32.
-        return tf.cast(x, tf.float32)
+        return x
+
+
+def _set_float32(layer):
+    """Has a layer, with all those within, compute in float32; of a convolution not the activation.
+
+    That is GDN of the largest feature maps there are, which costs more than the convolution.
+    """
+    parts = [] if isinstance(layer, SignalConv2D) else layer.submodules
+    for part in (layer, *parts):
+        if isinstance(part, tf.keras.layers.Layer):
+            part._set_dtype_policy("float32")  # Keras has no public way but the constructor
 
 
 def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
@@ -37,9 +53,9 @@ def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: 
     Kernels are stored as they are: the library's default, the kernel's Fourier transform, helps
     Adam but makes a training step half as slow again.
     """
-    return tfc.SignalConv2D(
-        filters, (kernel, kernel), corr=True, strides_down=stride, padding="same_zeros",
-        use_bias=use_bias, activation=get_activation(activation), kernel_parameter="variable",
+    return SignalConv2D(
+        filters, (kernel, kernel), corr=True, strides_down=stride, use_bias=use_bias,
+        activation=get_activation(activation), kernel_parameter="variable",
         kernel_initializer=kernel_initializer)
 
 
@@ -59,9 +75,9 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias
         return tf.keras.layers.Conv2DTranspose(
             filters, kernel, stride, "same", activation=get_activation(activation),
             use_bias=use_bias, kernel_initializer="variance_scaling")
-    return tfc.SignalConv2D(
-        filters, (kernel, kernel), corr=False, strides_up=stride, padding="same_zeros",
-        use_bias=use_bias, activation=get_activation(activation), kernel_parameter="variable")
+    return SignalConv2D(
+        filters, (kernel, kernel), corr=False, strides_up=stride, use_bias=use_bias,
+        activation=get_activation(activation), kernel_parameter="variable")
 
 
 class ShiftedConv(tf.keras.layers.Layer):
@@ -104,13 +120,14 @@ class ShiftedConv(tf.keras.layers.Layer):
         self.bias = self.add_weight("bias", [self._filters], initializer="zeros")
 
     def call(self, x):
-        rows, columns = ((start, start + size - 1)
-                         for start, size in zip(self._origin, self._kernel_size))
-        padded = tf.pad(x, [[0, 0], *([max(0, -first), max(0, last)] for first, last in
-                                      (rows, columns)), [0, 0]])
+        spans = [(start, start + size - 1)
+                 for start, size in zip(self._origin, self._kernel_size)]
         # A kernel wholly on one side of the position does not read the input's other end.
-        x = padded[:, max(0, rows[0]):tf.shape(padded)[1] + min(0, rows[1]),
-                   max(0, columns[0]):tf.shape(padded)[2] + min(0, columns[1])]
+        unread = [(max(0, first), max(0, -last)) for first, last in spans]
+        if any(map(any, unread)):
+            x = images.crop(x, [before for before, _ in unread], [
+                side - sum(ends) for side, ends in zip(tf.unstack(tf.shape(x)[1:3]), unread)])
+        x = tf.pad(x, [[0, 0], *([max(0, -first), max(0, last)] for first, last in spans), [0, 0]])
         y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.compute_dtype), 1, "VALID")
         return self.activation(y + self.bias)
 
@@ -144,7 +161,7 @@ class EverySecondChannel(tf.keras.layers.Layer):
     """Channels 0, 2, 4, ..."""
 
     def call(self, x):
-        return x[..., ::2]
+        return tf.unstack(tf.reshape(x, [*tf.unstack(tf.shape(x)[:-1]), -1, 2]), axis=-1)[0]
 
 
 class ICNR(tf.keras.initializers.Initializer):
@@ -285,28 +302,6 @@ class InstanceNorm(ChannelNorm):
 
     def _moments(self, x):
         return tf.nn.moments(x, axes=(1, 2), keepdims=True)
-
-
-class GDN(tfc.GDN):
-    """Generalised divisive normalisation, y_i = x_i / (beta_i + sum_j gamma_ij |x_j|).
-
-    The simplified form of Johnston et al. 2019 (Ballé et al. 2016 have squares and a root), which
-    is also the default of tensorflow-compression, here without branches for other exponents in the
-    graph: they take time to build, and profilers count operations that are never run. Sums are in
-    float32, whatever the precision of the layers around it.
-
-    Args:
-      inverse: multiply instead.
-    """
-
-    def __init__(self, inverse: bool = False):
-        super().__init__(inverse, dtype="float32", autocast=False)
-
-    def call(self, x):
-        wide = tf.cast(x, tf.float32)
-        norm = tf.nn.bias_add(
-            tf.nn.conv2d(tf.abs(wide), self.gamma[None, None], 1, "VALID"), self.beta)
-        return tf.cast(wide * norm if self.inverse else wide / norm, x.dtype)
 
 
 def get_activation(activation):

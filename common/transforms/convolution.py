@@ -1,0 +1,116 @@
+"""Convolutions that are fast in float32 and in bfloat16, forwards and backwards.
+
+The layer is tensorflow-compression's, with its alignment, its weights and their names. Only the
+operations differ, for on CPUs TensorFlow's have traps:
+
+    explicit padding   has no oneDNN gradient in bfloat16, and the one there is takes up to a
+                       hundred times as long: pad before instead
+    x[:, a:b]          has a gradient that writes element by element: see `images.crop`
+    few outputs        of a transposed convolution, as the three of an image, leave most of a
+                       vector register idle: they are computed as one convolution with an output
+                       for each phase, `polyphase`
+"""
+
+import tensorflow as tf
+import tensorflow_compression as tfc
+
+from common import images
+
+# Of float32 in a vector register (AVX-512). Transposed convolutions with fewer filters are faster
+# in polyphase form, though its kernels are padded to multiples of the stride.
+_LANES = 16
+
+
+class SignalConv2D(tfc.SignalConv2D):
+    """`tfc.SignalConv2D` with zeros beyond the border; see the module's docstring.
+
+    Correlations may down-sample and convolutions may up-sample, each along both axes alike.
+
+    Args:
+      filters, kernel_support, **kwargs: as there. Padding is "same_zeros".
+
+    Raises:
+      ValueError: other strides.
+    """
+
+    def __init__(self, filters: int, kernel_support, *, corr: bool, **kwargs):
+        super().__init__(filters, kernel_support, corr=corr, padding="same_zeros", **kwargs)
+        strides, ones = self.strides_down, self.strides_up
+        if not corr:
+            strides, ones = ones, strides
+        self._stride, *others = {*strides}
+        if others or {*ones} != {1}:
+            raise ValueError(f"strides {self.strides_up} up and {self.strides_down} down; use "
+                             "equal ones, down for a correlation and up for a convolution")
+
+    def call(self, x):
+        if self.corr:
+            y = _correlate(x, self.kernel, self._stride)
+        elif self._stride == 1 and all(size % 2 for size in self.kernel_support):
+            y = _correlate(x, tf.reverse(self.kernel, [0, 1]), 1)
+        elif self.filters < _LANES and self._stride > 1:
+            y = polyphase(x, self.kernel, self._stride)
+        else:
+            y = _upsample(x, self.kernel, self._stride)
+        if self.use_bias:
+            y = tf.nn.bias_add(y, self.bias)
+        return y if self.activation is None else self.activation(y)
+
+
+def _correlate(x, kernel, stride):
+    """Tap a of the kernel reads x at (i stride + a - size // 2)."""
+    sizes = kernel.shape[:2]
+    if stride == 1 and all(size % 2 for size in sizes):
+        return tf.nn.conv2d(x, kernel, 1, "SAME")
+    around = [[size // 2, (size - 1) // 2] for size in sizes]
+    return tf.nn.conv2d(tf.pad(x, [[0, 0], *around, [0, 0]]), kernel, stride, "VALID")
+
+
+def _upsample(x, kernel, stride):
+    """Tap a of the kernel adds x[i] to the output at (i stride + a - size // 2)."""
+    batch, height, width, _ = tf.unstack(tf.shape(x))
+    begin = [size // 2 for size in kernel.shape[:2]]
+    sides = [height * stride, width * stride]
+    # What is cut off lies before the first output; and after the last, where a tap reaches there.
+    whole = [tf.maximum(side + before, side - stride + size)
+             for side, before, size in zip(sides, begin, kernel.shape[:2])]
+    filters = kernel.shape[3]
+    y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]),
+                               [batch, *whole, filters], stride, "VALID")
+    y = images.crop(y, begin, sides)
+    y.set_shape([None, *(None if side is None else side * stride for side in x.shape[1:3]), None])
+    return y
+
+
+def polyphase(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """A transposed convolution as one of stride 1, with stride^2 times the outputs, interleaved.
+
+    The output at stride q + p is the sum over u of kernel[stride u + p - e] x[q + m - u], where
+    the kernel starts e outputs later than m inputs would: size // 2 = stride m - e.
+
+    Args:
+      x: [B, h, w, C].
+      kernel: [rows, columns, C, filters]; tap a adds x[i] to output stride i + a - size // 2.
+      stride: of the outputs, per input; at least 2.
+
+    Returns:
+      [B, stride h, stride w, filters].
+    """
+    channels, filters = kernel.shape[2:]
+    ends, around, taps = [], [], []
+    for size in kernel.shape[:2]:
+        most = -(-(size // 2) // stride)  # m
+        early = stride * most - size // 2  # e
+        count = -(-(size + early) // stride)  # of u
+        ends.append([early, stride * count - size - early])
+        around.append([count - 1 - most, most])
+        taps.append(count)
+    kernel = tf.reshape(tf.pad(kernel, [*ends, [0, 0], [0, 0]]),
+                        [taps[0], stride, taps[1], stride, channels, filters])
+    kernel = tf.transpose(tf.reverse(kernel, [0, 2]), [0, 2, 4, 1, 3, 5])
+    kernel = tf.reshape(kernel, [*taps, channels, stride**2 * filters])
+    if all(before == after for before, after in around):
+        y = tf.nn.conv2d(x, kernel, 1, "SAME")
+    else:
+        y = tf.nn.conv2d(tf.pad(x, [[0, 0], *around, [0, 0]]), kernel, 1, "VALID")
+    return tf.nn.depth_to_space(y, stride)
