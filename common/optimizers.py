@@ -8,15 +8,20 @@ from common.cli import UserError
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, algorithm 3).
 
-    For a kernel G of any rank, each axis keeps the running mean of the Gram matrix of its
-    unfolding, G_(i) G_(i)^T. Their eigenvectors rotate the gradient into a basis in which Adam's
-    diagonal scaling is nearly a full one. Vectors, scalars and long axes are left to plain Adam.
+    For a matrix or a kernel G [rows, columns, inputs, outputs], both channel axes keep the running
+    mean of the Gram matrix of their unfolding, G_(i) G_(i)^T. Their eigenvectors rotate the
+    gradient into a basis in which Adam's diagonal scaling is nearly a full one. Rows and columns of
+    a kernel are few and gain nothing by it; vectors, scalars and long axes are left to plain Adam.
     Transform coding is ill-conditioned; arXiv 2601.20769 measures what this gains learned codecs.
+
+    Both moments are kept in the rotated basis. There the first one is what the paper's, kept
+    unrotated, would be rotated to in each step.
 
     Args:
       learning_rate: float or schedule.
       beta_1, beta_2: decay of the first and second moment.
-      shampoo_beta: decay of the Gram matrices.
+      shampoo_beta: decay of the Gram matrices, per step.
+      gram_interval: steps between two gradients that enter the Gram matrices.
       update_interval: steps between two updates of the eigenbasis, one power iteration each.
       max_size: axes longer than this are not rotated.
       epsilon: added to the root of the second moment.
@@ -24,13 +29,15 @@ class SOAP(tf.keras.optimizers.Optimizer):
     """
 
     def __init__(self, learning_rate=2e-3, beta_1=0.95, beta_2=0.95, shampoo_beta=0.95,
-                 update_interval=10, max_size=512, epsilon=1e-8, name="SOAP", **kwargs):
+                 gram_interval=2, update_interval=10, max_size=512, epsilon=1e-8, name="SOAP",
+                 **kwargs):
         kwargs.setdefault("jit_compile", False)  # eigh and qr gain nothing from XLA
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1 = beta_1
         self.beta_2 = beta_2
         self.shampoo_beta = shampoo_beta
+        self.gram_interval = gram_interval
         self.update_interval = update_interval
         self.max_size = max_size
         self.epsilon = epsilon
@@ -43,50 +50,60 @@ class SOAP(tf.keras.optimizers.Optimizer):
         for variable in var_list:
             self._moments.append([
                 self.add_variable_from_reference(variable, name) for name in ("m", "v")])
-            sizes = [variable.shape[axis] for axis in self._axes(variable)]
             for matrices, name in ((self._grams, "gram"), (self._bases, "basis")):
-                matrices.append([
-                    self.add_variable_from_reference(variable, f"{name}_{i}", shape=(n, n))
-                    for i, n in enumerate(sizes)])
+                matrices.append({
+                    axis: self.add_variable_from_reference(
+                        variable, f"{name}_{axis}", shape=(size, size))
+                    for axis, size in self._axes(variable).items()})
 
-    def _axes(self, variable) -> list[int]:
-        """The axes that are rotated: those of 2 to max_size entries of matrices and kernels."""
+    def _axes(self, variable) -> dict[str, int]:
+        """The axes that are rotated and their sizes: channels, 2 to max_size of them."""
         if variable.shape.rank not in (2, 4):
-            return []
-        return [i for i, n in enumerate(variable.shape) if 1 < n <= self.max_size]
+            return {}
+        return {axis: size for axis, size in zip(("inputs", "outputs"), variable.shape[-2:])
+                if 1 < size <= self.max_size}
 
     def update_step(self, gradient, variable):
         i = self._index_dict[self._var_key(variable)]
         m, v = self._moments[i]
-        axes, grams, bases = self._axes(variable), self._grams[i], self._bases[i]
+        grams, bases = self._grams[i], self._bases[i]
         step = self.iterations + 1
-        for axis, gram in zip(axes, grams):
-            others = [k for k in range(variable.shape.rank) if k != axis]
-            gram.assign(self.shampoo_beta * gram + (1 - self.shampoo_beta)
-                        * tf.tensordot(gradient, gradient, [others, others]))
-        if axes:
-            self._update_bases(step, grams, bases)
-        m.assign(self.beta_1 * m + (1 - self.beta_1) * gradient)
-        rotated = _rotate(gradient, axes, bases)
+        if bases:
+            self._update_grams(step, gradient, grams)
+            self._update_bases(step, m, grams, bases)
+        rotated = _rotate(gradient, bases)
+        m.assign(self.beta_1 * m + (1 - self.beta_1) * rotated)
         v.assign(self.beta_2 * v + (1 - self.beta_2) * tf.square(rotated))
-        update = _rotate(m, axes, bases) / (tf.sqrt(v) + self.epsilon)
-        update = _rotate(update, axes, bases, inverse=True)
+        update = _rotate(m / (tf.sqrt(v) + self.epsilon), bases, inverse=True)
         t = tf.cast(step, variable.dtype)
         correction = tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         # The first step only initialises the bases.
         rate = tf.where(step == 1, 0.0, tf.cast(self.learning_rate, variable.dtype) * correction)
         variable.assign_sub(rate * update)
 
-    def _update_bases(self, step, grams, bases):
+    def _update_grams(self, step, gradient, grams):
+        decay = self.shampoo_beta**self.gram_interval
+
+        def update():
+            for axis, gram in grams.items():
+                gram.assign(decay * gram + (1 - decay) * _gram(gradient, axis))
+            return True
+
+        due = (step - 1) % self.gram_interval == 0
+        tf.cond(due, update, lambda: False)
+
+    def _update_bases(self, step, m, grams, bases):
         def initialize():
-            for gram, basis in zip(grams, bases):
+            for gram, basis in zip(grams.values(), bases.values()):
                 _, vectors = tf.linalg.eigh(gram)
                 basis.assign(vectors[:, ::-1])
             return True
 
         def iterate():
-            for gram, basis in zip(grams, bases):
+            unrotated = _rotate(m, bases, inverse=True)
+            for gram, basis in zip(grams.values(), bases.values()):
                 basis.assign(tf.linalg.qr(tf.matmul(gram, basis))[0])
+            m.assign(_rotate(unrotated, bases))
             return True
 
         due = step % self.update_interval == 0
@@ -99,22 +116,34 @@ class SOAP(tf.keras.optimizers.Optimizer):
             "beta_1": self.beta_1,
             "beta_2": self.beta_2,
             "shampoo_beta": self.shampoo_beta,
+            "gram_interval": self.gram_interval,
             "update_interval": self.update_interval,
             "max_size": self.max_size,
             "epsilon": self.epsilon,
         }
 
 
-def _rotate(x, axes, bases, inverse=False):
-    """Multiplies each of `axes` of `x` by its basis (transposed, or not for the inverse)."""
-    bases = dict(zip(axes, bases))
-    for axis in range(x.shape.rank):
-        # Contracting axis 0 appends the result at the end: after all axes, the order is back.
-        if axis in bases:
-            x = tf.tensordot(x, bases[axis], [[0], [1 if inverse else 0]])
-        elif bases:
-            x = tf.transpose(x, [*range(1, x.shape.rank), 0])
-    return x
+# By plain products of matrices: to move axes of a kernel around takes as long as to rotate it.
+
+
+def _gram(gradient, axis):
+    """G_(i) G_(i)^T of the unfolding of [..., inputs, outputs] along one of the two."""
+    if axis == "outputs":
+        columns = tf.reshape(gradient, [-1, gradient.shape[-1]])
+        return tf.matmul(columns, columns, transpose_a=True)
+    taps = tf.reshape(gradient, [-1, *gradient.shape[-2:]])
+    rows = tf.reshape(tf.transpose(taps, [1, 0, 2]), [taps.shape[1], -1])
+    return tf.matmul(rows, rows, transpose_b=True)
+
+
+def _rotate(x, bases, inverse=False):
+    """Multiplies axes of [..., inputs, outputs] by their bases, transposed or, inversely, not."""
+    shape = x.shape
+    if "inputs" in bases:
+        x = tf.matmul(bases["inputs"], tf.reshape(x, [-1, *shape[-2:]]), transpose_a=not inverse)
+    if "outputs" in bases:
+        x = tf.matmul(tf.reshape(x, [-1, shape[-1]]), bases["outputs"], transpose_b=inverse)
+    return tf.reshape(x, shape)
 
 
 def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):

@@ -117,18 +117,21 @@ def test_steps_turn_with_the_gradients():
     assert np.max(np.abs(left @ adam @ right - other)) > 0.2
 
 
-@pytest.mark.parametrize("update_interval", [3, 100])
-def test_matrices_follow_the_algorithm(update_interval):
-    # Algorithm 3 of Vyas et al. 2024, in float64.
+@pytest.mark.parametrize("gram_interval, update_interval", [(1, 3), (1, 100), (2, 3), (3, 4)])
+def test_matrices_follow_the_algorithm(gram_interval, update_interval):
+    # Algorithm 3 of Vyas et al. 2024, in float64; its first moment is not rotated.
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(12, 4, 5, 5)).mean(axis=1) * np.logspace(0, 1, 5)
     variable = tf.Variable(tf.zeros((5, 5)))
-    train(optimizers.SOAP(0.1, update_interval=update_interval), [variable],
-          [[g.astype(np.float32)] for g in gradients])
+    train(optimizers.SOAP(0.1, gram_interval=gram_interval, update_interval=update_interval),
+          [variable], [[g.astype(np.float32)] for g in gradients])
 
     value, left, right, m, v = (np.zeros((5, 5)) for _ in range(5))
     for t, g in enumerate(gradients, 1):
-        left, right = 0.95 * left + 0.05 * g @ g.T, 0.95 * right + 0.05 * g.T @ g
+        if (t - 1) % gram_interval == 0:
+            decay = 0.95**gram_interval
+            left, right = (decay * gram + (1 - decay) * new
+                           for gram, new in ((left, g @ g.T), (right, g.T @ g)))
         if t == 1:
             left_basis, right_basis = (np.linalg.eigh(x)[1][:, ::-1] for x in (left, right))
         elif t % update_interval == 0:
@@ -215,7 +218,7 @@ def test_adam_leaves_what_it_is_given():
 def test_config_rebuilds_the_optimizer():
     optimizer = optimizers.SOAP(
         schedules.WarmupCosine(0.01, 100), beta_1=0.8, beta_2=0.7, shampoo_beta=0.6,
-        update_interval=3, max_size=20, epsilon=1e-4, global_clipnorm=2.0)
+        gram_interval=3, update_interval=3, max_size=20, epsilon=1e-4, global_clipnorm=2.0)
     config = optimizer.get_config()
     again = optimizers.SOAP.from_config(
         dict(config), custom_objects={"WarmupCosine": schedules.WarmupCosine})
