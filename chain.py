@@ -16,10 +16,10 @@ from common.model import Model
 from mshyper import chain
 
 
-def load_model(name: str) -> Model:
+def load_model(name: str, precision: str = "float32") -> Model:
     """As `codec.load_model`, of a bits-back model. Raises UserError for any other."""
     require_bits_back(name)
-    return codec.load_model(name)
+    return codec.load_model(name, precision)
 
 
 def require_bits_back(name: str) -> None:
@@ -65,7 +65,8 @@ def _decompress(args):
     for target in targets:
         if target.exists() and not args.force:
             raise UserError(f"{target} exists already; --force overwrites it")
-    pictures, payload = chain.decompress(load_model(args.model), ntb, args.max_pixels)
+    pictures, payload = chain.decompress(
+        load_model(args.model, args.precision), ntb, args.max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
     for target, picture in zip(targets, pictures):
         images.write(target, picture)
@@ -81,7 +82,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m chain", description="Chains of images by bits-back coding.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = codec.precision_option("auto")
     shared.add_argument("--model", required=True,
                         help="folder of an exported bits-back model or of its run, or a zoo name")
     shared.add_argument("--force", action="store_true", help="overwrite existing files")

@@ -22,14 +22,20 @@ import numpy as np
 import tqdm
 
 from common import coding, data, export, images, inspection, itinf, tables
+from common import precision as precisions
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
 from common.files import replacing
 from common.model import Latents, Model
 
 
-def load_model(name: str) -> Model:
+def load_model(name: str, precision: str = "float32") -> Model:
     """Loads an exported model by its folder, its run's folder, or its name in the zoo.
+
+    Args:
+      name: which.
+      precision: of its transforms; see common/precision.py. Results in float32 repeat on other
+        machines up to their last digits.
 
     Raises:
       UserError: there is none, or it is damaged.
@@ -43,7 +49,7 @@ def load_model(name: str) -> Model:
             raise
         raise UserError(f"{path}: its config names the model of '{module}', which this version "
                         "does not have") from None
-    return export.load(model_class, path)
+    return export.load(model_class, path, precisions.choose(precision))
 
 
 def load_encoder(args: argparse.Namespace
@@ -56,11 +62,11 @@ def load_encoder(args: argparse.Namespace
     if not args.refine:
         if args.refine_steps is not None or args.refine_lambda is not None:
             raise UserError("--refine_steps and --refine_lambda need --refine METHOD")
-        return load_model(args.model), coding.infer
+        return load_model(args.model, args.precision), coding.infer
     method = itinf.method(args.refine)
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
-    model = load_model(args.model)
+    model = load_model(args.model, args.precision)
     objective = itinf.objective(export.find(args.model), rd_lambda=args.refine_lambda)
     return model, itinf.Refiner(model, method, **objective).infer
 
@@ -91,7 +97,7 @@ def decompress(args: argparse.Namespace) -> None:
         fingerprint = Container.unpack(ntc, args.max_pixels).fingerprint
         name = args.model or _find_by_fingerprint(fingerprint)
         if name not in loaded:
-            loaded[name] = load_model(name)
+            loaded[name] = load_model(name, args.precision)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)
         images.write(target, image)
         return f"{target}: {image.shape[1]} x {image.shape[0]}"
@@ -114,7 +120,7 @@ def info(args: argparse.Namespace) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Rate, distortion and seconds of every image of a data set, and their means."""
-    model = load_model(args.model)
+    model = load_model(args.model, args.precision)
     rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset))]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, columns=(
@@ -123,10 +129,12 @@ def benchmark(args: argparse.Namespace) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
     cost = rows[-1]["integer_bpp"] / rows[-1]["estimated_bpp"] - 1
     print(f"the integer networks' rate differs from the float networks' by {cost:+.4%}")
-    print(f"peak memory {peak:.2f} GiB, model {model.fingerprint[:8]}")
+    print(f"peak memory {peak:.2f} GiB, model {model.fingerprint[:8]}, "
+          f"transforms in {model.precision}")
     if args.output:
         tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
-                    dataset=args.dataset, peak_memory_gib=peak)
+                    dataset=args.dataset, peak_memory_gib=peak,
+                    precision=model.precision)
         print(f"written: {args.output}.json, {args.output}.csv")
 
 
@@ -255,6 +263,15 @@ def _released(fingerprint: str) -> str | None:
                  if export.fingerprint(path).startswith(fingerprint)), None)
 
 
+def precision_option(default: str) -> argparse.ArgumentParser:
+    """The argument of commands that run a model's transforms."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--precision", choices=precisions.CHOICES, default=default,
+                        help="of the transforms; auto is bfloat16 where the device has it in "
+                        "hardware, and float32 elsewhere (default: %(default)s)")
+    return parser
+
+
 # Arguments of commands that encode.
 REFINEMENT = argparse.ArgumentParser(add_help=False)
 REFINEMENT.add_argument("--refine", metavar="METHOD", help="optimise the latents of each image "
@@ -284,15 +301,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     outputs.add_argument("--force", action="store_true", help="overwrite existing files")
 
     command = commands.add_parser(
-        "compress", parents=[files(), outputs, REFINEMENT], help=compress.__doc__)
+        "compress", parents=[files(), outputs, REFINEMENT, precision_option("auto")],
+        help=compress.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.set_defaults(command=compress)
-    command = commands.add_parser("decompress", parents=[files(), outputs], help=decompress.__doc__)
+    command = commands.add_parser(
+        "decompress", parents=[files(), outputs, precision_option("auto")],
+        help=decompress.__doc__)
     command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=decompress)
     command = commands.add_parser("info", parents=[files()], help=info.__doc__)
     command.set_defaults(command=info)
-    command = commands.add_parser("benchmark", help=benchmark.__doc__)
+    command = commands.add_parser(
+        "benchmark", parents=[precision_option("float32")], help=benchmark.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--dataset", default="photos/validation",
                          help="name of a data set, folder or glob (default: %(default)s)")

@@ -28,6 +28,7 @@ from matplotlib.figure import Figure
 
 import codec
 from common import coding, data, export, fidelity, images, metrics, tables
+from common import precision as precisions
 from common.cli import UserError, report
 from common.files import replacing, write_json
 from common.inception import Inception
@@ -96,7 +97,8 @@ class Judges(NamedTuple):
 
 
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
-                   save_images: bool, skip_existing: bool, judges: Judges) -> dict:
+                   save_images: bool, skip_existing: bool, judges: Judges,
+                   precision: str = "float32") -> dict:
     """Codes every image of a data set with one model.
 
     Args:
@@ -106,23 +108,25 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
       save_images: write the decoded images.
       skip_existing: read <run>.json if it is of this model and data set already.
       judges: see there.
+      precision: of the transforms, as of `codec.load_model`.
 
     Returns:
-      The content of <run>.json: the model, its fingerprint and lambda, the environment, a row for
-      each image and the row of means, which has FID and KID too.
+      The content of <run>.json: the model, its fingerprint and lambda, precision and environment,
+      a row for each image and the row of means, which has FID and KID too.
     """
     name = run_name(model_path)
     path = output / f"{name}.json"
     sources, rows = data.find(dataset), []
     names = [source.name for source in sources]
-    facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset}
+    facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset,
+             "precision": precisions.choose(precision)}
     if skip_existing and (not save_images or (output / name).is_dir()):
         found = read_result(path, facts, names, judges)
         if found:
             return found
     if save_images and len({decoded_path(output, image) for image in names}) < len(names):
         raise UserError(f"images of {dataset} have the same name; their decoded ones would too")
-    model = codec.load_model(model_path)
+    model = codec.load_model(model_path, facts["precision"])
     comparison = fidelity.Comparison(judges.inception) if judges.inception else None
     with replacing(output / name) as folder:
         folder.mkdir(parents=True)
@@ -265,7 +269,8 @@ def _crop(image):
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line. Raises UserError for options that do not go together."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluate", description="Rate-distortion evaluation.")
+        prog="python -m evaluate", description="Rate-distortion evaluation.",
+        parents=[codec.precision_option("float32")])
     parser.add_argument("--runs", nargs="+", required=True, metavar="RUN",
                         help="folders of runs, experiments or exported models, or zoo names")
     parser.add_argument("--dataset", default="kodak",
@@ -322,7 +327,7 @@ def run(argv: list[str], collect: bool = True) -> None:
             with _leaving_out(args.keep_going):
                 curves.setdefault(name, []).append(evaluate_model(
                     model, args.dataset, folder / name, args.save_images or args.figure > 0,
-                    args.skip_existing, judges))
+                    args.skip_existing, judges, args.precision))
     if not collect:
         return
     if not curves:

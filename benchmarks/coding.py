@@ -8,10 +8,11 @@ joint autoregressive model (joint_ar).
     CompressAI   `compress` and `decompress` of `MeanScaleHyperprior(192, 192)`, or for joint_ar of
                  `JointAutoregressiveHierarchicalPriors(192, 192)`, and the conversions.
 
-Transforms are float32 on both sides, and so is the rest in CompressAI. In ours the networks that
-encoder and decoder must agree on (hyper-synthesis, context, entropy parameters) run in exact
-integer arithmetic, held in float64. With the context model ours codes y by wavefronts, CompressAI
-position by position.
+Transforms run in float32 and again in bfloat16 on both sides: by `--precision` in ours, in
+CompressAI under torch.autocast, as its user could. The rest is float32 in CompressAI. In ours the
+networks that encoder and decoder must agree on (hyper-synthesis, context, entropy parameters) run
+in exact integer arithmetic, held in float64. With the context model ours codes y by wavefronts,
+CompressAI position by position.
 
 The weights are untrained, from fixed seeds. Neither the arithmetic of the networks nor the number
 of symbols depends on weights, but the entropy coder's work depends a little on the distributions.
@@ -78,17 +79,18 @@ def measure(args: argparse.Namespace) -> None:
         np.save(path, read_image(args.image))
         for worker in sides:
             worker.call("load", path=str(path))
-        side_by_side.alternate(sides, args.warmup, "code")
-        rounds = side_by_side.alternate(sides, args.rounds, "code")
+        side_by_side.alternate_precisions(sides, args.warmup, "code")
+        rounds = side_by_side.alternate_precisions(sides, args.rounds, "code")
         matmul = side_by_side.alternate(sides, 1, "matmul", size=args.matrix)
         sizes = {worker.side: worker.call("sizes") for worker in sides}
         facts = side_by_side.facts(sides, args)
 
     medians = {side: {key: statistics.median(r[key] for r in of_side) for key in of_side[0]}
                for side, of_side in rounds.items()}
-    rows = [{"seconds": key, **{side: medians[side][key] for side in medians},
-             "ours / CompressAI": medians["ours"][key] / medians["CompressAI"][key]}
-            for key in medians["ours"]]
+    rows = []
+    for key in medians["ours float32"]:
+        seconds = {side: medians[side][key] for side in medians}
+        rows.append({"seconds": key, **seconds, **side_by_side.ratios(seconds)})
     rates = []
     attainable = max(rate for of_side in matmul.values() for rate in of_side)
     for side, seconds in medians.items():
@@ -121,13 +123,18 @@ def read_image(path: str | None) -> np.ndarray:
 def ours(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker of our side."""
     tf = side_by_side.tensorflow(args.threads)
-    from common import coding, export
+    from common import coding, export, precision
 
     model_class = importlib.import_module(f"{args.model}.models").Model
     config = importlib.import_module(f"{args.model}.configs.mbt2018").get_config()
     model = export.build(model_class, config.to_dict())
     model.prepare_coding()
-    model.fingerprint = "0" * 64  # stands in for an exported model's
+    with precision.policy("bfloat16"):
+        narrow = export.build(model_class, config.to_dict())
+    narrow.set_weights(model.get_weights())
+    narrow.tables, narrow.networks = model.tables, model.networks
+    model.fingerprint = narrow.fingerprint = "0" * 64  # stands in for an exported model's
+    models = {"float32": model, "bfloat16": narrow}
 
     def sizes(image, ntc):
         latents = coding.infer(model, image)
@@ -147,8 +154,8 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
         matrix = tf.random.normal([size, size])
         return lambda: tf.matmul(matrix, matrix)[0, 0].numpy()
 
-    return _methods(lambda image: coding.compress(model, image),
-                    lambda ntc: coding.decompress(model, ntc), sizes, product)
+    return _methods(lambda image, name: coding.compress(models[name], image),
+                    lambda ntc, name: coding.decompress(models[name], ntc), sizes, product)
 
 
 def compressai(args: argparse.Namespace) -> side_by_side.Methods:
@@ -169,6 +176,16 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
         predictor.bias[:192] += 1  # scales come first; see the module's docstring
     net.update()
     prior = net.entropy_bottleneck
+    def transform(forward):
+        def run(x):
+            with torch.autocast("cpu", torch.bfloat16, enabled=state["autocast"]):
+                return forward(x).float()
+
+        return run
+
+    state = {"autocast": False}
+    for net_of in (net.g_a, net.h_a, net.g_s):
+        net_of.forward = transform(net_of.forward)
     for owner, method, part in (
             (net.g_a, "forward", "analysis"), (net.h_a, "forward", "analysis"),
             (net.h_s, "forward", "hyper"),
@@ -177,12 +194,14 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
         setattr(owner, method, stage(part)(getattr(owner, method)))
 
     @torch.no_grad()
-    def compress(image):
+    def compress(image, name):
+        state["autocast"] = name == "bfloat16"
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
         return net.compress(x)
 
     @torch.no_grad()
-    def decompress(coded):
+    def decompress(coded, name):
+        state["autocast"] = name == "bfloat16"
         x_hat = net.decompress(**coded)["x_hat"]
         return x_hat.mul(255).round().to(torch.uint8)[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -209,9 +228,9 @@ def _methods(compress: Callable, decompress: Callable, sizes: Callable,
     def load(path):
         state["image"] = np.load(path)
 
-    def code():
-        state["coded"], encoding = _timed(compress, state["image"])
-        _, decoding = _timed(decompress, state["coded"])
+    def code(precision="float32"):
+        state["coded"], encoding = _timed(compress, state["image"], precision)
+        _, decoding = _timed(decompress, state["coded"], precision)
         return {f"{name}{part}": seconds
                 for name, parts in (("encode", encoding), ("decode", decoding))
                 for part, seconds in parts.items()}
@@ -224,11 +243,11 @@ def _methods(compress: Callable, decompress: Callable, sizes: Callable,
             "sizes": lambda: sizes(state["image"], state["coded"])}
 
 
-def _timed(function, argument):
+def _timed(function, *arguments):
     """The result; and seconds, of the whole under the key "" and of each part that it has."""
     with recording() as parts:
         start = time.perf_counter()
-        result = function(argument)
+        result = function(*arguments)
         total = time.perf_counter() - start
     named = {f".{part}": parts[part] for part in PARTS if part in parts}
     return result, {"": total, **named, ".rest": total - sum(named.values())}

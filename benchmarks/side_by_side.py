@@ -33,6 +33,7 @@ _PACKAGES = {
     "ours": ("tensorflow", "tensorflow-compression", "numpy"),
     "CompressAI": ("torch", "compressai", "numpy"),
 }
+PRECISIONS = ("float32", "bfloat16")
 _SIDE = "--side"
 
 # What a worker can be asked to do, by name. Arguments and results are JSON.
@@ -104,6 +105,25 @@ def alternate(sides: list[Worker], rounds: int, method: str, **arguments) -> dic
         for worker in sides:
             results[worker.side].append(worker.call(method, **arguments))
     return results
+
+
+def alternate_precisions(sides: list[Worker], rounds: int, method: str, **arguments
+                         ) -> dict[str, list]:
+    """`alternate` with `precision` as one more argument; the results by "<side> <precision>"."""
+    results = {f"{worker.side} {precision}": [] for precision in PRECISIONS for worker in sides}
+    for _ in range(rounds):
+        for precision in PRECISIONS:
+            turn = alternate(sides, 1, method, precision=precision, **arguments)
+            for side, (result,) in turn.items():
+                results[f"{side} {precision}"].append(result)
+    return results
+
+
+def ratios(values: dict[str, float]) -> dict[str, float]:
+    """Of our seconds to CompressAI's: in float32, ours in bfloat16 to its float32, in bfloat16."""
+    return {f"ours {ours} / {theirs}": values[f"ours {ours}"] / values[f"CompressAI {theirs}"]
+            for ours, theirs in (("float32", "float32"), ("bfloat16", "float32"),
+                                 ("bfloat16", "bfloat16"))}
 
 
 def facts(sides: list[Worker], args: argparse.Namespace) -> dict:

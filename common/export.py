@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 import configs
+from common import precision as precisions
 from common.cli import UserError
 from common.entropy import Tables
 from common.exact import Network
@@ -51,8 +52,13 @@ def save(model: Model, config: dict, path: str | os.PathLike) -> str:
     return fingerprint
 
 
-def load(model_class: type[Model], path: str | os.PathLike) -> Model:
+def load(model_class: type[Model], path: str | os.PathLike, precision: str = "float32") -> Model:
     """Loads an exported model, ready to code. Its `fingerprint` attribute is set.
+
+    Args:
+      model_class: its class.
+      path: its folder.
+      precision: of its transforms, as `precision.choose` returns it.
 
     Raises:
       UserError: a file is missing, damaged, or belongs to another architecture.
@@ -65,7 +71,8 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
     if _fingerprint(path, config) != fingerprint(path):
         raise UserError(f"{path}: the model's files do not match its fingerprint; "
                         "copy or export it again")
-    model = build(model_class, config)
+    with precisions.policy(precision):
+        model = build(model_class, config)
     load_weights(model, path)
     try:
         model.tables = Tables(**_arrays(path / "tables.npz"))
@@ -77,7 +84,7 @@ def load(model_class: type[Model], path: str | os.PathLike) -> Model:
             {name: Network.from_arrays(arrays) for name, arrays in networks.items()})
     except NPZ_ERRORS as error:
         raise UserError(f"{path}: its tables or networks cannot be read ({error})") from None
-    model.fingerprint = fingerprint(path)
+    model.fingerprint, model.precision = fingerprint(path), precision
     return model
 
 

@@ -38,6 +38,7 @@ from common import (
     lpips,
     metrics,
     objectives,
+    precision,
     quantizers,
     recipes,
     runs,
@@ -299,6 +300,8 @@ def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
         model=config_dict.FieldReference(model, str),
         data="kodak",  # a name of configs.DATASETS, or any folder, glob or file
         batch_size=1,  # images of one size are refined together
+        # Of refinement; files are measured in float32. "auto" is bfloat16 where the device has it.
+        precision="auto",
         # The loss, rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS: that of the
         # model's training, for what is not given.
         rd_lambda=config_dict.placeholder(float),
@@ -364,13 +367,18 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[ta
     if module != model_class.__module__:
         raise UserError(f"{path} is a model of {module}; this command is for those of "
                         f"{model_class.__module__}")
+    begun = any(workdir.glob("*/result.json"))
+    chosen = precision.choose(begun and runs.fact(workdir, "precision") or config.precision)
+    print(f"run: {workdir}, in {chosen}")
     config = config.copy_and_resolve_references()
     config.update(objective(path, **_objective(config)))
     batches = _batches(config)
+    # What tables say of files holds on other machines.
     model = export.load(model_class, path)
-    refiner = Refiner(model, config.itinf, **_objective(config))
+    refiner = Refiner(model if chosen == "float32" else export.load(model_class, path, chosen),
+                      config.itinf, **_objective(config))
     runs.claim(workdir, {**runs.record(model_class, config), "fingerprint": model.fingerprint},
-               begun=any(workdir.glob("*/result.json")))
+               begun, precision=chosen)
     rows = {}
     with tqdm.tqdm(total=sum(map(len, batches)), unit="image", disable=None) as progress:
         for batch in batches:
@@ -383,7 +391,8 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[ta
     rows = [rows[source] for source in data.find(config.data)]
     rows.append(tables.mean_row(rows))
     tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
-                method=config.itinf.to_dict(), **_objective(config), dataset=config.data)
+                method=config.itinf.to_dict(), precision=chosen, dataset=config.data,
+                **_objective(config))
     return rows
 
 

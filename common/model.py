@@ -68,12 +68,14 @@ class Model(tf.keras.Model):
       tables: the range coder's tables; None until `prepare_coding` or an exported model sets them.
       networks: in integers, those whose outputs encoder and decoder must agree on; set likewise.
       fingerprint: of the exported model that it was loaded from, else None.
+      precision: that its transforms were loaded for (common/precision.py).
     """
 
     tables: entropy.Tables | None = None
     # Not a dict: Keras would track its values.
     networks: Mapping[str, exact.Network] = types.MappingProxyType({})
     fingerprint: str | None = None
+    precision: str = "float32"
 
     def __init__(self):
         # Whatever the precision of its transforms, Keras should not round the images.

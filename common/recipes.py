@@ -43,7 +43,7 @@ def yang2023() -> config_dict.ConfigDict:
             optimizer=dict(cls="Adam", learning_rate=1e-4, global_clipnorm=1.0),
             schedule=dict(cls="WarmupDrop", warmup=0.02, drop_at=0.8, drop_factor=0.1),
             ema_decay=0.0,  # of the weights that are validated and exported; 0 for the last ones
-            precision="float32",  # or "mixed_bfloat16"
+            precision="auto",  # bfloat16 where the device has it in hardware; or name either
             strategy="one",  # device; "mirrored": several, "multi_worker": many machines
             log_interval=1000,
             checkpoint_interval=10_000,  # also validation

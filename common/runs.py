@@ -129,9 +129,7 @@ def main(program: Program) -> None:
     argv, amend = program.split(sys.argv)
 
     def start(_):
-        run = _assemble(flags.FLAGS, amend)
-        print(f"run: {run.workdir}")
-        program(*run.arguments)
+        program(*_assemble(flags.FLAGS, amend).arguments)
 
     cli.run(start, argv)
 
@@ -225,13 +223,14 @@ def record(model_class: type["Model"], config) -> dict:
     return json.loads(json.dumps({"package": package, "module": module, **config.to_dict()}))
 
 
-def claim(workdir: pathlib.Path, wanted: dict, begun: bool) -> None:
+def claim(workdir: pathlib.Path, wanted: dict, begun: bool, **facts) -> None:
     """Creates the run's folder, or checks that it belongs to a run of the same config.
 
     Args:
       workdir: the folder.
       wanted: as from `record`.
       begun: whether the folder holds results already. If not, any config may have it.
+      **facts: what else run_info.json is to say.
 
     Raises:
       UserError: it belongs to a run of another config.
@@ -247,8 +246,16 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool) -> None:
                             "another --xid, or remove that folder")
     else:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_json(workdir / "run_info.json", _run_info(wanted["seed"]))
+        write_json(workdir / "run_info.json", {**_run_info(wanted["seed"]), **facts})
         write_json(path, wanted)
+
+
+def fact(workdir: pathlib.Path, name: str):
+    """What run_info.json of a run says of `name`; None if it says nothing, or there is none."""
+    try:
+        return json.loads((workdir / "run_info.json").read_text()).get(name)
+    except (OSError, ValueError):
+        return None
 
 
 def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:

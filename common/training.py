@@ -28,6 +28,7 @@ from common import (
     metrics,
     objectives,
     optimizers,
+    precision,
     quantizers,
     rate_control,
     recipes,
@@ -429,6 +430,11 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
       UserError: a mistake in the config or the data, or a loss that is not finite.
     """
     workdir = pathlib.Path(workdir)
+    begun = bool(tf.train.latest_checkpoint(str(workdir / "checkpoints")))
+    # A run goes on as it began, on any machine.
+    chosen = precision.choose(
+        begun and runs.fact(workdir, "precision") or config.train.precision)
+    print(f"run: {workdir}, in {chosen}")
     strategy = distribution.build(config.train.strategy)
     _check(config, strategy.num_replicas_in_sync)
     sources = data.find(config.data.train)
@@ -439,7 +445,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
         runs.find_model("train.warm_start", config.train.warm_start, workdir)
         if config.train.warm_start else None)
     with strategy.scope():
-        trainer, rate = _build(model_class, config, make_trainer)
+        trainer, rate = _build(model_class, config, make_trainer, chosen)
     if isinstance(rate, schedules.ReduceOnPlateau):
         if not validation_sources:
             raise UserError("train.schedule ReduceOnPlateau needs data.validation")
@@ -454,8 +460,7 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
     with contextlib.ExitStack() as stack:
         if distribution.is_chief(strategy):
             folder = workdir
-            runs.claim(workdir, runs.record(model_class, config),
-                       begun=bool(tf.train.latest_checkpoint(str(workdir / "checkpoints"))))
+            runs.claim(workdir, runs.record(model_class, config), begun, precision=chosen)
         else:  # all workers do the same, the folder of one is kept
             folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         journal = Journal(folder, config, trainer, rate, validation_sources)
@@ -468,14 +473,14 @@ def run(model_class: type[Model], config, workdir: str | os.PathLike,
     return workdir / "model"
 
 
-def _build(model_class, config, make_trainer) -> tuple[Trainer, schedules.Schedule]:
+def _build(model_class, config, make_trainer, chosen) -> tuple[Trainer, schedules.Schedule]:
     """The compiled trainer of a new model, and its schedule of the learning rate."""
     tf.keras.utils.set_random_seed(config.seed)
-    with _precision(config.train.precision):
+    with precision.policy(chosen):
         codec = export.build(model_class, config.to_dict())
     # An exported model is one of float32; integer networks and validation are made of that.
     average = None
-    if config.train.ema_decay or config.train.precision != "float32":
+    if config.train.ema_decay or chosen != "float32":
         average = export.build(model_class, config.to_dict())
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
@@ -600,23 +605,6 @@ def _check_distortion(config, validation_sources: list[data.Source]) -> None:
         raise UserError(f"train.rd_lambda {config.train.rd_lambda:g} is one for MSE: nothing would "
                         "be left of the image; for MS-SSIM, CompressAI has "
                         f"{min(recipes.MS_SSIM_LAMBDAS):g} to {max(recipes.MS_SSIM_LAMBDAS):g}")
-
-
-@contextlib.contextmanager
-def _precision(name: str):
-    """Keras layers made within compute in this precision; their weights are float32.
-
-    Raises:
-      UserError: there is no such precision.
-    """
-    if name not in ("float32", "mixed_bfloat16"):
-        raise UserError(f"train.precision is '{name}'; use float32 or mixed_bfloat16")
-    before = tf.keras.mixed_precision.global_policy()
-    tf.keras.mixed_precision.set_global_policy(name)
-    try:
-        yield
-    finally:
-        tf.keras.mixed_precision.set_global_policy(before)
 
 
 def _jit_compile(setting: str) -> bool:

@@ -12,4 +12,5 @@ TINY = [
     "--config.model.hyper_synthesis.channels=(8,8,24)",
     "--config.train.optimizer.cls=Adam",
     "--config.train.log_interval=5",
+    "--config.train.precision=float32",
 ]

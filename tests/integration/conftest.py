@@ -23,6 +23,7 @@ def tiny_config():
     config.train.num_steps = 20
     config.train.log_interval = 5
     config.train.checkpoint_interval = 10
+    config.train.precision = "float32"  # on every machine
     return config
 
 

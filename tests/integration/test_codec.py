@@ -14,11 +14,13 @@ from PIL import Image
 
 import codec
 import configs
-from common import coding, data, images, quantizers
+from common import coding, data, export, images, precision, quantizers
 from common.cli import UserError
 from common.container import Container
 from mshyper.models import Model
 from tests.integration.conftest import assert_pictures_agree
+
+PORTABLE = ["--precision", "float32"]  # the same pixels on every machine
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def photo():
 @pytest.fixture(scope="module")
 def ntc(tiny_model, photo, tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("ntc") / "photo.ntc"
-    codec.main(["compress", "--model", str(tiny_model), str(photo), str(path)])
+    codec.main(["compress", *PORTABLE, "--model", str(tiny_model), str(photo), str(path)])
     return path
 
 
@@ -55,11 +57,47 @@ def fails(arguments, capsys, *words):
 
 
 def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):
-    codec.main(["decompress", str(ntc), str(tmp_path / "out.png")])
+    codec.main(["decompress", *PORTABLE, str(ntc), str(tmp_path / "out.png")])
     model = codec.load_model(tiny_model)
     original = images.read(photo)
     generated = model(data.to_float(original)[None])
     assert_pictures_agree(images.read(tmp_path / "out.png"), generated.x_hat[0])
+
+
+def test_files_of_either_precision_decode_with_the_other(photo, tiny_model):
+    models = {name: codec.load_model(tiny_model, name) for name in ("float32", "bfloat16")}
+    assert models["bfloat16"].analysis.layers[1].compute_dtype == "bfloat16"
+    original = images.read(photo)
+    files = {name: coding.compress(model, original) for name, model in models.items()}
+    assert files["float32"] != files["bfloat16"]
+    assert len(files["bfloat16"]) == pytest.approx(len(files["float32"]), rel=0.01)
+    for ntc in files.values():
+        latents = {name: coding.decode(model, ntc)[0] for name, model in models.items()}
+        for key, value in latents["float32"].items():
+            np.testing.assert_array_equal(latents["bfloat16"][key], value)
+        one, other = (coding.decompress(model, ntc).astype(int) for model in models.values())
+        difference = np.abs(one - other)
+        assert np.any(difference) and np.mean(difference > 1) < 0.003
+
+
+def test_precision_on_the_command_line(photo, tiny_model, tmp_path, capsys, monkeypatch):
+    loaded = []
+    load = export.load
+    monkeypatch.setattr(export, "load", lambda *args: (loaded.append(args[2]), load(*args))[1])
+    monkeypatch.setattr(precision, "hardware", lambda: "amx_bf16")
+    images.write(tmp_path / "a.png", images.read(photo)[:64, :96])
+    compress = ["compress", "--force", "--model", str(tiny_model), str(tmp_path / "a.png")]
+    decompress = ["decompress", "--force", str(tmp_path / "a.ntc"), str(tmp_path / "b.png")]
+    for arguments in (compress, decompress):
+        codec.main(arguments)
+        codec.main([*arguments, *PORTABLE])
+        codec.main([*arguments, "--precision", "bfloat16"])
+    assert loaded == ["bfloat16", "float32", "bfloat16"] * 2
+    codec.main(["benchmark", "--model", "tiny-1", "--dataset", str(tmp_path / "a.png")])
+    assert loaded[-1] == "float32" and "transforms in float32" in capsys.readouterr().out
+    monkeypatch.setattr(precision, "hardware", lambda: None)
+    codec.main(compress)
+    assert loaded[-1] == "float32"
 
 
 def test_the_file_is_as_large_as_estimated(photo, tiny_model):
@@ -74,8 +112,8 @@ def test_odd_sizes(height, width, photo, tiny_model, tmp_path):
     source, target, back = (tmp_path / name for name in ("in.png", "in.ntc", "out.png"))
     image = images.read(photo)[:height, :width]
     images.write(source, image)
-    codec.main(["compress", "--model", str(tiny_model), str(source), str(target)])
-    codec.main(["decompress", str(target), str(back)])
+    codec.main(["compress", *PORTABLE, "--model", str(tiny_model), str(source), str(target)])
+    codec.main(["decompress", *PORTABLE, str(target), str(back)])
     model = codec.load_model(tiny_model)
     latents = model.infer(data.to_float(image)[None])
     x_hat = model.generate(latents, quantizers.Round()).x_hat[0, :height, :width]

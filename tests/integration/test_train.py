@@ -1,5 +1,6 @@
 """Training as a whole: folders, resuming, errors."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, export, images, itinf, lpips, recipes, runs, training
+from common import data, export, images, itinf, lpips, precision, recipes, runs, training
 from common.cli import UserError
 from mshyper.models import Model
 from tests.integration.conftest import tiny_config
@@ -49,7 +50,8 @@ class Killed(Exception):
     # All that keeps a state or depends on the step.
     pytest.param({"optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
                   "schedule": dict(cls="ReduceOnPlateau", patience=1)}, marks=pytest.mark.slow),
-    {"rate_target": 0.5}])
+    {"rate_target": 0.5},
+    pytest.param({"optimizer.cls": "SOAP", "precision": "bfloat16"}, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, options):
     config = tiny_config()
     config.train.update_from_flattened_dict(options)
@@ -234,6 +236,39 @@ def test_ms_ssim_as_distortion(tmp_path):
         assert math.isfinite(line["mse"]) and math.isfinite(line["psnr"])
 
 
+@pytest.mark.parametrize("first, second", [("avx512_bf16", None), (None, "avx512_bf16")])
+def test_a_run_keeps_its_precision_on_another_machine(
+        tmp_path, monkeypatch, capsys, caplog, first, second):
+    config = tiny_config()
+    config.data.batch_size, config.data.patch_size, config.data.validation = 1, 32, ""
+    config.train.num_steps, config.train.checkpoint_interval = 2, 1
+    config.train.precision = "auto"
+    begun = "bfloat16" if first else "float32"
+    update_codec = training.Trainer.update_codec
+    on_train_batch_end = training.Journal.on_train_batch_end
+
+    def check(self, x):
+        assert self.codec.analysis.layers[1].compute_dtype == begun
+        return update_codec(self, x)
+
+    def kill(self, batch, logs=None):
+        if self.step == 2:
+            raise Killed
+        on_train_batch_end(self, batch, logs)
+
+    monkeypatch.setattr(training.Trainer, "update_codec", check)
+    for hardware, ending in ((first, kill), (second, on_train_batch_end)):
+        monkeypatch.setattr(precision, "hardware", lambda hardware=hardware: hardware)
+        monkeypatch.setattr(training.Journal, "on_train_batch_end", ending)
+        with pytest.raises(Killed) if ending is kill else contextlib.nullcontext():
+            training.run(Model, config, tmp_path)
+        assert capsys.readouterr().out.splitlines()[0] == f"run: {tmp_path}, in {begun}"
+        assert json.loads((tmp_path / "run_info.json").read_text())["precision"] == begun
+        assert json.loads((tmp_path / "config.json").read_text())["train"]["precision"] == "auto"
+    assert ("times as long" in caplog.text) == (begun == "bfloat16")
+    assert metrics(tmp_path)[-1]["step"] == 2
+
+
 @pytest.mark.slow
 def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
     config = tiny_config()
@@ -291,7 +326,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.quantizer.alpha", 3.0, "UniformNoise.*alpha"),
     ("train.distortion", "ssim", "unknown distortion"),
     ("train.ema_decay", 1.0, "ema_decay is 1.0"),
-    ("train.precision", "mixed_float16", "float32 or mixed_bfloat16"),
+    ("train.precision", "mixed_float16", "use auto, float32, bfloat16 or"),
     ("train.schedule.cls", "Cosine", "unknown schedule"),
     ("train.jit_compile", "maybe", "auto, on or off"),
     ("train.warm_start", "no-such-model-1", "no model"),
