@@ -2,8 +2,9 @@
 
 SGA of mbt2018, N = M = 192, with random weights, on one image of noise at a time:
 
-    ours       the loop of `itinf.Refiner`. Its step is traced once for all images, and so is the
-               check that measures rounded latents every 10 steps.
+    ours       the loop of `itinf.Refiner`, in float32. Its step is traced once for all images, and
+               so is the check that measures rounded latents every 10 steps.
+    bfloat16   the same with transforms in bfloat16
     baseline   a loop of our own, with the settings documented of the public TensorFlow 2 code of
                SGA. It differs in three things, each of which is also measured alone:
       rdft       kernels are stored as Fourier transforms, as is the default of tfc.SignalConv2D
@@ -32,27 +33,29 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from benchmarks import side_by_side
-from common import images, itinf, metrics, objectives, quantizers, tables
+from common import images, itinf, metrics, objectives, precision, quantizers, tables
 from common.cli import report
 from mshyper.configs import mbt2018
 from mshyper.models import Model
 
 DIFFERENCES = ("rdft", "variables", "eager")
-LOOPS = {"ours": (), **{name: (name,) for name in DIFFERENCES}, "baseline": DIFFERENCES}
+LOOPS = {"ours": (), "bfloat16": ("bfloat16",), **{name: (name,) for name in DIFFERENCES},
+         "baseline": DIFFERENCES}
 _STEPS = (500, 3000)  # of our default, and of Yang & Mandt 2023
 _RESULTS = "benchmarks/results/inference_speed"
 
 
-def build(channels: int, rdft: bool = False) -> Model:
-    """mbt2018 with N = M = `channels` and the same random weights in either form."""
+def build(channels: int, differences=()) -> Model:
+    """mbt2018 with N = M = `channels` and the same random weights in every form."""
     tf.keras.utils.set_random_seed(0)
     config = mbt2018.get_config().model
     config.analysis.channels = (channels,) * 4
     config.synthesis.channels = (channels,) * 3 + (3,)
     config.hyper_analysis.channels = (channels,) * 3
     config.hyper_synthesis.channels = (channels, channels * 3 // 2, channels * 2)
-    model = Model(**config)
-    if rdft:
+    with precision.policy("bfloat16" if "bfloat16" in differences else "float32"):
+        model = Model(**config)
+    if "rdft" in differences:
         for layer in model.submodules:
             if isinstance(layer, tfc.SignalConv2D):
                 layer.kernel_parameter = "rdft"
@@ -144,8 +147,7 @@ def turn(loop: Loop, x: tf.Tensor, steps: int) -> dict[str, float]:
 def measure(height: int, width: int, channels: int, rounds: int, steps: int
             ) -> tuple[list[dict], dict[str, list]]:
     """Rows of the table, and what each turn of each loop took; the first of them is a warm-up."""
-    models = {rdft: build(channels, rdft) for rdft in (False, True)}
-    loops = {name: Loop(models["rdft" in differences], differences)
+    loops = {name: Loop(build(channels, differences), differences)
              for name, differences in LOOPS.items()}
     turns = {name: [] for name in loops}
     for i in range(1 + rounds):

@@ -99,22 +99,22 @@ def test_picture_of_sga_shows_its_panels(toy, tmp_path):
 
 
 def test_all_loops_of_inference_are_in_the_table(monkeypatch):
-    took = iter([*[9] * 5, *range(1, 6)])  # the warm-ups; then 1 second for each part of ours, ...
+    took = iter([*[9] * 6, *range(1, 7)])  # the warm-ups; then 1 second for each part of ours, ...
     monkeypatch.setattr(inference_speed, "turn", lambda loop, x, steps: dict.fromkeys(
         ("begin", "first", "step", "check"), next(took)))
     rows, turns = inference_speed.measure(height=16, width=16, channels=2, rounds=1, steps=1)
     assert [row["loop"] for row in rows] == [*turns] == [
-        "ours", "rdft", "variables", "eager", "baseline"]
-    assert [row["3000 steps"] for row in rows] == [3301, 6602, 9903, 4 * 3016, 5 * 3016]
-    assert [row["once"] for row in rows] == [16, 14, 12, 10, 8]
-    assert rows[-1]["ratio"] == pytest.approx(5 * 3016 / 3301)
+        "ours", "bfloat16", "rdft", "variables", "eager", "baseline"]
+    assert [row["3000 steps"] for row in rows] == [
+        3301, 6602, 9903, 4 * 3301, 5 * 3016, 6 * 3016]
+    assert [row["once"] for row in rows] == [16, 14, 12, 10, 8, 6]
+    assert rows[-1]["ratio"] == pytest.approx(6 * 3016 / 3301)
 
 
 @functools.cache
 def _losses(name):
     differences = inference_speed.LOOPS[name]
-    loop = inference_speed.Loop(
-        inference_speed.build(2, rdft="rdft" in differences), differences)
+    loop = inference_speed.Loop(inference_speed.build(2, differences), differences)
     took = inference_speed.turn(loop, tf.random.stateless_uniform([1, 32, 48, 3], [0, 0]), 1)
     assert min(took.values()) > 0
     return loop.loss, loop.measured["rd_loss"]
@@ -123,4 +123,5 @@ def _losses(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*inference_speed.LOOPS][1:])
 def test_all_loops_of_inference_minimise_the_same(name):
-    assert _losses(name) == pytest.approx(_losses("ours"), rel=1e-4)
+    assert _losses(name) == pytest.approx(
+        _losses("ours"), rel=1e-2 if name == "bfloat16" else 1e-4)
