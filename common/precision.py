@@ -43,8 +43,8 @@ def choose(name: str) -> str:
         return "bfloat16" if hardware() else "float32"
     chosen = name.removeprefix("mixed_")
     if chosen == "bfloat16" and not hardware():
-        logging.warning("this device has no bfloat16 in hardware: expect it to take two to ten "
-                        "times as long as float32")
+        logging.warning("this device has no bfloat16 in hardware: expect it to take two times as "
+                        "long as float32 on a processor with AVX-512, ten times and more on others")
     return chosen
 
 

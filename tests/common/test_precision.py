@@ -56,7 +56,7 @@ def test_bfloat16_elsewhere_is_done_with_a_warning(processor, name, caplog):
     processor(OLD)
     assert precision.choose(name) == "bfloat16"
     record, = caplog.records
-    assert "times as long" in record.getMessage()
+    assert "two times as long as float32" in record.getMessage()
     caplog.clear()
     processor(ZEN4)
     assert precision.choose(name) == "bfloat16" and not caplog.records
