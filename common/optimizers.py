@@ -1,5 +1,7 @@
 """Optimisers by name: Keras's own, and SOAP."""
 
+import math
+
 import tensorflow as tf
 
 from common.cli import UserError
@@ -8,11 +10,11 @@ from common.cli import UserError
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, algorithm 3).
 
-    For a matrix or a kernel G [rows, columns, inputs, outputs], both channel axes keep the running
-    mean of the Gram matrix of their unfolding, G_(i) G_(i)^T. Their eigenvectors rotate the
-    gradient into a basis in which Adam's diagonal scaling is nearly a full one. Rows and columns of
-    a kernel are few and gain nothing by it; vectors, scalars and long axes are left to plain Adam.
-    Transform coding is ill-conditioned; arXiv 2601.20769 measures what this gains learned codecs.
+    For a matrix G [inputs, outputs] or a kernel [taps, inputs, outputs], whose taps are its rows
+    and columns as one axis, each axis keeps the running mean of the Gram matrix of its unfolding,
+    G_(i) G_(i)^T. Their eigenvectors rotate the gradient into a basis in which Adam's diagonal
+    scaling is nearly a full one. Vectors, scalars and long axes are left to plain Adam. Transform
+    coding is ill-conditioned; arXiv 2601.20769 measures what this gains learned codecs.
 
     Both moments are kept in the rotated basis. There the first one is what the paper's, kept
     unrotated, would be rotated to in each step.
@@ -57,11 +59,12 @@ class SOAP(tf.keras.optimizers.Optimizer):
                     for axis, size in self._axes(variable).items()})
 
     def _axes(self, variable) -> dict[str, int]:
-        """The axes that are rotated and their sizes: channels, 2 to max_size of them."""
+        """The axes that are rotated and their sizes, 2 to max_size."""
         if variable.shape.rank not in (2, 4):
             return {}
-        return {axis: size for axis, size in zip(("inputs", "outputs"), variable.shape[-2:])
-                if 1 < size <= self.max_size}
+        *rows_and_columns, inputs, outputs = variable.shape
+        sizes = {"taps": math.prod(rows_and_columns), "inputs": inputs, "outputs": outputs}
+        return {axis: size for axis, size in sizes.items() if 1 < size <= self.max_size}
 
     def update_step(self, gradient, variable):
         i = self._index_dict[self._var_key(variable)]
@@ -126,24 +129,33 @@ class SOAP(tf.keras.optimizers.Optimizer):
 # By plain products of matrices: to move axes of a kernel around takes as long as to rotate it.
 
 
+def _taps(x):
+    """[rows, columns, inputs, outputs] or [inputs, outputs] -> [taps, inputs, outputs]."""
+    return tf.reshape(x, [-1, *x.shape[-2:]])
+
+
 def _gram(gradient, axis):
-    """G_(i) G_(i)^T of the unfolding of [..., inputs, outputs] along one of the two."""
+    """G_(i) G_(i)^T of the unfolding along one axis."""
+    x = _taps(gradient)
     if axis == "outputs":
-        columns = tf.reshape(gradient, [-1, gradient.shape[-1]])
+        columns = tf.reshape(x, [-1, x.shape[-1]])
         return tf.matmul(columns, columns, transpose_a=True)
-    taps = tf.reshape(gradient, [-1, *gradient.shape[-2:]])
-    rows = tf.reshape(tf.transpose(taps, [1, 0, 2]), [taps.shape[1], -1])
+    x = x if axis == "taps" else tf.transpose(x, [1, 0, 2])
+    rows = tf.reshape(x, [x.shape[0], -1])
     return tf.matmul(rows, rows, transpose_b=True)
 
 
-def _rotate(x, bases, inverse=False):
-    """Multiplies axes of [..., inputs, outputs] by their bases, transposed or, inversely, not."""
+def _rotate(gradient, bases, inverse=False):
+    """Multiplies each axis by its basis, transposed or, inversely, as it is."""
+    x = _taps(gradient)
     shape = x.shape
+    if "taps" in bases:
+        x = tf.matmul(bases["taps"], tf.reshape(x, [shape[0], -1]), transpose_a=not inverse)
     if "inputs" in bases:
-        x = tf.matmul(bases["inputs"], tf.reshape(x, [-1, *shape[-2:]]), transpose_a=not inverse)
+        x = tf.matmul(bases["inputs"], tf.reshape(x, shape), transpose_a=not inverse)
     if "outputs" in bases:
         x = tf.matmul(tf.reshape(x, [-1, shape[-1]]), bases["outputs"], transpose_b=inverse)
-    return tf.reshape(x, shape)
+    return tf.reshape(x, gradient.shape)
 
 
 def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
