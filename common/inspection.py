@@ -233,9 +233,8 @@ class ChannelUse(NamedTuple):
 
 def measure_channels(model: Model, image: np.ndarray) -> ChannelUse:
     """How the channels of y are used in a uint8 image [H, W, 3]."""
-    recording = quantizers.Recording()
-    generated = model.generate(coding.infer(model, image), recording)
-    bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, recording.rounded))
+    generated = model.generate(coding.infer(model, image), quantizers.Round())
+    bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, generated.latents))
     return ChannelUse(bits.sum(axis=(0, 1)) / (image.shape[0] * image.shape[1]),
                       np.sqrt(np.mean(y**2, axis=(0, 1))))
 

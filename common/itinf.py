@@ -47,7 +47,7 @@ from common import (
 )
 from common.cli import UserError
 from common.files import replacing, write_json
-from common.model import Latents, Model
+from common.model import Generated, Latents, Model
 from common.optimizers import adam
 from common.timing import stage
 
@@ -223,13 +223,9 @@ class Refiner:
             autograph=False)
 
     def _check_graph(self, x, latents):
-        recording = quantizers.Recording()
-        generated = self._model.generate(latents, recording)
+        generated = self._model.generate(latents, quantizers.Round())
         measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
-        # Latents that no quantizer met, as they are.
-        rounded = {**latents, **recording.rounded}
-        grid = {**tf.nest.map_structure(tf.zeros_like, latents), **recording.offsets}
-        return measured, rounded, grid
+        return measured, generated.latents, grid(generated)
 
     def _step_graph(self, x, latents, moments, grid, step):
         seed = quantizers.fold_in([self._config.seed, 0], step)
@@ -245,6 +241,12 @@ class Refiner:
         gradients = tape.gradient(bits, latents)
         latents, moments = adam(latents, gradients, moments, step, self._rate(step))
         return loss, latents, moments
+
+
+def grid(generated: Generated) -> Latents:
+    """For each latent the offset of its grid, of its shape; 0 if no quantizer met it."""
+    return {name: tf.broadcast_to(generated.offsets.get(name, 0.0), tf.shape(value))
+            for name, value in generated.latents.items()}
 
 
 def objective(path: str | os.PathLike, **given) -> dict:

@@ -43,12 +43,17 @@ class Generated(NamedTuple):
 
     Attributes:
       x_hat: float32 [B, H', W', 3]; the image at the padded size, not clipped.
+      latents: as the decoder gets them; those that no quantizer meets, as they were given.
       element_bits: for each latent float32 [B, ...], the information content of its elements.
+      offsets: for each latent that a quantizer met, that of its grid, which broadcasts
+        to its shape.
       prediction: of y; None if all images have the same.
     """
 
     x_hat: tf.Tensor
+    latents: Latents
     element_bits: dict[str, tf.Tensor]
+    offsets: dict[str, tf.Tensor]
     prediction: Prediction | None = None
 
     @property

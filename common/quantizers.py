@@ -285,47 +285,6 @@ class OnGrid:
         return self._quantizer(value, self._offsets[name], name)
 
 
-class Keeping:
-    """A quantizer that keeps what the decoder gets.
-
-    Args:
-      quantizer: which.
-
-    Attributes:
-      decoded: by the latent's name.
-    """
-
-    def __init__(self, quantizer):
-        self._quantizer = quantizer
-        self.rate_depends_on_offset = quantizer.rate_depends_on_offset
-        self.decoded = {}
-
-    def __getattr__(self, name):  # `noise`, if it has one
-        return getattr(self._quantizer, name)
-
-    def __call__(self, value, offset, name):
-        rate, self.decoded[name] = self._quantizer(value, offset, name)
-        return rate, self.decoded[name]
-
-
-class Recording(Round):
-    """Rounding that keeps what it did.
-
-    Attributes:
-      offsets: by the latent's name, where its grid lay, of the latent's shape.
-      rounded: by the latent's name, what the decoder gets.
-    """
-
-    def __init__(self):
-        self.offsets, self.rounded = {}, {}
-
-    def __call__(self, value, offset, name):
-        rounded, _ = super().__call__(value, offset, name)
-        self.offsets[name] = tf.broadcast_to(offset, tf.shape(value))
-        self.rounded[name] = rounded
-        return rounded, rounded
-
-
 _TRAINING = {
     "UniformNoise": lambda seed, done: UniformNoise(seed),
     "Mixed": lambda seed, done, **arguments: Mixed(seed, **arguments),

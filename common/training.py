@@ -108,8 +108,8 @@ class Trainer(tf.keras.Model):
         """A step of the codec's optimiser for a batch; returns what was measured."""
         step = self.optimizer.iterations
         key = quantizers.fold_in([self._config.seed, 0], step)
-        quantizer = quantizers.Keeping(quantizers.for_training(
-            self._config.train.quantizer, key, step, self._config.train.num_steps))
+        quantizer = quantizers.for_training(
+            self._config.train.quantizer, key, step, self._config.train.num_steps)
         rd_lambda = schedules.rd_lambda(
             step, self._config.train.rd_lambda, self._config.train.num_steps,
             **self._config.train.rd_lambda_warmup)
@@ -120,7 +120,7 @@ class Trainer(tf.keras.Model):
             measured = objectives.rate_distortion(
                 x, generated, rd_lambda, rate_weight=rate_weight, **_objective(self._config))
             additional, judged = self.additional_loss(
-                x, images.crop_to(generated.x_hat, x), quantizer.decoded["y"])
+                x, images.crop_to(generated.x_hat, x), generated.latents["y"])
             # The optimiser adds up the gradients of all replicas.
             loss = (measured["rd_loss"] + additional) / distribution.replica()[0]
         weights = self.codec.trainable_variables

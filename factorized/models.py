@@ -36,7 +36,8 @@ class Model(model.Model):
 
     def generate(self, latents, quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
-        return model.Generated(self.to_image(y_hat, training), {"y": self.prior.bits(y_rate)})
+        return model.Generated(self.to_image(y_hat, training), {"y": y_hat},
+                               {"y": self.prior.bits(y_rate)}, {"y": self.prior.offset})
 
     def encode(self, latents, coder):
         with stage("coding"):

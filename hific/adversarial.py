@@ -145,9 +145,8 @@ class Trainer(training.Trainer):
 
     def update_discriminator(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """A step of the discriminator's optimiser for a batch; returns what was measured."""
-        recording = quantizers.Recording()
-        x_hat = self.codec.generate(self.codec.infer(x), recording).x_hat
-        y_hat = recording.rounded["y"]
+        generated = self.codec.generate(self.codec.infer(x), quantizers.Round())
+        x_hat, y_hat = generated.x_hat, generated.latents["y"]
         with tf.GradientTape() as tape:
             # One call, so that both halves see the same kernels.
             logits = self.discriminator(

@@ -44,11 +44,12 @@ class Model(hific.models.Model):
                             f"mixtures for {channels} channels need a multiple of {3 * channels}")
 
     def _quantize(self, y, psi, quantizer, training):
-        """Both values of y [B, h, w, M]; logits, means and indices of its mixtures, [..., K, M]."""
+        """As in the base class; logits, means and indices of the mixtures are [..., K, M]."""
         del training
+        whole = tf.zeros([])
         shape = tf.concat([tf.shape(y)[:-1], [3, self.components, y.shape[-1]]], axis=0)
         logits, mean, log_scale = tf.unstack(tf.reshape(psi, shape), axis=-3)
-        return *quantizer(y, tf.zeros([]), "y"), logits, mean, self.y_prior.index(log_scale)
+        return whole, *quantizer(y, whole, "y"), logits, mean, self.y_prior.index(log_scale)
 
     def _y_bits(self, y, logits, mean, index):
         return self.y_prior.mixture_bits(y[..., None, :] - mean, logits, index)

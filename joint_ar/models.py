@@ -61,16 +61,16 @@ class Model(mshyper.models.Model):
 
         if not training:
             mean, index = predict(self._settle(y, predict, quantizer))
-            return *quantizer(y, mean, "y"), mean, index
+            return mean, *quantizer(y, mean, "y"), mean, index
         # One draw is context and coded value.
         y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
         if quantizer.rate_depends_on_offset:
             # The grid's mean would depend on the value on it; that of a first pass stands in.
-            grid, _ = predict(y_rate)
-            y_rate, y_hat = quantizer(y, tf.stop_gradient(grid), "y")
-            return y_rate, y_hat, *predict(y_rate)
+            grid = tf.stop_gradient(predict(y_rate)[0])
+            y_rate, y_hat = quantizer(y, grid, "y")
+            return grid, y_rate, y_hat, *predict(y_rate)
         mean, index = predict(y_rate)
-        return *quantizer(y, mean, "y"), mean, index
+        return mean, *quantizer(y, mean, "y"), mean, index
 
     def _settle(self, y, predict, quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.

@@ -106,7 +106,8 @@ class Model(mshyper.models.Model):
             "z_log_scale": log_q / math.log(2.0),
         }
         return model.Generated(
-            self.to_image(y_hat, training), bits, self._prediction(mean, index))
+            self.to_image(y_hat, training), {**latents, "y": y_hat}, bits,
+            {"y": tf.zeros([])}, self._prediction(mean, index))
 
     def integer_networks(self):
         builder = exact.Builder()

@@ -74,21 +74,22 @@ class Model(model.Model):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
-        y_rate, y_hat, *parameters, index = self._quantize(
+        offset, y_rate, y_hat, *parameters, index = self._quantize(
             latents["y"], psi, quantizer, training)
         parameters.append(index if training else tf.round(index))
-        bits = {"y": self._y_bits(y_rate, *parameters), "z": self.z_prior.bits(z_rate)}
         return model.Generated(
-            self.to_image(y_hat, training), bits, self._prediction(*parameters))
+            self.to_image(y_hat, training), {"y": y_hat, "z": z_hat},
+            {"y": self._y_bits(y_rate, *parameters), "z": self.z_prior.bits(z_rate)},
+            {"y": offset, "z": self.z_prior.offset}, self._prediction(*parameters))
 
     def _quantize(self, y, psi, quantizer, training):
-        """Both values of y, their mean and position in the scale table, all [B, h, w, M].
+        """The grid's offset, both values of y, their mean and position in the scale table.
 
-        `psi` [B, h, w, C] is the output of the hyper-synthesis.
+        `psi` [B, h, w, C] is the output of the hyper-synthesis; the others are [B, h, w, M].
         """
         del training
         mean, index = self._parameters(psi)
-        return *quantizer(y, mean, "y"), mean, index
+        return mean, *quantizer(y, mean, "y"), mean, index
 
     def _y_bits(self, y, mean, index):
         return self.y_prior.bits(y - mean, index)

@@ -98,17 +98,6 @@ def mean_scale():
     return shared("mean_scale")
 
 
-class Recording(quantizers.Round):
-    """Rounds, and keeps what the decoder gets."""
-
-    def __init__(self):
-        self.decoded = {}
-
-    def __call__(self, value, offset, name):
-        rate, self.decoded[name] = super().__call__(value, offset, name)
-        return rate, self.decoded[name]
-
-
 def picture(photo, height, width):
     return data.to_float(photo[100:100 + height, 200:200 + width])[None]
 
@@ -122,20 +111,35 @@ def encode(model, latents):
 @pytest.mark.parametrize("height, width", [*SIZES, (255, 257)])
 def test_decode_returns_what_generate_uses(model, photo, height, width):
     x = picture(photo, height, width)
-    latents, quantizer = model.infer(x), Recording()
-    x_hat = model.generate(latents, quantizer).x_hat
+    latents = model.infer(x)
+    generated = model.generate(latents, quantizers.Round())
     stream, crc = encode(model, latents)
     coder = entropy.RangeDecoder(model.tables, stream)
     decoded = model.decode(coder, height, width)
     assert coder.crc == crc
-    assert decoded.keys() == quantizer.decoded.keys() == latents.keys()
-    for name, expected in quantizer.decoded.items():
+    assert decoded.keys() == generated.latents.keys() == latents.keys()
+    for name, expected in generated.latents.items():
         # Means are integers when coding and floats here. Rarely they round y to two neighbours,
         # and with a context of random weights all that follows.
         error = np.abs(decoded[name] - expected)
         assert np.mean(error > 1e-3) < (0.05 if hasattr(model, "context") else 1e-3)
         assert np.std(expected) > 0.5  # not all alike
-    assert np.mean(np.abs(model.to_image(decoded["y"]) - x_hat)) < 2e-3
+    assert np.mean(np.abs(model.to_image(decoded["y"]) - generated.x_hat)) < 2e-3
+
+
+@pytest.mark.parametrize("cls", [
+    quantizers.Round, quantizers.StraightThrough, lambda: quantizers.Mixed(tf.constant([1, 2]))])
+def test_generate_returns_what_it_quantised_and_on_which_grid(model, photo, cls):
+    latents = model.infer(picture(photo, 67, 131))
+    generated = model.generate(latents, cls())
+    assert generated.latents.keys() == generated.offsets.keys() == latents.keys()
+    for name, value in latents.items():
+        steps = generated.latents[name] - generated.offsets[name]
+        np.testing.assert_allclose(steps, np.round(steps), atol=1e-4)
+        # In a context model y is rounded after the predicted mean has followed it.
+        assert np.max(np.abs(generated.latents[name] - value)) < 0.501
+        assert np.std(steps) > 0.5
+    np.testing.assert_array_equal(model.to_image(generated.latents["y"]), generated.x_hat)
 
 
 def test_latents_have_the_stated_sizes(model, photo):
@@ -194,8 +198,8 @@ def test_gradient_reaches_every_trainable_weight(model, photo):
 
 def test_a_smaller_offset_between_latent_and_mean_is_cheaper(mean_scale, photo):
     # y itself is costly; y at its predicted mean costs less than anywhere else.
-    latents, quantizer = mean_scale.infer(picture(photo, 64, 64)), Recording()
-    far = mean_scale.generate(latents, quantizer).bits["y"]
+    latents = mean_scale.infer(picture(photo, 64, 64))
+    far = mean_scale.generate(latents, quantizers.Round()).bits["y"]
 
     class Means(quantizers.Round):
         def __call__(self, value, offset, name):
@@ -227,9 +231,7 @@ def test_only_the_scale_hyperprior_ignores_the_sign_of_y(photo, name, same):
 
 
 def test_scale_only_rounds_to_whole_numbers(photo):
-    model, quantizer = shared("scale_only"), Recording()
-    model.generate(model.infer(picture(photo, 64, 64)), quantizer)
-    y = quantizer.decoded["y"].numpy()
+    y = shared("scale_only")(picture(photo, 64, 64)).latents["y"]
     np.testing.assert_array_equal(y, np.round(y))
 
 

@@ -82,9 +82,7 @@ def unlike(photo):
 
 def rounded(model, latents):
     """What a decoder would get."""
-    recording = quantizers.Recording()
-    model.generate(latents, recording)
-    return recording.rounded
+    return model.generate(latents, quantizers.Round()).latents
 
 
 def losses(model, x, latents, rd_lambda=LAMBDA):

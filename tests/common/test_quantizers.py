@@ -405,19 +405,6 @@ def test_a_known_grid_has_noise_for_latents_that_are_drawn(value):
         np.testing.assert_array_equal(quantizer(value, 7.0, "y"), inner(value, OFFSET, "y"))
 
 
-def test_recording_rounds_and_keeps_what_it_did(value):
-    quantizer, offset = quantizers.Recording(), tf.constant([0.25, 0.0, -0.5, 0.125])
-    results = {"y": quantizer(value, offset, "y"), "z": quantizer(value[:, :2], 0.25, "z")}
-    for name, given, grid in (("y", value, offset), ("z", value[:, :2], 0.25)):
-        expected, _ = quantizers.Round()(given, grid, name)
-        for result in (*results[name], quantizer.rounded[name]):
-            np.testing.assert_array_equal(result, expected)
-        np.testing.assert_array_equal(quantizer.offsets[name], np.broadcast_to(grid, given.shape))
-    assert quantizer.offsets.keys() == quantizer.rounded.keys() == {"y", "z"}
-    quantizer(value, 0.0, "y")
-    np.testing.assert_array_equal(quantizer.rounded["y"], tf.round(value))
-
-
 def test_normal_noise_is_standard_normal():
     noise = quantizers.normal_noise(
         quantizers.UniformNoise(SEED), tf.zeros([2, 64, 64, 8]), "z").numpy()
