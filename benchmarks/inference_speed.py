@@ -119,7 +119,7 @@ class Loop(itinf.Refiner):
         quantizer = quantizers.OnGrid(sga, grid, sga.noise)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
-            generated = self._model.generate(latents, quantizer, training=True)
+            generated = self._model.generate(latents, quantizer)
             loss = objectives.per_image(self._x, generated, **self._objective)["rd_loss"]
         gradients = tape.gradient(loss, latents)
         optimizer.apply_gradients([(gradients[name], latents[name]) for name in latents])

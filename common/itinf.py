@@ -133,7 +133,7 @@ class Refiner:
     one shape, and so would need a trace for every size of image.
 
     Args:
-      model: an exported model. From here on it cannot be trained.
+      model: an exported model.
       config: a method.
       rd_lambda: weight of the distortion.
       **objective: distortion, rate_weight and lpips_weight, as of `objectives.per_image`.
@@ -151,8 +151,6 @@ class Refiner:
                 raise UserError(f"{key} is {config[key]}; need at least 1")
         if config.quantizer in _ANNEALED and not config.temperature:
             raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
-        # Batch normalisation then takes its averages, whatever `training` says.
-        model.trainable = False
         self._model = model
         self._config = config
         self._objective = dict(rd_lambda=rd_lambda, **objective)
@@ -234,7 +232,7 @@ class Refiner:
             quantizers.UniformNoise(seed).noise)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
-            generated = self._model.generate(latents, quantizer, training=True)
+            generated = self._model.generate(latents, quantizer)
             loss = objectives.per_image(x, generated, **self._objective)["rd_loss"]
             # In bits, so that Adam's epsilon means the same for images of all sizes.
             bits = tf.reduce_sum(loss) * tf.cast(tf.size(x[0, :, :, 0]), tf.float32)

@@ -113,9 +113,9 @@ class Model(tf.keras.Model):
 
         Args:
           latents: as from `infer`.
-          quantizer: see common/quantizers.py.
-          training: measure the rate with continuous scales, which carry gradients, rather than
-            with the table entries that the coder would use; and as for `infer`.
+          quantizer: see common/quantizers.py. If it is differentiable, so is the rate, by
+            continuous scales; else it is that of the table entries that the coder would use.
+          training: as for `infer`.
         """
         raise NotImplementedError
 

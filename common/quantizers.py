@@ -7,7 +7,8 @@ A quantizer is called as `quantizer(value, offset, name)` and returns a pair
 both of the shape of `value`. All round on the integer grid shifted by `offset` (a predicted mean,
 or the median of a prior). `name` tells the latents of a model apart, so that each gets its own
 noise. Training, evaluation and iterative inference differ only in the quantizer they pass.
-`rate_depends_on_offset` says whether the first value does.
+`rate_depends_on_offset` says whether the first value does; `differentiable` whether the values have
+gradients, with which a model then measures rates that have some too.
 """
 
 import math
@@ -36,6 +37,7 @@ class Continuous:
     """The value itself, for inference that ignores quantisation ("MAP" in Yang et al. 2020)."""
 
     rate_depends_on_offset = False
+    differentiable = True
 
     def __call__(self, value, offset, name):
         del offset, name
@@ -46,6 +48,7 @@ class Round:
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
 
     rate_depends_on_offset = True
+    differentiable = False
 
     def __call__(self, value, offset, name):
         del name
@@ -61,6 +64,7 @@ class StraightThrough:
     """
 
     rate_depends_on_offset = True
+    differentiable = True
 
     def __init__(self, seed: tf.Tensor | None = None):
         if seed is not None:
@@ -80,6 +84,7 @@ class UniformNoise:
     """
 
     rate_depends_on_offset = False
+    differentiable = True
 
     def __init__(self, seed: tf.Tensor):
         self._seed = seed
@@ -196,6 +201,7 @@ class DeterministicAnnealing:
     """
 
     rate_depends_on_offset = True
+    differentiable = True
     margin = 1e-2
     steepest = 50.0
     _published_margin = 1e-5
@@ -276,6 +282,7 @@ class OnGrid:
     rate_depends_on_offset = False
 
     def __init__(self, quantizer, offsets: dict[str, tf.Tensor], noise):
+        self.differentiable = quantizer.differentiable
         self._quantizer = quantizer
         self._offsets = offsets
         self.noise = noise

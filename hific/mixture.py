@@ -43,9 +43,8 @@ class Model(hific.models.Model):
             raise TypeError(f"the hyper-synthesis has {self.hyper_synthesis.out_channels} outputs; "
                             f"mixtures for {channels} channels need a multiple of {3 * channels}")
 
-    def _quantize(self, y, psi, quantizer, training):
+    def _quantize(self, y, psi, quantizer):
         """As in the base class; logits, means and indices of the mixtures are [..., K, M]."""
-        del training
         whole = tf.zeros([])
         shape = tf.concat([tf.shape(y)[:-1], [3, self.components, y.shape[-1]]], axis=0)
         logits, mean, log_scale = tf.unstack(tf.reshape(psi, shape), axis=-3)

@@ -54,12 +54,12 @@ class Model(mshyper.models.Model):
         self.entropy_parameters = transforms.build(entropy_parameters)
         self._cached = None
 
-    def _quantize(self, y, psi, quantizer, training):
+    def _quantize(self, y, psi, quantizer):
         def predict(y_hat):
             return self._parameters(
                 self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)))
 
-        if not training:
+        if not quantizer.differentiable:
             mean, index = predict(self._settle(y, predict, quantizer))
             return mean, *quantizer(y, mean, "y"), mean, index
         # One draw is context and coded value.

@@ -93,12 +93,12 @@ class Model(mshyper.models.Model):
         y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
         # A decoder has the posterior that follows from ŷ. What coding gains by optimising that is
         # not part of this estimate.
-        posterior = latents if training else self.posterior(y_hat)
+        posterior = latents if quantizer.differentiable else self.posterior(y_hat)
         noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
         psi = images.crop_to(self.hyper_synthesis(z, training=training), y_hat)
         mean, index = self._parameters(psi)
-        index = index if training else tf.round(index)
+        index = index if quantizer.differentiable else tf.round(index)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
         bits = {
             "y": self._y_bits(y_rate, mean, index),

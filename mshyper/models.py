@@ -74,20 +74,18 @@ class Model(model.Model):
         z_rate, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
-        offset, y_rate, y_hat, *parameters, index = self._quantize(
-            latents["y"], psi, quantizer, training)
-        parameters.append(index if training else tf.round(index))
+        offset, y_rate, y_hat, *parameters, index = self._quantize(latents["y"], psi, quantizer)
+        parameters.append(index if quantizer.differentiable else tf.round(index))
         return model.Generated(
             self.to_image(y_hat, training), {"y": y_hat, "z": z_hat},
             {"y": self._y_bits(y_rate, *parameters), "z": self.z_prior.bits(z_rate)},
             {"y": offset, "z": self.z_prior.offset}, self._prediction(*parameters))
 
-    def _quantize(self, y, psi, quantizer, training):
+    def _quantize(self, y, psi, quantizer):
         """The grid's offset, both values of y, their mean and position in the scale table.
 
         `psi` [B, h, w, C] is the output of the hyper-synthesis; the others are [B, h, w, M].
         """
-        del training
         mean, index = self._parameters(psi)
         return mean, *quantizer(y, mean, "y"), mean, index
 

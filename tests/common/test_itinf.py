@@ -384,7 +384,7 @@ def test_steps_are_on_the_grid_of_the_last_check(package, x):
             quantizers.DeterministicAnnealing(0.2), moved, noise=None)
         with tf.GradientTape() as tape:
             tape.watch(latents)
-            generated = model.generate(latents, quantizer, training=True)
+            generated = model.generate(latents, quantizer)
             expected = objectives.per_image(x, generated, LAMBDA)["rd_loss"]
             bits = expected * 40 * 50
         gradients = tape.gradient(bits, latents)
@@ -432,5 +432,6 @@ def test_batch_normalisation_takes_its_averages(unlike):
     for trace in still(unlike).traces:
         np.testing.assert_allclose(
             column(trace, "loss")[1:], column(trace, "rd_loss")[:-1], rtol=0.01)
+    assert model.trainable and len(model.trainable_variables) > 10
     for weight, value in before.items():
         np.testing.assert_array_equal(weight.deref(), value)

@@ -405,6 +405,19 @@ def test_a_known_grid_has_noise_for_latents_that_are_drawn(value):
         np.testing.assert_array_equal(quantizer(value, 7.0, "y"), inner(value, OFFSET, "y"))
 
 
+@pytest.mark.parametrize("quantizer", [
+    quantizers.Continuous(), quantizers.Round(), quantizers.StraightThrough(),
+    quantizers.UniformNoise(SEED), quantizers.Mixed(SEED), quantizers.SoftRound(SEED, 2.0),
+    quantizers.DeterministicAnnealing(0.5), quantizers.StochasticGumbel(0.5, SEED)])
+def test_those_that_are_differentiable_say_so(quantizer, value):
+    for each in (quantizer, quantizers.OnGrid(quantizer, {"y": OFFSET}, noise=None)):
+        with tf.GradientTape() as tape:
+            tape.watch(value)
+            results = each(value, OFFSET, "y")
+        gradient = tape.gradient(results, value, unconnected_gradients="zero")
+        assert np.any(gradient.numpy() != 0) == each.differentiable
+
+
 def test_normal_noise_is_standard_normal():
     noise = quantizers.normal_noise(
         quantizers.UniformNoise(SEED), tf.zeros([2, 64, 64, 8]), "z").numpy()

@@ -160,7 +160,7 @@ def test_in_training_the_context_sees_what_is_coded(run, photo, name, passes):
     model.y_prior.bits = lambda value, index: (coded.append(value), bits(value, index))[1]
     quantizer = quantizers.for_training(dict(cls=name), tf.constant([1, 2]), 3, 10)
     latents = model.infer(photo[None, :64, :64] / np.float32(255))
-    model.generate(latents, quantizer, training=True)
+    model.generate(latents, quantizer)
     assert len(seen) == passes and len(coded) == 1
     psi = model.hyper_synthesis(quantizer(latents["z"], model.z_prior.offset, "z")[1])
     mean, _ = model._parameters(model.entropy_parameters(
