@@ -38,10 +38,10 @@ def _compress(args):
         raise UserError(f"--steps {args.steps}: need 0 to {chain.MAX_STEPS}")
     payload = codec.read(pathlib.Path(args.payload)) if args.payload else b""
     require_bits_back(args.model)
-    model, infer = codec.load_encoder(args)
+    model, to_latents = codec.load_encoder(args)
     pictures = [images.read(path, args.max_pixels) for path in args.paths]
     with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
-        ntb, rows = chain.compress(model, pictures, payload, infer, args.max_pixels)
+        ntb, rows = chain.compress(model, pictures, payload, to_latents, args.max_pixels)
     with replacing(output) as temporary:
         temporary.write_bytes(ntb)
     pixels = [picture.shape[0] * picture.shape[1] for picture in pictures]

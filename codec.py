@@ -74,11 +74,11 @@ def load_encoder(args: argparse.Namespace
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
-    model, infer = load_encoder(args)
+    model, to_latents = load_encoder(args)
 
     def compress_one(source, target):
         image = images.read(source, args.max_pixels)
-        ntc = coding.compress(model, image, args.max_pixels, infer)
+        ntc = coding.compress(model, image, args.max_pixels, to_latents)
         with replacing(target) as temporary:
             temporary.write_bytes(ntc)
         pixels = image.shape[0] * image.shape[1]

@@ -60,9 +60,11 @@ def _file(model, method, image, infer):
     start = time.perf_counter()
     ntc = coding.compress(model, image, sys.maxsize, infer)
     seconds = time.perf_counter() - start
-    decoded = coding.decompress(model, ntc, sys.maxsize)
-    row = coding.measure_file(model, image, ntc, decoded)
-    return len(ntc), row["estimated_bpp"] * image.shape[0] * image.shape[1], decoded, seconds
+    decoded = coding.decode(model, ntc, sys.maxsize)
+    reconstruction = coding.reconstruct(model, decoded)
+    row = coding.measure_file(model, image, ntc, decoded, reconstruction)
+    pixels = image.shape[0] * image.shape[1]
+    return len(ntc), row["estimated_bpp"] * pixels, reconstruction, seconds
 
 
 def _bits_back(model, method, image, infer):

@@ -147,12 +147,13 @@ def worker(args: argparse.Namespace) -> side_by_side.Methods:
         return row
 
     def difference(name, whole):
-        ours, theirs = (coding.decode(state["model"], _read(path))[0] for path in (name, whole))
+        ours, theirs = (coding.decode(state["model"], _read(path)) for path in (name, whole))
         # Means follow from z; where they move y by little, its symbol is the same.
         symbols = np.concatenate([
-            np.round(np.abs(ours[key] - theirs[key])).ravel() for key in ours])
+            np.round(np.abs(value - theirs.latents[key])).ravel()
+            for key, value in ours.latents.items()])
         pixels, reference = (np.load(f"{path}.npy").astype(int) for path in (name, whole))
-        decoded_whole = coding.decompress(state["model"], _read(name))
+        decoded_whole = coding.reconstruct(state["model"], ours)
         return {
             "symbols differing": float(np.mean(symbols > 0)),
             "pixels differing": float(np.mean(np.any(pixels != reference, axis=-1))),

@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tqdm
@@ -19,6 +20,14 @@ from common.timing import recording, stage
 MAX_WHOLE_PIXELS = 25_000_000
 
 
+class Decoded(NamedTuple):
+    """What a .ntc file holds: the quantised latents, and the height and width of its image."""
+
+    latents: Latents
+    height: int
+    width: int
+
+
 def infer(model: Model, image: np.ndarray) -> Latents:
     """The latents of a uint8 image [H, W, 3], in a batch of one."""
     with stage("analysis"):
@@ -29,14 +38,14 @@ def infer(model: Model, image: np.ndarray) -> Latents:
 
 
 def compress(model: Model, image: np.ndarray, max_pixels: int = images.MAX_PIXELS,
-             infer: Callable[[Model, np.ndarray], Latents] = infer) -> bytes:
+             to_latents: Callable[[Model, np.ndarray], Latents] = infer) -> bytes:
     """Codes an image.
 
     Args:
       model: an exported model.
       image: uint8 [H, W, 3].
       max_pixels: larger images, after padding, are refused.
-      infer: where its latents come from, by default the encoder networks.
+      to_latents: where its latents come from, by default the encoder networks.
 
     Returns:
       The bytes of a .ntc file.
@@ -47,7 +56,7 @@ def compress(model: Model, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
     """
     height, width, _ = image.shape
     check_size(model, height, width, max_pixels)
-    latents = infer(model, image)
+    latents = to_latents(model, image)
     coder = RangeEncoder(model.tables)
     try:
         model.encode(latents, coder)
@@ -64,15 +73,18 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) ->
     Raises:
       UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
     """
-    latents, (height, width) = decode(model, ntc, max_pixels)
+    return reconstruct(model, decode(model, ntc, max_pixels))
+
+
+def reconstruct(model: Model, decoded: Decoded) -> np.ndarray:
+    """The image of decoded latents, uint8 [H, W, 3]."""
     with stage("synthesis"):
-        x_hat = model.to_image(latents["y"], finish=images.to_uint8)
-        return np.array(np.asarray(x_hat)[0, :height, :width])
+        x_hat = model.to_image(decoded.latents["y"], finish=images.to_uint8)
+        return np.array(np.asarray(x_hat)[0, :decoded.height, :decoded.width])
 
 
-def decode(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS
-           ) -> tuple[Latents, tuple[int, int]]:
-    """The quantised latents in a .ntc file, and the height and width of its image.
+def decode(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Decoded:
+    """The content of a .ntc file.
 
     Raises:
       UserError: as `decompress`.
@@ -90,7 +102,7 @@ def decode(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS
     if coder.crc != container.symbols_crc:
         raise UserError("the file does not decode to the symbols that were written: its stream or "
                         "its size was changed, and its checksum with it")
-    return latents, (container.height, container.width)
+    return Decoded(latents, container.height, container.width)
 
 
 def check_size(model, height, width, max_pixels):
@@ -133,23 +145,24 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
         encoding_time = time.perf_counter() - start
     with recording() as decoding:
         start = time.perf_counter()
-        decoded = decompress(model, ntc, max_pixels=sys.maxsize)
+        decoded = decode(model, ntc, max_pixels=sys.maxsize)
+        reconstruction = reconstruct(model, decoded)
         decoding_time = time.perf_counter() - start
     row = {
-        **measure_file(model, image, ntc, decoded),
+        **measure_file(model, image, ntc, decoded, reconstruction),
         "encoding_time": encoding_time,
         "decoding_time": decoding_time,
         **{f"encoding_time.{name}": seconds for name, seconds in encoding.items()},
         **{f"decoding_time.{name}": seconds for name, seconds in decoding.items()},
     }
-    return row, decoded
+    return row, reconstruction
 
 
-def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: np.ndarray
-                 ) -> dict[str, float]:
-    """What `measure` says of the bytes of a .ntc file and the image that they decode to."""
-    pixels = image.shape[0] * image.shape[1]
-    latents, (height, width) = decode(model, ntc, max_pixels=sys.maxsize)
+def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: Decoded,
+                 reconstruction: np.ndarray) -> dict[str, float]:
+    """What `measure` says of a .ntc file: its bytes, their content, and the image of that."""
+    latents, height, width = decoded
+    pixels = height * width
     counter = BitCounter(model.priors)
     model.encode(latents, counter)
     estimate = counter.bits
@@ -161,7 +174,7 @@ def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: np.ndarra
         "bpp": 8 * len(ntc) / pixels,
         "estimated_bpp": estimate / pixels,
         "integer_bpp": counter.bits / pixels,
-        **metrics.all_metrics(image, decoded),
+        **metrics.all_metrics(image, reconstruction),
     }
 
 

@@ -77,13 +77,14 @@ def inspect(model: Model, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_
       UserError: as `coding.compress`.
     """
     ntc = coding.compress(model, image, max_pixels)
-    latents, _ = coding.decode(model, ntc)
-    generated = model.generate(latents, quantizers.Round())
+    decoded = coding.decode(model, ntc)
+    generated = model.generate(decoded.latents, quantizers.Round())
 
     def first(values):
         return tf.nest.map_structure(lambda value: value[0].numpy(), values)
 
-    return Inspection(image, coding.decompress(model, ntc), len(ntc), first(latents["y"]),
+    return Inspection(image, coding.reconstruct(model, decoded), len(ntc),
+                      first(decoded.latents["y"]),
                       generated.prediction and first(generated.prediction),
                       first(generated.element_bits), model.strides)
 

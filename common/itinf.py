@@ -430,15 +430,15 @@ def _refine(model, refiner, batch, config, workdir):
         if _result(workdir, source).exists():
             continue
         latents = {name: value[i:i + 1] for name, value in refined.latents.items()}
-        base, _, _ = _code(model, picture, coding.infer, config)
-        best, ntc, decoded = _code(model, picture, lambda *_, latents=latents: latents, config)
-        read, _ = coding.decode(model, ntc, sys.maxsize)
+        base, *_ = _code(model, picture, coding.infer, config)
+        best, ntc, decoded, reconstruction = _code(
+            model, picture, lambda *_, latents=latents: latents, config)
         with replacing(workdir / _folder(source)) as folder:
             folder.mkdir()
             tables.write_csv(folder / "trace.csv", refined.traces[i])
-            np.savez_compressed(folder / "latents.npz", **{**latents, **read})
+            np.savez_compressed(folder / "latents.npz", **{**latents, **decoded.latents})
             (folder / "image.ntc").write_bytes(ntc)
-            images.write(folder / "reconstruction.png", decoded)
+            images.write(folder / "reconstruction.png", reconstruction)
             write_json(folder / "result.json", {
                 "image": source.name,
                 **{f"base.{name}": value for name, value in base.items()},
@@ -453,16 +453,18 @@ def _objective(config):
             for name in ("rd_lambda", "distortion", "rate_weight", "lpips_weight")}
 
 
-def _code(model, picture, infer, config):
-    """Of a file with the latents that `infer` finds: its measurements, its bytes, its image."""
-    ntc = coding.compress(model, picture, sys.maxsize, infer)
-    decoded = coding.decompress(model, ntc, sys.maxsize)
-    row = coding.measure_file(model, picture, ntc, decoded)
+def _code(model, picture, to_latents, config):
+    """Of a file with these latents: its measurements, its bytes, their content, its image."""
+    ntc = coding.compress(model, picture, sys.maxsize, to_latents)
+    decoded = coding.decode(model, ntc, sys.maxsize)
+    reconstruction = coding.reconstruct(model, decoded)
+    row = coding.measure_file(model, picture, ntc, decoded, reconstruction)
     distortion = row["mse"] if config.distortion == "mse" else 1 - row["ms_ssim"]
     row["rd_loss"] = config.rate_weight * row["bpp"] + config.rd_lambda * distortion
     if config.lpips_weight:
-        row["rd_loss"] += config.lpips_weight * metrics.lpips(picture, decoded, lpips.network())
-    return {name: row[name] for name in _MEASURED}, ntc, decoded
+        row["rd_loss"] += config.lpips_weight * metrics.lpips(
+            picture, reconstruction, lpips.network())
+    return {name: row[name] for name in _MEASURED}, ntc, decoded, reconstruction
 
 
 def _folder(source) -> str:

@@ -40,7 +40,7 @@ _HEAD = 8
 
 
 def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
-             infer: Callable[[Model, np.ndarray], Latents] = coding.infer,
+             to_latents: Callable[[Model, np.ndarray], Latents] = coding.infer,
              max_pixels: int = MAX_PIXELS) -> tuple[bytes, list[dict[str, float]]]:
     """Codes images into one chain.
 
@@ -48,7 +48,7 @@ def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
       model: an exported bits-back model.
       pictures: uint8 [H, W, 3] each; at least one.
       payload: what to send along.
-      infer: where latents come from: `coding.infer`, or `Refiner.infer`.
+      to_latents: where latents come from: `coding.infer`, or `Refiner.infer`.
       max_pixels: more, in all images together, are refused.
 
     Returns:
@@ -61,7 +61,7 @@ def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
     """
     sizes = [picture.shape[:2] for picture in pictures]
     _check(model, sizes, model.replay_steps, max_pixels)
-    latents = [infer(model, picture) for picture in tqdm.tqdm(
+    latents = [to_latents(model, picture) for picture in tqdm.tqdm(
         pictures, desc="inference", unit="image", disable=None)]
     payload_noise = _whiten(payload)
     try:

@@ -247,7 +247,7 @@ tf.config.threading.set_intra_op_parallelism_threads(threads)
 import codec
 from common import coding
 model = codec.load_model(folder / "model")
-latents, _ = coding.decode(model, (folder / "file.ntc").read_bytes())
+latents = coding.decode(model, (folder / "file.ntc").read_bytes()).latents
 print(hashlib.sha256(latents["y"].numpy().tobytes()).hexdigest())
 """
 
@@ -260,5 +260,5 @@ def test_other_processes_decode_the_same(exported, model, threads, more):
         [sys.executable, "-c", DECODE, exported, str(threads)], cwd=ROOT, env=os.environ | more,
         capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
-    latents, _ = coding.decode(model, (exported / "file.ntc").read_bytes())
+    latents = coding.decode(model, (exported / "file.ntc").read_bytes()).latents
     assert process.stdout.split()[-1] == hashlib.sha256(latents["y"].numpy()).hexdigest()

@@ -79,7 +79,7 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
         return
     latents = coding.infer(model, photo)
     ntc = coding.compress(model, photo)
-    decoded = coding.decode(model, ntc)[0]
+    decoded = coding.decode(model, ntc).latents
     assert decoded.keys() == latents.keys()
     for name, value in latents.items():
         # Untrained, y may be anything; but what is decoded is y rounded on some grid.

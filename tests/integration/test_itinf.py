@@ -89,7 +89,7 @@ def test_refined_files_are_better_and_any_decoder_reads_them(
             losses[name] = row[f"{name}.rd_loss"]
             assert losses[name] == pytest.approx(bpp + 0.01 * mse)
         assert losses["refined"] < losses["base"]
-        latents, _ = coding.decode(model, ntc)
+        latents = coding.decode(model, ntc).latents
         with np.load(folder / "latents.npz") as saved:
             assert saved.keys() == latents.keys() == {"y", "z"}
             for name, value in latents.items():
