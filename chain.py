@@ -12,11 +12,11 @@ import codec
 from common import export, images, tables
 from common.cli import UserError, report
 from common.files import replacing
-from common.model import Model
 from mshyper import chain
+from mshyper.bits_back import BitsBackHyperprior
 
 
-def load_model(name: str, precision: str = "float32") -> Model:
+def load_model(name: str, precision: str = "float32") -> BitsBackHyperprior:
     """As `codec.load_model`, of a bits-back model. Raises UserError for any other."""
     require_bits_back(name)
     return codec.load_model(name, precision)
@@ -24,7 +24,7 @@ def load_model(name: str, precision: str = "float32") -> Model:
 
 def require_bits_back(name: str) -> None:
     """Raises UserError unless this is the name of a bits-back model."""
-    if export.read_module(export.find(name)) != "mshyper.bits_back":
+    if codec.find_class(export.find(name)) is not BitsBackHyperprior:
         raise UserError(f"{name} is no bits-back model; the zoo's is mshyper-small_bb-2, and "
                         "mshyper/configs/mbt2018_bb.py trains others")
 

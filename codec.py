@@ -12,7 +12,6 @@ Several inputs, or folders, may be given at once: the model is loaded once.
 """
 
 import argparse
-import importlib
 import pathlib
 import resource
 import sys
@@ -26,10 +25,39 @@ from common import precision as precisions
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
 from common.files import replacing
-from common.model import Latents, Model
+from common.model import Codec, Latents
+from factorized.models import FactorizedPrior
+from hific.mixture import HiFiCMixture
+from hific.models import HiFiC
+from joint_ar.models import JointAutoregressive
+from mshyper.bits_back import BitsBackHyperprior
+from mshyper.models import MeanScaleHyperprior
+
+# All classes of codecs, by what exported models say of theirs (`export.read_module`).
+CODECS = {
+    "factorized.models": FactorizedPrior,
+    "mshyper.models": MeanScaleHyperprior,
+    "mshyper.bits_back": BitsBackHyperprior,
+    "joint_ar.models": JointAutoregressive,
+    "hific.models": HiFiC,
+    "hific.mixture": HiFiCMixture,
+}
 
 
-def load_model(name: str, precision: str = "float32") -> Model:
+def find_class(path: pathlib.Path) -> type[Codec]:
+    """The class of the exported model in the folder `path`.
+
+    Raises:
+      UserError: there is no model, or this version does not have its class.
+    """
+    module = export.read_module(path)
+    if module not in CODECS:
+        raise UserError(f"{path}: its config names the model of '{module}', which this version "
+                        "does not have")
+    return CODECS[module]
+
+
+def load_model(name: str, precision: str = "float32") -> Codec:
     """Loads an exported model by its folder, its run's folder, or its name in the zoo.
 
     Args:
@@ -41,19 +69,11 @@ def load_model(name: str, precision: str = "float32") -> Model:
       UserError: there is none, or it is damaged.
     """
     path = export.find(name)
-    module = export.read_module(path)
-    try:
-        model_class = importlib.import_module(module).Model
-    except (ModuleNotFoundError, AttributeError) as error:
-        if getattr(error, "name", None) not in (module.partition(".")[0], module, "Model"):
-            raise
-        raise UserError(f"{path}: its config names the model of '{module}', which this version "
-                        "does not have") from None
-    return export.load(model_class, path, precisions.choose(precision))
+    return export.load(find_class(path), path, precisions.choose(precision))
 
 
 def load_encoder(args: argparse.Namespace
-                 ) -> tuple[Model, Callable[[Model, np.ndarray], Latents]]:
+                 ) -> tuple[Codec, Callable[[Codec, np.ndarray], Latents]]:
     """The model, and where latents come from, as arguments of `REFINEMENT` and --model ask for.
 
     Raises:

@@ -13,7 +13,7 @@ from common import coding, data, images, jpeg, metrics, tables, training
 from common.cli import report
 from common.files import replacing
 from mshyper.configs import demo
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
 OUTPUT = pathlib.Path("demo")
 
@@ -42,7 +42,7 @@ def main(_) -> None:
 
     print(f"1. Training: {config.train.num_steps} more steps of {config.train.warm_start} on "
           f"{config.data.train}")
-    exported = training.run(Model, config, workdir)
+    exported = training.run(MeanScaleHyperprior, config, workdir)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     losses = [line["rd_loss"] for line in lines if line["split"] == "validation"]
     print(f"   validation loss (bpp + lambda MSE): {losses[0]:.4f} before, {losses[-1]:.4f} after; "

@@ -21,7 +21,7 @@ import chain
 from common import coding, data, tables
 from common.cli import report
 from common.stack import Stack
-from mshyper.bits_back import Model
+from mshyper.bits_back import BitsBackHyperprior
 
 REPLAYS = (5, 10, 20, 40, 80)
 UNITS = (4, 8, 16, 32)
@@ -29,7 +29,7 @@ _OPTIMISED = 200
 _START = np.random.default_rng(0).bytes(1_000_000)
 
 
-def net_bits(model: Model, y: np.ndarray, posterior) -> int:
+def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior) -> int:
     """What a stack grows by when it takes int32 y with this posterior."""
     stack = Stack(model.tables, _START)
     before = stack.bits
@@ -43,7 +43,7 @@ def entropy(symbols: np.ndarray) -> float:
     return float(-np.sum(counts * np.log2(counts / counts.sum())))
 
 
-def measure(model: Model, image: np.ndarray) -> dict[str, float]:
+def measure(model: BitsBackHyperprior, image: np.ndarray) -> dict[str, float]:
     """Net bits per pixel of an image, uint8 [H, W, 3], by each way."""
     y = np.round(coding.infer(model, image)["y"]).astype(np.int32)
     amortised = model.coded_posterior(y, 0)

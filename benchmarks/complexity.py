@@ -48,6 +48,7 @@ import tensorflow_compression as tfc
 import tqdm
 from tensorflow.python.framework import ops
 
+import codec
 from benchmarks.side_by_side import RESULTS, ROOT
 from common import files, tables, transforms
 from common.cli import UserError, report
@@ -334,7 +335,7 @@ def measure(package: str, model: dict) -> dict:
     }
     if "hyper_analysis" in parts:
         fields["analysis to z"] = _part_field(described["analysis"], described["hyper_analysis"])
-    priors = importlib.import_module(f"{package}.models").Model(**model).priors
+    priors = codec.CODECS[f"{package}.models"](**model).priors
     return {
         "model": model,
         "parts": parts,

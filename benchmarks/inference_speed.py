@@ -36,7 +36,7 @@ from benchmarks import side_by_side
 from common import images, itinf, metrics, objectives, precision, quantizers, tables
 from common.cli import report
 from mshyper.configs import mbt2018
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
 DIFFERENCES = ("rdft", "variables", "eager")
 LOOPS = {"ours": (), "bfloat16": ("bfloat16",), **{name: (name,) for name in DIFFERENCES},
@@ -45,7 +45,7 @@ _STEPS = (500, 3000)  # of our default, and of Yang & Mandt 2023
 _RESULTS = "benchmarks/results/inference_speed"
 
 
-def build(channels: int, differences=()) -> Model:
+def build(channels: int, differences=()) -> MeanScaleHyperprior:
     """mbt2018 with N = M = `channels` and the same random weights in every form."""
     tf.keras.utils.set_random_seed(0)
     config = mbt2018.get_config().model
@@ -54,7 +54,7 @@ def build(channels: int, differences=()) -> Model:
     config.hyper_analysis.channels = (channels,) * 3
     config.hyper_synthesis.channels = (channels, channels * 3 // 2, channels * 2)
     with precision.policy("bfloat16" if "bfloat16" in differences else "float32"):
-        model = Model(**config)
+        model = MeanScaleHyperprior(**config)
     if "rdft" in differences:
         for layer in model.submodules:
             if isinstance(layer, tfc.SignalConv2D):
@@ -76,7 +76,7 @@ class Loop(itinf.Refiner):
       measured: what the last check found, by name.
     """
 
-    def __init__(self, model: Model, differences):
+    def __init__(self, model: MeanScaleHyperprior, differences):
         super().__init__(model, itinf.method("sga_yang2023"), rd_lambda=0.01)
         self._differences = differences
         self.interval = 200 if "eager" in differences else self._config.check_interval

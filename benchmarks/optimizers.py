@@ -35,7 +35,7 @@ from benchmarks import side_by_side
 from common import data, export, files, optimizers, schedules, tables, training
 from common.cli import UserError, report
 from mshyper.configs import mbt2018, two_layer_syn
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
 _HYPER = {
     "model.hyper_analysis.channels": (64, 64, 64),
@@ -77,7 +77,7 @@ def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Na
         name += f"-first-{trial}"
     folder = pathlib.Path(args.experiments_dir, model.partition(",")[0], name)
     try:
-        training.run(Model, config, folder)
+        training.run(MeanScaleHyperprior, config, folder)
     except UserError as error:
         if not trial:
             raise
@@ -97,7 +97,7 @@ def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]
     steps = {}
     for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
         config = config_of(model, name, rate, 1000, args)
-        codec = export.build(Model, config.to_dict())
+        codec = export.build(MeanScaleHyperprior, config.to_dict())
         trainer = training.Trainer(codec, config)
         trainer.compile(optimizer=optimizers.build(
             config.train.optimizer,

@@ -29,7 +29,7 @@ from benchmarks import classical, rate_distortion
 from common import coding, data, tables
 from common.cli import UserError, report
 from common.files import replacing
-from common.model import Model
+from common.model import Codec
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 # Pictures are shown with at most these sides, so that a page stays small.
@@ -77,7 +77,7 @@ def find_images(names: list[str], dataset: str) -> list[data.Source]:
     return found
 
 
-def code(image: np.ndarray, name: str, model: Model, codecs: list[str], judges: evaluate.Judges
+def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: evaluate.Judges
          ) -> list[Picture]:
     """A photograph, what a model makes of it, and classical codecs with as many bytes at most.
 

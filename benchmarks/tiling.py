@@ -118,8 +118,8 @@ def worker(args: argparse.Namespace) -> side_by_side.Methods:
         if model.endswith(".py"):
             path = pathlib.PurePath(model)
             config = importlib.import_module(".".join(path.with_suffix("").parts)).get_config()
-            models = importlib.import_module(f"{path.parts[0]}.models")
-            state["model"] = export.build(models.Model, config.to_dict())
+            model_class = codec.CODECS[f"{path.parts[0]}.models"]
+            state["model"] = export.build(model_class, config.to_dict())
             state["model"].prepare_coding()
             state["model"].fingerprint = "0" * 64  # stands in for an exported model's
         else:

@@ -66,15 +66,16 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
     tf = side_by_side.tensorflow(args.threads)
     from common import export, optimizers, precision, schedules, training
     from mshyper.configs import mbt2018, small
-    from mshyper.models import Model
+    from mshyper.models import MeanScaleHyperprior
 
     config = (small if args.small else mbt2018).get_config()
     batch = tf.constant(_batch(args))
 
     def build(name):
         with precision.policy(name):
-            codec = export.build(Model, config.to_dict())
-        average = None if name == "float32" else export.build(Model, config.to_dict())
+            codec = export.build(MeanScaleHyperprior, config.to_dict())
+        average = None if name == "float32" else export.build(
+            MeanScaleHyperprior, config.to_dict())
         rate = schedules.learning_rate(
             config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
         trainer = training.Trainer(codec, config, average)

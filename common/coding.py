@@ -12,7 +12,7 @@ from common import data, images, metrics, quantizers, tiles
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
-from common.model import Latents, Model
+from common.model import Codec, Latents
 from common.timing import recording, stage
 
 # For what takes images whole, iterative inference and chains: memory grows with the image, by half
@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
     width: int
 
 
-def infer(model: Model, image: np.ndarray) -> Latents:
+def infer(model: Codec, image: np.ndarray) -> Latents:
     """The latents of a uint8 image [H, W, 3], in a batch of one."""
     with stage("analysis"):
         latents = model.infer(image[None])
@@ -37,8 +37,8 @@ def infer(model: Model, image: np.ndarray) -> Latents:
         return latents
 
 
-def compress(model: Model, image: np.ndarray, max_pixels: int = images.MAX_PIXELS,
-             to_latents: Callable[[Model, np.ndarray], Latents] = infer) -> bytes:
+def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXELS,
+             to_latents: Callable[[Codec, np.ndarray], Latents] = infer) -> bytes:
     """Codes an image.
 
     Args:
@@ -67,7 +67,7 @@ def compress(model: Model, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
     return Container(model.fingerprint[:8], height, width, stream, coder.crc).pack()
 
 
-def decompress(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
+def decompress(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
     """The inverse of `compress`: the bytes of a .ntc file to an image, uint8 [H, W, 3].
 
     Raises:
@@ -76,14 +76,14 @@ def decompress(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) ->
     return reconstruct(model, decode(model, ntc, max_pixels))
 
 
-def reconstruct(model: Model, decoded: Decoded) -> np.ndarray:
+def reconstruct(model: Codec, decoded: Decoded) -> np.ndarray:
     """The image of decoded latents, uint8 [H, W, 3]."""
     with stage("synthesis"):
         x_hat = model.to_image(decoded.latents["y"], finish=images.to_uint8)
         return np.array(np.asarray(x_hat)[0, :decoded.height, :decoded.width])
 
 
-def decode(model: Model, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Decoded:
+def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Decoded:
     """The content of a .ntc file.
 
     Raises:
@@ -125,7 +125,7 @@ def check_size(model, height, width, max_pixels):
                 f"{tiles.SIDE**2 / 1e6:.1f} megapixels is taken in tiles, but {error}") from error
 
 
-def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+def measure(model: Codec, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
     """Codes an image for real and measures it.
 
     Args:
@@ -158,7 +158,7 @@ def measure(model: Model, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
     return row, reconstruction
 
 
-def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: Decoded,
+def measure_file(model: Codec, image: np.ndarray, ntc: bytes, decoded: Decoded,
                  reconstruction: np.ndarray) -> dict[str, float]:
     """What `measure` says of a .ntc file: its bytes, their content, and the image of that."""
     latents, height, width = decoded
@@ -178,7 +178,7 @@ def measure_file(model: Model, image: np.ndarray, ntc: bytes, decoded: Decoded,
     }
 
 
-def measure_all(model: Model, sources: list[data.Source], name: str | None = None
+def measure_all(model: Codec, sources: list[data.Source], name: str | None = None
                 ) -> Iterator[tuple[dict[str, str | float], np.ndarray]]:
     """`measure` for every image of a data set, with a progress bar called `name`.
 

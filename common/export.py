@@ -24,10 +24,10 @@ from common.cli import UserError
 from common.entropy import Tables
 from common.exact import Network
 from common.files import NPZ_ERRORS, replacing, write_json
-from common.model import Model
+from common.model import Codec
 
 
-def save(model: Model, config: dict, path: str | os.PathLike) -> str:
+def save(model: Codec, config: dict, path: str | os.PathLike) -> str:
     """Builds tables and integer networks, and writes the model to the folder `path`, or nothing.
 
     Returns:
@@ -52,7 +52,7 @@ def save(model: Model, config: dict, path: str | os.PathLike) -> str:
     return fingerprint
 
 
-def load(model_class: type[Model], path: str | os.PathLike, precision: str = "float32") -> Model:
+def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "float32") -> Codec:
     """Loads an exported model, ready to code. Its `fingerprint` attribute is set.
 
     Args:
@@ -88,7 +88,7 @@ def load(model_class: type[Model], path: str | os.PathLike, precision: str = "fl
     return model
 
 
-def build(model_class: type[Model], config: dict) -> Model:
+def build(model_class: type[Codec], config: dict) -> Codec:
     """A model with fresh weights, as `config["model"]` describes it.
 
     Raises:
@@ -107,7 +107,7 @@ def build(model_class: type[Model], config: dict) -> Model:
     return model
 
 
-def load_weights(model: Model, path: str | os.PathLike) -> None:
+def load_weights(model: Codec, path: str | os.PathLike) -> None:
     """Replaces the weights of `model` by those of an exported model of the same architecture.
 
     Raises:
@@ -117,7 +117,7 @@ def load_weights(model: Model, path: str | os.PathLike) -> None:
     require_finite(model, path)
 
 
-def warm_start(model: Model, path: str | os.PathLike) -> list[str]:
+def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     """Replaces the weights of those parts of `model` that an exported model has too.
 
     Parts are known by their attribute: a joint_ar model takes analysis, synthesis and the hyper
@@ -211,7 +211,7 @@ def released_models() -> dict[str, pathlib.Path]:
     return {f"{folder.parent.name}-{folder.name}": folder for folder in folders}
 
 
-def require_finite(model: Model, path: str | os.PathLike) -> None:
+def require_finite(model: Codec, path: str | os.PathLike) -> None:
     """Raises UserError, naming `path` and the weight, unless all weights are finite."""
     for variable in model.variables:
         if not np.all(np.isfinite(variable.numpy())):

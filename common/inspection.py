@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import coding, metrics, quantizers
 from common.files import replacing
-from common.model import Model, Prediction
+from common.model import Codec, Prediction
 
 # What the figures may be.
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -52,7 +52,7 @@ class Inspection(NamedTuple):
       y: float32 [h, w, C]; quantised, as in its file.
       prediction: of y, [h, w, C] each; None if all images have the same.
       bits: for each latent float32 [h', w', C'], the information content of its elements.
-      strides: as `Model.strides`.
+      strides: as `Codec.strides`.
     """
 
     image: np.ndarray
@@ -64,7 +64,7 @@ class Inspection(NamedTuple):
     strides: dict[str, int]
 
 
-def inspect(model: Model, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_PIXELS
+def inspect(model: Codec, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_PIXELS
             ) -> Inspection:
     """Codes an image, and keeps what is seen on the way.
 
@@ -192,7 +192,7 @@ def _draw_panel(cell, panel, height, width):
 # --- Filters ----------------------------------------------------------------------------------
 
 
-def filters(model: Model, values: np.ndarray) -> np.ndarray:
+def filters(model: Codec, values: np.ndarray) -> np.ndarray:
     """What each channel of y adds to an image (Yang & Mandt 2023).
 
     That is the image of y that is zero but for one element, less that of zeros. Where the
@@ -232,7 +232,7 @@ class ChannelUse(NamedTuple):
     sizes: np.ndarray
 
 
-def measure_channels(model: Model, image: np.ndarray) -> ChannelUse:
+def measure_channels(model: Codec, image: np.ndarray) -> ChannelUse:
     """How the channels of y are used in a uint8 image [H, W, 3]."""
     generated = model.generate(coding.infer(model, image), quantizers.Round())
     bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, generated.latents))
@@ -240,7 +240,7 @@ def measure_channels(model: Model, image: np.ndarray) -> ChannelUse:
                       np.sqrt(np.mean(y**2, axis=(0, 1))))
 
 
-def draw_filters(path: str | os.PathLike, model: Model, title: str,
+def draw_filters(path: str | os.PathLike, model: Codec, title: str,
                  uses: Sequence[ChannelUse] = ()) -> None:
     """Draws `filters`, each scaled to fill the range of colours around grey.
 

@@ -3,7 +3,7 @@
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
 
 The networks stay as they are; the latents are variables that minimise the loss of training through
-`Model.generate`. The decoder notices nothing. A method is a quantizer, its temperature, an
+`Codec.generate`. The decoder notices nothing. A method is a quantizer, its temperature, an
 optimiser and a rule to stop; `METHODS` has those of Yang, Bamler & Mandt 2020 (arXiv 2006.04240)
 and Yang & Mandt 2023.
 
@@ -47,7 +47,7 @@ from common import (
 )
 from common.cli import UserError
 from common.files import replacing, write_json
-from common.model import Generated, Latents, Model
+from common.model import Codec, Generated, Latents
 from common.optimizers import adam
 from common.timing import stage
 
@@ -142,7 +142,7 @@ class Refiner:
       UserError: the method's settings make none.
     """
 
-    def __init__(self, model: Model, config, rd_lambda: float, **objective):
+    def __init__(self, model: Codec, config, rd_lambda: float, **objective):
         if config.quantizer not in _QUANTIZERS:
             raise UserError(f"unknown quantizer '{config.quantizer}' for inference; known: "
                             f"{', '.join(_QUANTIZERS)}")
@@ -198,7 +198,7 @@ class Refiner:
                 bar.update()
         return Refined(best, traces)
 
-    def infer(self, model: Model, image: np.ndarray) -> Latents:
+    def infer(self, model: Codec, image: np.ndarray) -> Latents:
         """As `coding.infer`: the refined latents of a uint8 image [H, W, 3], in a batch of one."""
         _check_sides(image, self._objective, "the image")
         with stage("refinement"):
@@ -326,7 +326,7 @@ def get_runname(config) -> str:
     return f"{config.itinf.name}-{model}"
 
 
-def program(*model_classes: type[Model]) -> runs.Program:
+def program(*model_classes: type[Codec]) -> runs.Program:
     """What `<package>/itinf.py` does. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
 
@@ -341,7 +341,7 @@ def program(*model_classes: type[Model]) -> runs.Program:
     return runs.Program(refine)
 
 
-def run(model_class: type[Model], config, workdir: str | os.PathLike) -> list[tables.Row]:
+def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[tables.Row]:
     """Refines and codes all images of config.data, or what is missing of that in a folder.
 
     In the folder `workdir` appear

@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What `Model.generate` returns.
+    """What `Codec.generate` returns.
 
     Attributes:
       x_hat: float32 [B, H', W', 3]; the image at the padded size, not clipped.
@@ -63,7 +63,7 @@ class Generated(NamedTuple):
                 for name, bits in self.element_bits.items()}
 
 
-class Model(tf.keras.Model):
+class Codec(tf.keras.Model):
     """Base of the codecs: a nonlinear transform of the image and an entropy model of the latents.
 
     Subclasses set `analysis` and `synthesis` and define `priors` and the four verbs. Images are

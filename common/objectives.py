@@ -37,7 +37,7 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str 
 
     Args:
       x: original, float32 [B, H, W, 3] in [0, 1].
-      generated: from `Model.generate`; its image may be larger than `x` and is cropped.
+      generated: from `Codec.generate`; its image may be larger than `x` and is cropped.
       rd_lambda: weight of the distortion; float or scalar tensor.
       distortion: "mse", or "ms_ssim" for 1 - MS-SSIM.
       rate_weight: see above; float or scalar tensor.

@@ -27,7 +27,7 @@ from common.cli import UserError
 from common.files import write_json
 
 if TYPE_CHECKING:
-    from common.model import Model
+    from common.model import Codec
 
 COMMIT_FILE = "COMMIT"  # in the root of a copy of the code
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -210,7 +210,7 @@ def apply_hyper(config, hyper: list[dict], hid: int) -> None:
     config.update_from_flattened_dict(hyper[hid])
 
 
-def record(model_class: type["Model"], config) -> dict:
+def record(model_class: type["Codec"], config) -> dict:
     """The config as a run and its exported model keep it: with package and module of the model.
 
     Raises:

@@ -38,7 +38,7 @@ from common import (
 from common.cli import UserError
 from common.exact import ConversionError
 from common.files import replacing
-from common.model import Model
+from common.model import Codec
 
 # What the command line says of a component: its class, or arguments that the config need not have.
 _COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
@@ -66,7 +66,7 @@ class Trainer(tf.keras.Model):
     batches_per_step = 1
     additional_metrics = ()
 
-    def __init__(self, codec: Model, config, average: Model | None = None):
+    def __init__(self, codec: Codec, config, average: Codec | None = None):
         super().__init__()
         self.codec = codec
         self.result = average or codec
@@ -170,7 +170,7 @@ class Validator:
       control: with train.rate_target, that of the training.
     """
 
-    def __init__(self, codec: Model, config, control: rate_control.RateControl | None):
+    def __init__(self, codec: Codec, config, control: rate_control.RateControl | None):
         self._codec = codec
         self._config = config
         self._control = control
@@ -412,7 +412,7 @@ class Journal(tf.keras.callbacks.Callback):
                     f"validation/{i}/reconstruction", images.to_uint8(x_hat), self.step)
 
 
-def run(model_class: type[Model], config, workdir: str | os.PathLike,
+def run(model_class: type[Codec], config, workdir: str | os.PathLike,
         make_trainer: Callable[..., Trainer] = Trainer) -> pathlib.Path:
     """Trains `model_class` in the folder `workdir`, or goes on with the training there.
 
@@ -533,7 +533,7 @@ def _fit(trainer, strategy, config, crops, callbacks, step: int) -> None:
         fit(step, interval, math.ceil((num_steps - step) / interval))
 
 
-def program(*model_classes: type[Model],
+def program(*model_classes: type[Codec],
             make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
     """What `<package>/train.py` does. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}

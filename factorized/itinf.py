@@ -5,9 +5,9 @@
 """
 
 from common import itinf, runs
-from factorized.models import Model
+from factorized.models import FactorizedPrior
 
-run = itinf.program(Model)
+run = itinf.program(FactorizedPrior)
 
 if __name__ == "__main__":
     runs.main(run)

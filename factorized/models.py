@@ -13,7 +13,7 @@ from common import entropy, model, transforms
 from common.timing import stage
 
 
-class Model(model.Model):
+class FactorizedPrior(model.Codec):
     """Analysis and synthesis around one latent y, whose channels are independent.
 
     Args:

@@ -4,9 +4,9 @@
 """
 
 from common import runs, training
-from factorized.models import Model
+from factorized.models import FactorizedPrior
 
-run = training.program(Model)
+run = training.program(FactorizedPrior)
 
 if __name__ == "__main__":
     runs.main(run)

@@ -4,9 +4,10 @@
 """
 
 from common import itinf, runs
-from hific import mixture, models
+from hific.mixture import HiFiCMixture
+from hific.models import HiFiC
 
-run = itinf.program(models.Model, mixture.Model)
+run = itinf.program(HiFiC, HiFiCMixture)
 
 if __name__ == "__main__":
     runs.main(run)

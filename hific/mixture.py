@@ -22,7 +22,7 @@ _SHIFT_BITS = 4
 _LIKELIHOODS = {"normal": entropy.ShiftedScaleTable, "logistic": entropy.ShiftedLogisticTable}
 
 
-class Model(hific.models.Model):
+class HiFiCMixture(hific.models.HiFiC):
     """Mixtures of K components for y, whose parameters are decoded from hyper-latents z.
 
     Args:

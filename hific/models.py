@@ -22,7 +22,7 @@ from common import entropy
 _LIKELIHOODS = {"normal": entropy.ScaleTable, "logistic": entropy.LogisticTable}
 
 
-class Model(mshyper.models.Model):
+class HiFiC(mshyper.models.MeanScaleHyperprior):
     """A mean-scale hyperprior whose rate may be that of a logistic distribution.
 
     Args:

@@ -4,9 +4,11 @@
 """
 
 from common import runs, training
-from hific import adversarial, mixture, models
+from hific import adversarial
+from hific.mixture import HiFiCMixture
+from hific.models import HiFiC
 
-run = training.program(models.Model, mixture.Model, make_trainer=adversarial.trainer)
+run = training.program(HiFiC, HiFiCMixture, make_trainer=adversarial.trainer)
 
 if __name__ == "__main__":
     runs.main(run)

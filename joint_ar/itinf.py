@@ -4,9 +4,9 @@
 """
 
 from common import itinf, runs
-from joint_ar.models import Model
+from joint_ar.models import JointAutoregressive
 
-run = itinf.program(Model)
+run = itinf.program(JointAutoregressive)
 
 if __name__ == "__main__":
     runs.main(run)

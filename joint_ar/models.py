@@ -36,7 +36,7 @@ _LARGEST_Y = 2**13
 _SETTLED = 1e-3
 
 
-class Model(mshyper.models.Model):
+class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
     """Gaussian latents y whose means and scales follow from z and from the decoded part of y.
 
     Args:

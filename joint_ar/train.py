@@ -4,9 +4,9 @@
 """
 
 from common import runs, training
-from joint_ar.models import Model
+from joint_ar.models import JointAutoregressive
 
-run = training.program(Model)
+run = training.program(JointAutoregressive)
 
 if __name__ == "__main__":
     runs.main(run)

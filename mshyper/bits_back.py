@@ -45,7 +45,7 @@ _LARGEST_Z, _LARGEST_Y = 2**12, 2**13
 _LARGEST_LOG_SCALE = math.log(10.0) / 2
 
 
-class Model(mshyper.models.Model):
+class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
     """Gaussian latents y as in mshyper/models.py, and a Gaussian posterior over z.
 
     Latents are y, and the posterior's "z" (mean) and "z_log_scale" (natural logarithm of its

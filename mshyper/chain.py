@@ -27,7 +27,7 @@ from common import coding, container, entropy, images
 from common.cli import UserError
 from common.model import Latents
 from common.stack import Stack
-from mshyper.bits_back import Model
+from mshyper.bits_back import BitsBackHyperprior
 
 SUFFIX = ".ntb"
 _MAGIC = b"NB1"
@@ -39,8 +39,8 @@ MAX_PIXELS = 10 * coding.MAX_WHOLE_PIXELS
 _HEAD = 8
 
 
-def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
-             to_latents: Callable[[Model, np.ndarray], Latents] = coding.infer,
+def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload: bytes = b"",
+             to_latents: Callable[[BitsBackHyperprior, np.ndarray], Latents] = coding.infer,
              max_pixels: int = MAX_PIXELS) -> tuple[bytes, list[dict[str, float]]]:
     """Codes images into one chain.
 
@@ -80,7 +80,7 @@ def compress(model: Model, pictures: Sequence[np.ndarray], payload: bytes = b"",
                           _checksum(stack, start)), rows
 
 
-def decompress(model: Model, ntb: bytes, max_pixels: int = MAX_PIXELS
+def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXELS
                ) -> tuple[list[np.ndarray], bytes]:
     """The inverse of `compress`: images uint8 [H, W, 3], and the payload.
 
@@ -140,7 +140,7 @@ def _check(model, sizes, steps, max_pixels):
 
 
 @contextlib.contextmanager
-def replaying(model: Model, steps: int) -> Iterator[None]:
+def replaying(model: BitsBackHyperprior, steps: int) -> Iterator[None]:
     """Within the block, coding optimises the posterior for `steps` steps."""
     before, model.replay_steps = model.replay_steps, steps
     try:

@@ -4,9 +4,9 @@
 """
 
 from common import itinf, runs
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
-run = itinf.program(Model)
+run = itinf.program(MeanScaleHyperprior)
 
 if __name__ == "__main__":
     runs.main(run)

@@ -27,7 +27,7 @@ MEAN_BITS = 12
 _LARGEST_Z = 2**12
 
 
-class Model(model.Model):
+class MeanScaleHyperprior(model.Codec):
     """Gaussian latents y whose means and scales are decoded from hyper-latents z.
 
     Args:

@@ -4,9 +4,10 @@
 """
 
 from common import runs, training
-from mshyper import bits_back, models
+from mshyper.bits_back import BitsBackHyperprior
+from mshyper.models import MeanScaleHyperprior
 
-run = training.program(models.Model, bits_back.Model)
+run = training.program(MeanScaleHyperprior, BitsBackHyperprior)
 
 if __name__ == "__main__":
     runs.main(run)

@@ -12,7 +12,7 @@ from common import data, export, optimizers, runs, training, transforms
 from common.cli import UserError
 from common.transforms.layers import ChannelNorm, InstanceNorm
 from hific import adversarial, regimes
-from hific.models import Model
+from hific.models import HiFiC
 
 
 def tiny_config(stage=regimes.stage2):
@@ -33,7 +33,7 @@ def tiny_config(stage=regimes.stage2):
 def trainer(lpips_network):
     tf.keras.utils.set_random_seed(0)
     config = tiny_config()
-    trainer = adversarial.trainer(export.build(Model, config.to_dict()), config)
+    trainer = adversarial.trainer(export.build(HiFiC, config.to_dict()), config)
     trainer.compile(optimizer=optimizers.build(config.train.optimizer, 1e-3))
     return trainer
 
@@ -101,7 +101,7 @@ def test_mistakes_in_the_model():
         config = tiny_config().to_dict()
         config["model"][key] = value
         with pytest.raises(UserError, match=words):
-            export.build(Model, config)
+            export.build(HiFiC, config)
 
 
 # --- The discriminator ------------------------------------------------------------------------
@@ -251,14 +251,14 @@ def test_the_codec_learns_from_the_discriminator(trainer, batch):
 @pytest.mark.slow
 def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
     config = tiny_config(regimes.stage1)
-    training.run(Model, config, tmp_path / "one", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "one", adversarial.trainer)
     config = tiny_config()
     config.train.warm_start = str(tmp_path / "one")
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 0.0
-    training.run(Model, config, tmp_path / "two", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "two", adversarial.trainer)
     assert "fresh: nothing" in capsys.readouterr().out
-    one, two = (export.load(Model, tmp_path / name / "model") for name in ("one", "two"))
+    one, two = (export.load(HiFiC, tmp_path / name / "model") for name in ("one", "two"))
     for a, b in zip(one.trainable_variables, two.trainable_variables):
         np.testing.assert_array_equal(a, b)
     # Its schedules begin anew, and only stage two has a discriminator.
@@ -278,14 +278,14 @@ def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_
     arguments = config.to_dict()
     del arguments["model"]["likelihood"]
     tf.keras.utils.set_random_seed(1)
-    hyperprior = export.build(mshyper.models.Model, arguments)
+    hyperprior = export.build(mshyper.models.MeanScaleHyperprior, arguments)
     export.save(hyperprior, {**arguments, "package": "mshyper"}, tmp_path / "hyperprior")
     config.train.warm_start = str(tmp_path / "hyperprior")
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 0.0
-    training.run(Model, config, tmp_path / "run", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
     assert "fresh: nothing" in capsys.readouterr().out
-    found = export.load(Model, tmp_path / "run/model")
+    found = export.load(HiFiC, tmp_path / "run/model")
     for a, b in zip(found.trainable_variables, hyperprior.trainable_variables):
         np.testing.assert_array_equal(a, b)
 
@@ -294,7 +294,7 @@ def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
     config = tiny_config()
     config.data.validation = ""
-    training.run(Model, config, tmp_path / "whole", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "whole", adversarial.trainer)
     stop = training.Journal.on_epoch_end
 
     class Killed(Exception):
@@ -306,8 +306,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(training.Journal, "on_epoch_end", kill)
-        training.run(Model, config, tmp_path / "parts", adversarial.trainer)
-    training.run(Model, config, tmp_path / "parts", adversarial.trainer)
+        training.run(HiFiC, config, tmp_path / "parts", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "parts", adversarial.trainer)
     # The discriminator's gradient is not the same to the last bit in every run.
     whole, parts = ([json.loads(line) for line in (
         tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "parts"))
@@ -315,7 +315,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
     for line, expected in zip(parts, whole):
         assert line.pop("split") == expected.pop("split") == "train"
         assert line == pytest.approx(expected, rel=1e-4)
-    one, two = (export.load(Model, tmp_path / name / "model") for name in ("whole", "parts"))
+    one, two = (export.load(HiFiC, tmp_path / name / "model") for name in ("whole", "parts"))
     for a, b in zip(one.trainable_variables, two.trainable_variables):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
@@ -324,5 +324,5 @@ def test_crops_that_the_latents_do_not_tile_are_refused(tmp_path, lpips_network)
     config = tiny_config()
     config.data.patch_size = 72
     with pytest.raises(UserError, match="72 is no multiple of the latents' stride 16"):
-        training.run(Model, config, tmp_path / "run", adversarial.trainer)
+        training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
     assert not (tmp_path / "run").exists()

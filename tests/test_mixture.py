@@ -32,7 +32,7 @@ CONFIG = dict(
 def make(likelihood="normal"):
     """A model with tables, whose mixtures are no single Gaussians; tests leave it as it is."""
     tf.keras.utils.set_random_seed(0)
-    model, rng = mixture.Model(**CONFIG, likelihood=likelihood), np.random.default_rng(0)
+    model, rng = mixture.HiFiCMixture(**CONFIG, likelihood=likelihood), np.random.default_rng(0)
     model.initialize()
     for weight in model.z_prior.trainable_variables:
         weight.assign_add(rng.normal(0, 0.3, weight.shape))
@@ -83,7 +83,8 @@ def test_rate_by_hand(table, density):
 
 def test_equal_components_have_the_rate_of_a_scale_hyperprior(model):
     config = dict(CONFIG, hyper_synthesis=dict(cls="HyperSynthesis", channels=(8, 8, CHANNELS)))
-    single, several = mshyper.models.Model(**config, predict_mean=False), mixture.Model(**CONFIG)
+    single = mshyper.models.MeanScaleHyperprior(**config, predict_mean=False)
+    several = mixture.HiFiCMixture(**CONFIG)
     for each in (single, several):
         each.initialize()
     kernel, bias = test_models.kernel_and_bias(several.hyper_synthesis)
@@ -162,7 +163,7 @@ def test_parts_that_do_not_fit_are_refused(channels, more, message):
     config = dict(CONFIG, hyper_synthesis=dict(
         cls="HiFiCMixtureHyperSynthesis", channels=channels), **more)
     with pytest.raises(UserError, match=message):
-        export.build(mixture.Model, {"model": config})
+        export.build(mixture.HiFiCMixture, {"model": config})
 
 
 # --- Coding -----------------------------------------------------------------------------------

@@ -27,12 +27,12 @@ def hyperprior(last, **more):
 
 ENTROPY_PARAMETERS = dict(cls="EntropyParameters", channels=(20, 16, 24))
 CLASSES = {
-    "factorized": factorized.models.Model,
-    "mean_scale": mshyper.models.Model,
-    "scale_only": mshyper.models.Model,
-    "logistic": hific.models.Model,
-    "joint_ar": joint_ar.models.Model,
-    "joint_gated": joint_ar.models.Model,
+    "factorized": factorized.models.FactorizedPrior,
+    "mean_scale": mshyper.models.MeanScaleHyperprior,
+    "scale_only": mshyper.models.MeanScaleHyperprior,
+    "logistic": hific.models.HiFiC,
+    "joint_ar": joint_ar.models.JointAutoregressive,
+    "joint_gated": joint_ar.models.JointAutoregressive,
 }
 CONFIGS = {
     "factorized": dict(analysis=ANALYSIS, synthesis=SYNTHESIS),

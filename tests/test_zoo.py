@@ -8,9 +8,10 @@ import configs
 from benchmarks.versus_jpeg import jpeg_bytes_at
 from common import coding, data, export, metrics, quantizers
 from mshyper import chain
+from mshyper.bits_back import BitsBackHyperprior
 
 MODELS = list(export.released_models())
-BITS_BACK = [name for name in MODELS if "bits_back" in export.read_module(export.find(name))]
+BITS_BACK = [name for name in MODELS if codec.find_class(export.find(name)) is BitsBackHyperprior]
 
 
 def test_there_are_models():

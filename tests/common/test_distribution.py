@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from common import data, distribution, quantizers, runs, training
 from common.cli import UserError
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -28,11 +28,11 @@ tf.config.set_logical_device_configuration(
 from tests.common.test_distribution import adversarial, configured
 from common import training
 {model}
-training.run(Model, configured(json.loads(sys.argv[2])), sys.argv[1]{arguments})
+training.run(MeanScaleHyperprior, configured(json.loads(sys.argv[2])), sys.argv[1]{arguments})
 """
-MSHYPER = _RUN.format(model="from mshyper.models import Model", arguments="")
+MSHYPER = _RUN.format(model="from mshyper.models import MeanScaleHyperprior", arguments="")
 ADVERSARIAL = _RUN.format(
-    model="from hific.adversarial import trainer\nfrom mshyper.models import Model",
+    model="from hific.adversarial import trainer\nfrom mshyper.models import MeanScaleHyperprior",
     arguments=", trainer").replace("configured(", "adversarial(")
 
 
@@ -99,7 +99,7 @@ def free_ports(count):
 def on_one(tmp_path_factory):
     """The run on one device."""
     workdir = tmp_path_factory.mktemp("one")
-    training.run(Model, configured({}), workdir)
+    training.run(MeanScaleHyperprior, configured({}), workdir)
     return workdir
 
 
@@ -121,7 +121,7 @@ def test_an_interrupted_run_goes_on_with_another_number_of_devices(
 
     monkeypatch.setattr(training.Journal, "on_train_batch_end", interrupt)
     with pytest.raises(InterruptedError):
-        training.run(Model, configured({"strategy": "mirrored"}), tmp_path)
+        training.run(MeanScaleHyperprior, configured({"strategy": "mirrored"}), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-3")
     finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
     assert_alike(tmp_path, on_one)
@@ -141,7 +141,7 @@ def test_two_workers(on_one, tmp_path):
 def test_two_devices_with_all_that_keeps_a_state(tmp_path):
     options = {"optimizer.cls": "SOAP", "ema_decay": 0.5, "rate_target": 0.5,
                "quantizer": dict(cls="SoftRound")}
-    training.run(Model, configured(options), tmp_path / "one")
+    training.run(MeanScaleHyperprior, configured(options), tmp_path / "one")
     finish(start(MSHYPER, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
     # SOAP divides by what is small.
     assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-4)
@@ -195,7 +195,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, options, message):
     for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=message):
-        training.run(Model, configured(options), tmp_path / "run")
+        training.run(MeanScaleHyperprior, configured(options), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -11,7 +11,7 @@ import configs
 import mshyper.models
 from common import export
 from common.cli import UserError
-from factorized.models import Model
+from factorized.models import FactorizedPrior
 
 CONFIG = {
     "package": "factorized",
@@ -24,7 +24,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    model = export.build(Model, CONFIG)
+    model = export.build(FactorizedPrior, CONFIG)
     path = tmp_path_factory.mktemp("export") / "model"
     export.save(model, CONFIG, path)
     return model, path
@@ -37,7 +37,7 @@ def copy(saved, tmp_path):
 
 def test_round_trip_restores_weights_priors_and_tables(saved):
     model, path = saved
-    loaded = export.load(Model, path)
+    loaded = export.load(FactorizedPrior, path)
     assert len(loaded.variables) == len(model.variables) > 10
     for a, b in zip(model.variables, loaded.variables):
         np.testing.assert_array_equal(a, b)
@@ -62,7 +62,7 @@ def test_the_fingerprint_is_of_the_content(saved, tmp_path):
 def test_a_missing_or_unreadable_checkpoint_is_an_error(copy):
     (copy / "weights.index").unlink()
     with pytest.raises(UserError, match="damaged"):
-        export.load(Model, copy)
+        export.load(FactorizedPrior, copy)
 
 
 def test_a_flipped_bit_in_the_weights_is_an_error(copy):
@@ -71,7 +71,7 @@ def test_a_flipped_bit_in_the_weights_is_an_error(copy):
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="damaged|fingerprint"):
-        export.load(Model, copy)
+        export.load(FactorizedPrior, copy)
 
 
 @pytest.mark.parametrize("file", ["tables.npz", "networks.npz", "weights.data-00000-of-00001"])
@@ -79,13 +79,13 @@ def test_truncated_files_are_an_error(copy, file):
     path = copy / file
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     with pytest.raises(UserError, match="damaged"):
-        export.load(Model, copy)
+        export.load(FactorizedPrior, copy)
 
 
 def test_a_model_of_an_earlier_version_is_an_error(copy):
     (copy / "networks.npz").unlink()
     with pytest.raises(UserError, match="earlier version"):
-        export.load(Model, copy)
+        export.load(FactorizedPrior, copy)
 
 
 def test_a_changed_config_is_an_error(copy):
@@ -93,7 +93,7 @@ def test_a_changed_config_is_an_error(copy):
     config["model"]["analysis"]["channels"] = [4, 4, 8]
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="fingerprint"):
-        export.load(Model, copy)
+        export.load(FactorizedPrior, copy)
 
 
 def test_weights_of_another_architecture_are_an_error(saved):
@@ -101,7 +101,7 @@ def test_weights_of_another_architecture_are_an_error(saved):
         "analysis": {"cls": "BLS2017Analysis", "channels": [4, 4, 8]},
         "synthesis": {"cls": "BLS2017Synthesis", "channels": [4, 4, 3]}}}
     with pytest.raises(UserError, match="do not fit"):
-        export.load_weights(export.build(Model, other), saved[1])
+        export.load_weights(export.build(FactorizedPrior, other), saved[1])
 
 
 def test_non_finite_weights_are_refused_at_export_and_at_load(saved, tmp_path):
@@ -116,7 +116,7 @@ def test_non_finite_weights_are_refused_at_export_and_at_load(saved, tmp_path):
         assert not (tmp_path / "refused").exists()
         tf.train.Checkpoint(codec=model).write(str(tmp_path / "nan" / "weights"))
         with pytest.raises(UserError, match="not finite"):
-            export.load_weights(export.build(Model, CONFIG), tmp_path / "nan")
+            export.load_weights(export.build(FactorizedPrior, CONFIG), tmp_path / "nan")
     finally:
         kernel.assign(before)
 
@@ -141,7 +141,7 @@ def test_find_says_when_a_run_has_no_model_yet(tmp_path):
 
 def test_wrong_model_arguments():
     with pytest.raises(UserError, match="nonsense"):
-        export.build(Model, {**CONFIG, "model": {**CONFIG["model"], "nonsense": 1}})
+        export.build(FactorizedPrior, {**CONFIG, "model": {**CONFIG["model"], "nonsense": 1}})
 
 
 def test_parts_that_do_not_fit_together():
@@ -150,4 +150,4 @@ def test_parts_that_do_not_fit_together():
              "hyper_analysis": {"cls": "HyperAnalysis", "channels": [4, 4, 4]},
              "hyper_synthesis": {"cls": "HyperSynthesis", "channels": [4, 4, 10]}}
     with pytest.raises(UserError, match="do not fit together"):
-        export.build(mshyper.models.Model, {"model": parts})
+        export.build(mshyper.models.MeanScaleHyperprior, {"model": parts})

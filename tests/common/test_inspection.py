@@ -162,7 +162,7 @@ def test_too_many_pixels_are_refused(mean_scale, picture):
 
 
 def test_a_bits_back_model_has_no_file_of_one_image(picture):
-    model = bits_back.Model(
+    model = bits_back.BitsBackHyperprior(
         test_models.ANALYSIS, test_models.SYNTHESIS,
         dict(cls="HyperAnalysis", channels=(8, 8, 16)),
         dict(cls="HyperSynthesis", channels=(8, 8, 24)))

@@ -417,7 +417,7 @@ def test_weights_do_not_change(package, x):
 
 
 def test_batch_normalisation_takes_its_averages(unlike):
-    model = factorized.models.Model(test_models.ANALYSIS, test_models.SYNTHESIS)
+    model = factorized.models.FactorizedPrior(test_models.ANALYSIS, test_models.SYNTHESIS)
     normalization = tf.keras.layers.BatchNormalization(momentum=0.5)
     model.synthesis = tf.keras.Sequential([normalization, deconv(3, 31, stride=16)])
     model.synthesis.stride = 16

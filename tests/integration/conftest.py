@@ -7,7 +7,7 @@ import pytest
 
 from common import images, training
 from mshyper.configs import small
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
 
 def tiny_config():
@@ -31,7 +31,7 @@ def tiny_config():
 def tiny_run(tmp_path_factory) -> pathlib.Path:
     """Folder of a finished run of the tiny model."""
     workdir = tmp_path_factory.mktemp("experiments") / "tiny" / "wid=0-tiny"
-    training.run(Model, tiny_config(), workdir)
+    training.run(MeanScaleHyperprior, tiny_config(), workdir)
     return workdir
 
 

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     config.model = dict(parts, replay_steps=4,
                         hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 16)))
     config.train.num_steps = 60
-    training.run(bits_back.Model, config, workdir)
+    training.run(bits_back.BitsBackHyperprior, config, workdir)
     return workdir
 
 

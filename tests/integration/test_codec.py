@@ -17,7 +17,7 @@ import configs
 from common import coding, data, export, images, precision, quantizers
 from common.cli import UserError
 from common.container import Container
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import assert_pictures_agree
 
 PORTABLE = ["--precision", "float32"]  # the same pixels on every machine
@@ -198,7 +198,7 @@ def test_a_model_of_an_earlier_version_names_no_module(tiny_model, tmp_path):
     config = json.loads((path / "config.json").read_text())
     assert config.pop("module") == "models"
     (path / "config.json").write_text(json.dumps(config))
-    assert isinstance(codec.load_model(path), Model)
+    assert isinstance(codec.load_model(path), MeanScaleHyperprior)
 
 
 def test_too_many_pixels(ntc, photo, tmp_path, capsys):

@@ -1,6 +1,5 @@
 """Every config of every package, scaled down: builds, trains two steps, exports, codes."""
 
-import importlib
 import json
 import pathlib
 
@@ -36,7 +35,7 @@ def overrides(config):
 
 def find_class(path, config):
     package = path.split("/")[0]
-    return importlib.import_module(f"{package}.{config.get('module', 'models')}").Model
+    return codec.CODECS[f"{package}.{config.get('module', 'models')}"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
 
     model, photo = codec.load_model(exported), images.read(pictures / "photo.png")
     assert export.fingerprint(exported) == model.fingerprint
-    if model_class is bits_back.Model:
+    if model_class is bits_back.BitsBackHyperprior:
         ntb, _ = chain.compress(model, [photo], b"payload")
         (decoded,), payload = chain.decompress(model, ntb)
         assert decoded.shape == photo.shape and payload == b"payload"

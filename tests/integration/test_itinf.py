@@ -14,7 +14,7 @@ import configs
 from common import coding, export, images, itinf, metrics, runs
 from common.cli import UserError
 from mshyper.configs import itinf as itinf_config
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def tiny_config(model, pictures):
 @pytest.fixture(scope="module")
 def finished(tiny_run, pictures, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("experiments") / "itinf" / "wid=0-sga"
-    itinf.run(Model, tiny_config(tiny_run.parent, pictures), workdir)
+    itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), workdir)
     return workdir
 
 
@@ -114,7 +114,7 @@ def test_what_is_missing_is_made_again_as_it_was(finished, tiny_run, pictures, t
     shutil.rmtree(workdir / "b.v2")
     (workdir / "results.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("[ac]/*")}
-    itinf.run(Model, tiny_config(tiny_run.parent, pictures), workdir)
+    itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), workdir)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("[ac]/*")} == before
     assert contents(workdir) == contents(finished), "the seed decides"
     assert (workdir / "results.json").exists()
@@ -123,7 +123,7 @@ def test_what_is_missing_is_made_again_as_it_was(finished, tiny_run, pictures, t
 def test_a_finished_run_is_not_done_again(finished, tiny_run, pictures, monkeypatch):
     monkeypatch.setattr(itinf.Refiner, "__call__", None)
     results = (finished / "results.json").read_text()
-    itinf.run(Model, tiny_config(tiny_run.parent, pictures), finished)
+    itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), finished)
     assert (finished / "results.json").read_text() == results
 
 
@@ -136,7 +136,7 @@ def test_another_config_does_not_touch_the_run(finished, tiny_run, pictures, key
     config = tiny_config(tiny_run.parent, pictures)
     config[key] = value
     with pytest.raises(UserError, match=message):
-        itinf.run(Model, config, finished)
+        itinf.run(MeanScaleHyperprior, config, finished)
 
 
 @pytest.mark.parametrize("key, value, message", [
@@ -155,13 +155,14 @@ def test_mistakes_in_the_config(tiny_model, pictures, tmp_path, key, value, mess
     config = tiny_config(tiny_model, pictures)
     config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
-        itinf.run(Model, config, tmp_path / "wid=0-run")
+        itinf.run(MeanScaleHyperprior, config, tmp_path / "wid=0-run")
     assert not (tmp_path / "wid=0-run").exists()
 
 
 def test_an_experiment_without_such_a_run(tiny_run, pictures, tmp_path):
     with pytest.raises(UserError, match="model: the experiment .* one run wid=1-.*found: none"):
-        itinf.run(Model, tiny_config(tiny_run.parent, pictures), tmp_path / "wid=1-sga")
+        itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures),
+                  tmp_path / "wid=1-sga")
 
 
 @pytest.mark.parametrize("files, message", [
@@ -174,7 +175,7 @@ def test_data_that_cannot_be_refined(tiny_model, pictures, tmp_path, files, mess
         content = (pictures / source).read_bytes() if source else b""
         (tmp_path / "in" / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        itinf.run(Model, tiny_config(tiny_model, tmp_path / "in"), tmp_path / "run")
+        itinf.run(MeanScaleHyperprior, tiny_config(tiny_model, tmp_path / "in"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -182,7 +183,7 @@ def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
     np.save(tmp_path / "test.npy", photo[:64, :32].reshape(2, 32, 32, 3))
     config = tiny_config(tiny_model, tmp_path / "test.npy")
     config.itinf.num_steps = 1
-    itinf.run(Model, config, tmp_path / "run")
+    itinf.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert {"test-0", "test-1"} < {path.name for path in (tmp_path / "run").iterdir()}
 
 

@@ -12,7 +12,7 @@ import evaluate
 from common import coding, export, images, quantizers, runs, training
 from common.cli import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
-from joint_ar.models import Model
+from joint_ar.models import JointAutoregressive
 from tests.integration import conftest
 
 
@@ -34,7 +34,7 @@ def tiny_config(module=small):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("experiments") / "joint" / "wid=0-tiny"
-    training.run(Model, tiny_config(), workdir)
+    training.run(JointAutoregressive, tiny_config(), workdir)
     return workdir
 
 
@@ -50,7 +50,7 @@ def test_parameters_are_the_papers(latents, expected):
     if latents == 320:
         assert mbt2018.get_hyper()[0]["train.rd_lambda"] == 0.08
         runs.apply_hyper(config, mbt2018.get_hyper(), 0)
-    model = export.build(Model, config.to_dict())
+    model = export.build(JointAutoregressive, config.to_dict())
     assert parameters(model) == expected
     parts = {name: parameters(getattr(model, name)) for name in ("context", "entropy_parameters")}
     if latents == 192:
@@ -114,7 +114,7 @@ def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsy
     config.train.warm_start = str(tiny_model)
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 1e-12
-    training.run(Model, config, tmp_path / "run")
+    training.run(JointAutoregressive, config, tmp_path / "run")
     assert "fresh: context, entropy_parameters" in capsys.readouterr().out
     model, given = codec.load_model(tmp_path / "run"), codec.load_model(tiny_model)
     for part in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis", "z_prior"):
@@ -122,7 +122,7 @@ def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsy
             np.testing.assert_allclose(a, b, atol=1e-6)
     config.model.analysis.channels = (8, 8, 10, 12)
     with pytest.raises(UserError, match="do not fit"):
-        training.run(Model, config, tmp_path / "other")
+        training.run(JointAutoregressive, config, tmp_path / "other")
 
 
 @pytest.mark.parametrize("part, transform, message", [
@@ -135,15 +135,15 @@ def test_what_cannot_be_coded_is_not_trained(tmp_path, part, transform, message)
     with config.unlocked():
         config.model[part] = transform
     with pytest.raises(UserError, match=message):
-        training.run(Model, config, tmp_path / "run")
+        training.run(JointAutoregressive, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", [gated, masked_stack])
 def test_other_contexts_train_and_code(module, tmp_path, photo):
-    path = training.run(Model, tiny_config(module), tmp_path / "run")
-    model = export.load(Model, path)
+    path = training.run(JointAutoregressive, tiny_config(module), tmp_path / "run")
+    model = export.load(JointAutoregressive, path)
     image = photo[50:117, 100:231]
     row, decoded = coding.measure(model, image)
     assert decoded.shape == image.shape

@@ -13,7 +13,7 @@ import tensorflow as tf
 import configs
 from common import data, export, images, itinf, lpips, precision, recipes, runs, training
 from common.cli import UserError
-from mshyper.models import Model
+from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 
 
@@ -58,7 +58,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, option
     config.train.num_steps = 14  # no multiple of the interval: the last epoch is short
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
-    training.run(Model, config, tmp_path / "whole")
+    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
     on_train_batch_end = training.Journal.on_train_batch_end
     kill_at = iter([3, 13, math.inf])
@@ -72,7 +72,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, option
                 raise Killed
 
         monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
-        training.run(Model, config, tmp_path / "parts")
+        training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     for _ in range(2):
         with pytest.raises(Killed):
@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     config.train.num_steps = 14
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
-    training.run(Model, config, tmp_path / "whole")
+    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
     on_train_batch_end = training.Journal.on_train_batch_end
     # Where a line of metrics is due, in the middle of an interval, where one ends, and the end.
@@ -113,11 +113,11 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
 
         monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
         with pytest.raises(Killed):
-            training.run(Model, config, tmp_path / "parts")
+            training.run(MeanScaleHyperprior, config, tmp_path / "parts")
         checkpoint = tf.train.latest_checkpoint(str(tmp_path / "parts/checkpoints"))
         assert checkpoint.endswith(f"step-{last}")
     monkeypatch.setattr(training.Journal, "on_train_batch_end", on_train_batch_end)
-    training.run(Model, config, tmp_path / "parts")
+    training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (
         tmp_path / "parts/metrics.jsonl").read_text()
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
 def test_running_a_finished_run_again_changes_nothing(tiny_run):
     before = {path: path.stat().st_mtime_ns for path in (tiny_run / "model").iterdir()}
     lines = metrics(tiny_run)
-    training.run(Model, tiny_config(), tiny_run)
+    training.run(MeanScaleHyperprior, tiny_config(), tiny_run)
     assert {path: path.stat().st_mtime_ns for path in (tiny_run / "model").iterdir()} == before
     assert metrics(tiny_run) == lines
 
@@ -137,14 +137,14 @@ def test_another_config_does_not_touch_the_run(tiny_run):
     config = tiny_config()
     config.train.rd_lambda = 0.5
     with pytest.raises(UserError, match=r"train\.rd_lambda differ"):
-        training.run(Model, config, tiny_run)
+        training.run(MeanScaleHyperprior, config, tiny_run)
 
 
 def test_a_config_of_another_module_is_refused(tmp_path):
     config = tiny_config()
     config.module = "bits_back"
     with pytest.raises(UserError, match="one for mshyper.bits_back, .* mshyper.models"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -152,7 +152,7 @@ def test_the_seed_decides(tmp_path, tiny_run):
     config = tiny_config()
     config.seed = 1
     config.train.num_steps = 5
-    training.run(Model, config, tmp_path / "run")
+    training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert metrics(tmp_path / "run")[0]["rd_loss"] != metrics(tiny_run)[0]["rd_loss"]
 
 
@@ -162,12 +162,13 @@ def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
     config.train.warm_start = str(tiny_model)
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 10.0
-    training.run(Model, config, tmp_path / "run")
+    training.run(MeanScaleHyperprior, config, tmp_path / "run")
     first, _, last = metrics(tmp_path / "run")
     best = min(line["rd_loss"] for line in metrics(tiny_run) if line["split"] == "validation")
     assert first["step"] == 0 and first["rd_loss"] == pytest.approx(best, rel=1e-4)
     assert last["rd_loss"] > first["rd_loss"], "the step was meant to do harm"
-    kept, given = (export.load(Model, path) for path in (tmp_path / "run/model", tiny_model))
+    kept, given = (export.load(MeanScaleHyperprior, path)
+                   for path in (tmp_path / "run/model", tiny_model))
     for a, b in zip(kept.trainable_variables, given.trainable_variables):
         np.testing.assert_array_equal(a, b)
 
@@ -176,8 +177,8 @@ def test_without_validation_the_last_weights_are_exported(tmp_path):
     config = tiny_config()
     config.data.validation = ""
     config.train.num_steps = 3
-    path = training.run(Model, config, tmp_path / "run")
-    exported = export.load(Model, path).analysis.trainable_variables[0].numpy()
+    path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
+    exported = export.load(MeanScaleHyperprior, path).analysis.trainable_variables[0].numpy()
     last = weights(tmp_path / "run")
     assert any(np.array_equal(exported, value) for value in last.values())
 
@@ -186,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = tiny_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
     with pytest.raises(UserError, match=r"not finite at step \d+"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -196,20 +197,20 @@ def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
     config.train.schedule = dict(cls="WarmupDrop", warmup=0.0)
     config.train.checkpoint_interval = 1
     with pytest.raises(UserError, match="not finite"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert tf.train.latest_checkpoint(str(tmp_path / "run" / "checkpoints")) is None
     assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     # Nothing was trained, so the mended config may have the folder.
     config.train.optimizer = dict(cls="Adam", learning_rate=1e-3)
     config.train.num_steps = 1
-    training.run(Model, config, tmp_path / "run")
+    training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert weights(tmp_path / "run")
 
 
 def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, tiny_run):
     config = tiny_config()
     config.train.ema_decay = 0.9
-    training.run(Model, config, tmp_path / "run")
+    training.run(MeanScaleHyperprior, config, tmp_path / "run")
     # Training is that of a run without averages, validation is not.
     for plain, averaged in zip(metrics(tiny_run), metrics(tmp_path / "run"), strict=True):
         assert (averaged == plain) == (plain["split"] == "train")
@@ -217,7 +218,7 @@ def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, t
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
     part = "analysis/layer_with_weights-0/_kernel_parameter/.ATTRIBUTES/VARIABLE_VALUE"
     last, average = (reader.get_tensor(f"{name}/{part}") for name in ("codec", "result"))
-    exported = export.load(Model, tmp_path / "run/model").analysis.layers[0].kernel
+    exported = export.load(MeanScaleHyperprior, tmp_path / "run/model").analysis.layers[0].kernel
     np.testing.assert_array_equal(exported, average)
     assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
 
@@ -229,7 +230,7 @@ def test_ms_ssim_as_distortion(tmp_path):
     config.train.distortion = "ms_ssim"
     config.train.rd_lambda = 8.73
     config.train.num_steps = config.train.log_interval = 2
-    training.run(Model, config, tmp_path / "run")
+    training.run(MeanScaleHyperprior, config, tmp_path / "run")
     for line in metrics(tmp_path / "run"):
         assert line["rd_loss"] == pytest.approx(
             line["bpp"] + 8.73 * (1 - line["ms_ssim"]), rel=1e-3)
@@ -277,13 +278,14 @@ def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
     config.train.num_steps = 1
     config.train.precision = "mixed_bfloat16"
     config.train.warm_start = str(tiny_run.parent)
-    path = training.run(Model, config, tmp_path / "wid=0-other-name")
+    path = training.run(MeanScaleHyperprior, config, tmp_path / "wid=0-other-name")
     assert tf.keras.mixed_precision.global_policy().name == "float32"
     first, train, last = metrics(tmp_path / "wid=0-other-name")
     best = min(line["rd_loss"] for line in metrics(tiny_run) if line["split"] == "validation")
     assert first["rd_loss"] == pytest.approx(best, rel=1e-5), "validation is in float32"
     assert all(math.isfinite(line["rd_loss"]) for line in (train, last))
-    assert {variable.dtype for variable in export.load(Model, path).variables} == {tf.float32}
+    exported = export.load(MeanScaleHyperprior, path)
+    assert {variable.dtype for variable in exported.variables} == {tf.float32}
 
 
 @pytest.mark.parametrize("runs, message", [
@@ -297,7 +299,7 @@ def test_warm_start_from_an_experiment_without_such_a_run(tmp_path, runs, messag
         (tmp_path / "before" / run).mkdir(parents=True)
     config.train.warm_start = str(tmp_path / "before")
     with pytest.raises(UserError, match=message):
-        training.run(Model, config, tmp_path / "now" / "wid=0-b")
+        training.run(MeanScaleHyperprior, config, tmp_path / "now" / "wid=0-b")
     assert not (tmp_path / "now").exists()
 
 
@@ -306,12 +308,12 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     config.train.distortion = "ms_ssim"
     config.train.rd_lambda = 8.73
     with pytest.raises(UserError, match="at least 161 pixels; data.patch_size has 64"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
     config.data.patch_size = 161
     config.data.validation = str(tmp_path / "*.png")
     images.write(tmp_path / "narrow.png", np.zeros([300, 160, 3], np.uint8))
     with pytest.raises(UserError, match=r"validation image narrow\.png has 160"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
 
 
 @pytest.mark.parametrize("key, value, message", [
@@ -338,7 +340,7 @@ def test_mistakes_in_the_config(tmp_path, key, value, message):
     with config.unlocked():
         config.update_from_flattened_dict({key: value})
     with pytest.raises(UserError, match=message):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -347,7 +349,7 @@ def test_plateaus_of_changing_losses_are_refused(tmp_path):
     config.train.schedule = dict(cls="ReduceOnPlateau")
     config.train.rate_target = 0.3
     with pytest.raises(UserError, match="ReduceOnPlateau compares losses"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
 
 
 def test_lpips_needs_its_weights(tmp_path, monkeypatch):
@@ -356,7 +358,7 @@ def test_lpips_needs_its_weights(tmp_path, monkeypatch):
     config = tiny_config()
     config.train.lpips_weight = 1.0
     with pytest.raises(UserError, match="make lpips"):
-        training.run(Model, config, tmp_path / "run")
+        training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -365,7 +367,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     config.train.update(rate_target=0.2, rd_lambda=0.02, lpips_weight=0.5, num_steps=4,
                         checkpoint_interval=2, log_interval=1)
     config.train.rate_control = dict(cls="ProportionalIntegral", settle=1.0)
-    path = training.run(Model, config, tmp_path / "run")
+    path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
     lines = metrics(tmp_path / "run")
     trained = [line for line in lines if line["split"] == "train"]
     for line in trained:
@@ -379,7 +381,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     assert itinf.objective(path) == dict(
         rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
             np.mean(weights)))
-    model, photos = export.load(Model, path), data.find("photos/validation")
+    model, photos = export.load(MeanScaleHyperprior, path), data.find("photos/validation")
     bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
            / photo.read()[..., 0].size for photo in photos]
     assert np.mean(bpp) == pytest.approx(last["bpp"], rel=1e-4)
@@ -393,7 +395,7 @@ def test_xla_trains_like_the_plain_graph(tmp_path):
         config.train.num_steps = 3
         config.train.log_interval = 1
         config.train.jit_compile = setting
-        training.run(Model, config, tmp_path / setting)
+        training.run(MeanScaleHyperprior, config, tmp_path / setting)
         losses[setting] = [line["rd_loss"] for line in metrics(tmp_path / setting)]
     np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-4)
 
