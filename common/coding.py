@@ -1,5 +1,6 @@
 """Images to .ntc files and back, with any model of the zoo."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,7 +112,7 @@ def check_size(model, height, width, max_pixels):
     They are counted after padding: a line becomes a strip.
     """
     stride = model.analysis.stride
-    padded = -(-height // stride) * -(-width // stride) * stride**2
+    padded = math.prod(model.latent_size(height, width)) * stride**2
     if padded > max(max_pixels, stride**2):
         raise UserError(f"an image of {width} x {height}, padded to {padded / 1e6:.1f} megapixels, "
                         f"exceeds the limit of {max_pixels / 1e6:g}; --max_pixels allows more")

@@ -80,6 +80,10 @@ class DeepFactorized(tf.keras.layers.Layer):
         """How many distributions it has in the tables: one a channel."""
         return self.channels
 
+    def numbers(self, height: int, width: int) -> np.ndarray:
+        """Which of these code each element of a latent: int [1, height, width, channels]."""
+        return np.broadcast_to(np.arange(self.channels), (1, height, width, self.channels))
+
     def symbol_bits(self, symbols: np.ndarray, channels: np.ndarray) -> np.ndarray:
         """Information content of symbols [N] of the given channels [N], in bits."""
         order = np.argsort(channels, kind="stable")
@@ -281,6 +285,20 @@ class ShiftedScaleTable(ScaleTable):
 
 class ShiftedLogisticTable(ShiftedScaleTable, LogisticTable):
     """`ShiftedScaleTable` for logistic distributions."""
+
+
+def scale_table(likelihood: str, shifts: int = 1) -> ScaleTable:
+    """The table of "normal" or "logistic" distributions; see `ShiftedScaleTable` for `shifts`.
+
+    Raises:
+      TypeError: there is no such likelihood.
+    """
+    tables = {"normal": (ScaleTable, ShiftedScaleTable),
+              "logistic": (LogisticTable, ShiftedLogisticTable)}
+    if likelihood not in tables:
+        raise TypeError(f"unknown likelihood '{likelihood}'; known: {', '.join(tables)}")
+    plain, shifted = tables[likelihood]
+    return plain() if shifts == 1 else shifted(shifts)
 
 
 def _bits(log_probability: tf.Tensor) -> tf.Tensor:

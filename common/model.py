@@ -96,6 +96,11 @@ class Codec(tf.keras.Model):
         """For each latent that is quantised, the pixels a side that a position of it stands for."""
         return {"y": self.analysis.stride}
 
+    def latent_size(self, height: int, width: int, name: str = "y") -> tuple[int, int]:
+        """Rows and columns of a latent of an image of `height` x `width` pixels."""
+        stride = self.strides[name]
+        return -(-height // stride), -(-width // stride)
+
     @property
     def tiled(self) -> list:
         """The transforms that take large images in tiles."""

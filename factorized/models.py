@@ -6,7 +6,6 @@
                                     │ bits: y ~ p(y), one learned density a channel
 """
 
-import numpy as np
 import tensorflow as tf
 
 from common import entropy, model, transforms
@@ -42,11 +41,9 @@ class FactorizedPrior(model.Codec):
     def encode(self, latents, coder):
         with stage("coding"):
             symbols = tf.round(latents["y"] - self.prior.offset)
-            coder.encode(symbols, np.broadcast_to(np.arange(symbols.shape[-1]), symbols.shape))
+            coder.encode(symbols, self.prior.numbers(*symbols.shape[1:3]))
 
     def decode(self, coder, height, width):
         with stage("coding"):
-            stride, channels = self.analysis.stride, self.analysis.out_channels
-            shape = (1, -(-height // stride), -(-width // stride), channels)
-            symbols = coder.decode(np.broadcast_to(np.arange(channels), shape))
+            symbols = coder.decode(self.prior.numbers(*self.latent_size(height, width)))
             return {"y": tf.cast(symbols, tf.float32) + self.prior.offset}

@@ -9,20 +9,111 @@ In coding, the counts of a symbol are weighted sums of those of the stored table
 (common/mixtures.py). Their weights come from a network in fixed point, softmax included.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
-import hific.models
-from common import entropy, mixtures, model
-from common.timing import stage
+import mshyper.models
+from common import entropy, exact, mixtures
+from common.model import Prediction
 
 # Fractions of an integer to which the means of y are rounded in coding.
 _SHIFT_BITS = 4
 
-_LIKELIHOODS = {"normal": entropy.ShiftedScaleTable, "logistic": entropy.ShiftedLogisticTable}
+
+class MixtureGiven(NamedTuple):
+    """The distribution of y [B, h, w, M] by logits, means and positions, [B, h, w, K, M] each."""
+
+    table: entropy.ScaleTable
+    logits: tf.Tensor
+    mean: tf.Tensor
+    index: tf.Tensor
+
+    @property
+    def offset(self) -> tf.Tensor:
+        """No mean is the grid's: it is that of the integers."""
+        return tf.zeros([])
+
+    def bits(self, y: tf.Tensor) -> tf.Tensor:
+        """Information content of every element of `y`, in bits."""
+        return self.table.mixture_bits(y[..., None, :] - self.mean, self.logits, self.index)
+
+    @property
+    def prediction(self) -> Prediction:
+        """Of the whole mixture."""
+        weights = tf.nn.softmax(self.logits, axis=-2)
+        centre = tf.reduce_sum(weights * self.mean, axis=-2, keepdims=True)
+        variance = self.table.deviation(self.index)**2 + (self.mean - centre)**2
+        return Prediction(
+            centre[..., 0, :], tf.sqrt(tf.reduce_sum(weights * variance, axis=-2)))
 
 
-class HiFiCMixture(hific.models.HiFiC):
+class Mixture:
+    """A mixture of K components for each element of y; methods as of `conditional.MeanScale`.
+
+    Args:
+      table: of the scales of all components.
+      components: K.
+    """
+
+    symmetric = False
+
+    def __init__(self, table: entropy.ShiftedScaleTable, components: int):
+        self.table = table
+        self._components = components
+
+    def given(self, parameters: tf.Tensor, continuous: bool) -> MixtureGiven:
+        """The distribution of y.
+
+        Args:
+          parameters: float32 [B, h, w, 3 K M]: logits, means, logarithms of scales.
+          continuous: as of `MeanScale.given`.
+        """
+        channels = parameters.shape[-1] // (3 * self._components)
+        shape = tf.concat([tf.shape(parameters)[:-1], [3, self._components, channels]], axis=0)
+        logits, mean, log_scale = tf.unstack(tf.reshape(parameters, shape), axis=-3)
+        index = self.table.index(log_scale)
+        return MixtureGiven(self.table, logits, mean, index if continuous else tf.round(index))
+
+    def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
+        """Integer weights, means in units of 2^-4 and positions in the scale table, K M each."""
+        third = parameters.channels // 3
+        logits, mean, log_scale = (
+            builder.slice(parameters, i * third, (i + 1) * third) for i in range(3))
+        return [self._exact_softmax(builder, logits), builder.requantize(mean, _SHIFT_BITS),
+                self.table.exact_index(builder, log_scale)]
+
+    def _exact_softmax(self, builder, logits):
+        """2^14 exp(logit - largest logit) of every component. Only their ratios matter."""
+        channels = logits.channels // self._components
+        parts = [builder.slice(logits, i * channels, (i + 1) * channels)
+                 for i in range(self._components)]
+        below = builder.negate(builder.maximum(*parts))
+        return builder.concat(*(
+            builder.pointwise(
+                builder.requantize(builder.add(part, below), mixtures.WEIGHT_BITS),
+                lambda x: tf.exp(tf.minimum(x, 0.0)), linear=False)
+            for part in parts))
+
+    def encode(self, y, outputs, coder, first: int) -> None:
+        """Rounds y and writes it; raises CodingError. Arguments as of `MeanScale.encode`."""
+        coder.encode_mixtures(
+            np.round(entropy.require_codable(y)), *self._mixtures(outputs, first))
+
+    def decode(self, outputs, coder, first: int) -> tf.Tensor:
+        """Reads y, float32 [1, h, w, M]. Raises CodingError."""
+        return tf.cast(coder.decode_mixtures(*self._mixtures(outputs, first)), tf.float32)
+
+    def _mixtures(self, outputs, first):
+        """Weights, tables and shifts of the components of y: int [K, 1, h, w, M] each."""
+        weights, mean, index = (
+            np.moveaxis(x.reshape(*x.shape[:-1], self._components, -1), -2, 0) for x in outputs)
+        shifts, fraction = np.divmod(mean, 2**_SHIFT_BITS)
+        return weights, fraction * entropy.NUM_SCALES + index + np.int16(first), shifts
+
+
+class HiFiCMixture(mshyper.models.Hyperprior):
     """Mixtures of K components for y, whose parameters are decoded from hyper-latents z.
 
     Args:
@@ -34,65 +125,11 @@ class HiFiCMixture(hific.models.HiFiC):
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
                  likelihood: str = "normal", use_offset: bool = True):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, likelihood,
-                         use_offset)
-        self.y_prior = _LIKELIHOODS[likelihood](2**_SHIFT_BITS)
-        channels = self.analysis.out_channels
-        self.components, rest = divmod(self.hyper_synthesis.out_channels, 3 * channels)
-        if rest or not self.components:
-            raise TypeError(f"the hyper-synthesis has {self.hyper_synthesis.out_channels} outputs; "
-                            f"mixtures for {channels} channels need a multiple of {3 * channels}")
-
-    def _quantize(self, y, psi, quantizer):
-        """As in the base class; logits, means and indices of the mixtures are [..., K, M]."""
-        whole = tf.zeros([])
-        shape = tf.concat([tf.shape(y)[:-1], [3, self.components, y.shape[-1]]], axis=0)
-        logits, mean, log_scale = tf.unstack(tf.reshape(psi, shape), axis=-3)
-        return whole, *quantizer(y, whole, "y"), logits, mean, self.y_prior.index(log_scale)
-
-    def _y_bits(self, y, logits, mean, index):
-        return self.y_prior.mixture_bits(y[..., None, :] - mean, logits, index)
-
-    def _prediction(self, logits, mean, index):
-        """Of the whole mixture."""
-        weights = tf.nn.softmax(logits, axis=-2)
-        centre = tf.reduce_sum(weights * mean, axis=-2, keepdims=True)
-        variance = self.y_prior.deviation(index)**2 + (mean - centre)**2
-        return model.Prediction(
-            centre[..., 0, :], tf.sqrt(tf.reduce_sum(weights * variance, axis=-2)))
-
-    def _exact_parameters(self, builder, parameters):
-        """Integer weights, means in units of 2^-4 and positions in the scale table, K M each."""
-        third = parameters.channels // 3
-        logits, mean, log_scale = (
-            builder.slice(parameters, i * third, (i + 1) * third) for i in range(3))
-        return [self._exact_softmax(builder, logits), builder.requantize(mean, _SHIFT_BITS),
-                self.y_prior.exact_index(builder, log_scale)]
-
-    def _exact_softmax(self, builder, logits):
-        """2^14 exp(logit - largest logit) of every component. Only their ratios matter."""
-        channels = logits.channels // self.components
-        parts = [builder.slice(logits, i * channels, (i + 1) * channels)
-                 for i in range(self.components)]
-        below = builder.negate(builder.maximum(*parts))
-        return builder.concat(*(
-            builder.pointwise(
-                builder.requantize(builder.add(part, below), mixtures.WEIGHT_BITS),
-                lambda x: tf.exp(tf.minimum(x, 0.0)), linear=False)
-            for part in parts))
-
-    def _encode_y(self, y, psi, coder):
-        with stage("coding"):
-            coder.encode_mixtures(
-                np.round(entropy.require_codable(y)), *self._components(psi))
-
-    def _decode_y(self, psi, coder):
-        with stage("coding"):
-            return tf.cast(coder.decode_mixtures(*self._components(psi)), tf.float32)
-
-    def _components(self, psi):
-        """Weights, tables and shifts of the components of y: int [K, 1, h, w, M] each."""
-        weights, mean, index = (
-            np.moveaxis(x.reshape(*x.shape[:-1], self.components, -1), -2, 0) for x in psi)
-        shifts, fraction = np.divmod(mean, 2**_SHIFT_BITS)
-        return weights, self._y_distributions(fraction * entropy.NUM_SCALES + index), shifts
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
+        channels, outputs = self.analysis.out_channels, self.hyper_synthesis.out_channels
+        components, rest = divmod(outputs, 3 * channels)
+        if rest or not components:
+            raise TypeError(f"the hyper-synthesis has {outputs} outputs; mixtures for {channels} "
+                            f"channels need a multiple of {3 * channels}")
+        self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
+        self.y_prior = Mixture(entropy.scale_table(likelihood, 2**_SHIFT_BITS), components)

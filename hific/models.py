@@ -17,12 +17,10 @@ The discriminator belongs to the objective, not to the codec: hific/adversarial.
 """
 
 import mshyper.models
-from common import entropy
-
-_LIKELIHOODS = {"normal": entropy.ScaleTable, "logistic": entropy.LogisticTable}
+from common import conditional, entropy
 
 
-class HiFiC(mshyper.models.MeanScaleHyperprior):
+class HiFiC(mshyper.models.Hyperprior):
     """A mean-scale hyperprior whose rate may be that of a logistic distribution.
 
     Args:
@@ -33,8 +31,6 @@ class HiFiC(mshyper.models.MeanScaleHyperprior):
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
                  likelihood: str = "normal", use_offset: bool = True):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis,
-                         use_offset=use_offset)
-        if likelihood not in _LIKELIHOODS:
-            raise TypeError(f"unknown likelihood '{likelihood}'; known: {', '.join(_LIKELIHOODS)}")
-        self.y_prior = _LIKELIHOODS[likelihood]()
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
+        self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
+        self.y_prior = conditional.MeanScale(entropy.scale_table(likelihood))

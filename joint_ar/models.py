@@ -25,8 +25,8 @@ import tensorflow as tf
 
 import mshyper.models
 from common import context, conversion, exact, transforms
+from common.conditional import MEAN_BITS
 from common.timing import stage
-from mshyper.models import MEAN_BITS
 
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
 _LARGEST_Y = 2**13
@@ -55,24 +55,25 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         self._cached = None
 
     def _quantize(self, y, psi, quantizer):
-        def predict(y_hat):
-            return self._parameters(
-                self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)))
+        def given(y_hat):
+            return self.y_prior.given(
+                self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)),
+                quantizer.differentiable)
 
         if not quantizer.differentiable:
-            mean, index = predict(self._settle(y, predict, quantizer))
-            return mean, *quantizer(y, mean, "y"), mean, index
+            p_y = given(self._settle(y, given, quantizer))
+            return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
         # One draw is context and coded value.
         y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
         if quantizer.rate_depends_on_offset:
             # The grid's mean would depend on the value on it; that of a first pass stands in.
-            grid = tf.stop_gradient(predict(y_rate)[0])
-            y_rate, y_hat = quantizer(y, grid, "y")
-            return grid, y_rate, y_hat, *predict(y_rate)
-        mean, index = predict(y_rate)
-        return mean, *quantizer(y, mean, "y"), mean, index
+            offset = tf.stop_gradient(given(y_rate).offset)
+            y_rate, y_hat = quantizer(y, offset, "y")
+            return y_rate, y_hat, offset, given(y_rate)
+        p_y = given(y_rate)
+        return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
-    def _settle(self, y, predict, quantizer):
+    def _settle(self, y, given, quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
         Quantising around the means predicted from the last guess settles at least one wavefront
@@ -81,8 +82,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         longer changes is what a decoder would get position by position.
         """
         def step(guess, _):
-            mean, _ = predict(guess)
-            _, decoded = quantizer(y, mean, "y")
+            _, decoded = quantizer(y, given(guess).offset, "y")
             return decoded, tf.reduce_any(tf.abs(decoded - guess) > _SETTLED)
 
         decoded, _ = tf.while_loop(
@@ -91,30 +91,30 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         return tf.stop_gradient(decoded)
 
     def integer_networks(self):
-        networks = super().integer_networks()
-        psi, = networks["hyper_synthesis"].outputs
+        builder = exact.Builder()
+        psi = self._exact_psi(builder)
+        networks = {"hyper_synthesis": builder.network(psi)}
         builder = exact.Builder()
         y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
         phi = conversion.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
         parameters = conversion.convert(builder, self.entropy_parameters, both)
-        networks["context"] = builder.network(*super()._exact_parameters(builder, parameters))
+        networks["context"] = builder.network(*self.y_prior.exact(builder, parameters))
         return networks
-
-    def _exact_parameters(self, builder, parameters):
-        return [parameters]  # of the hyper-synthesis: psi
 
     def prepare_coding(self):
         super().prepare_coding()
         self._wavefront()  # refuses a context that is not causal
 
-    def _encode_y(self, y, psi, coder):
+    def _encode_y(self, y, outputs, coder):
+        psi, = outputs
         with stage("context"):
-            self._wavefront().encode(y, tf.cast(psi[0], tf.float64), coder)
+            self._wavefront().encode(y, tf.cast(psi, tf.float64), coder)
 
-    def _decode_y(self, psi, coder):
+    def _decode_y(self, outputs, coder):
+        psi, = outputs
         with stage("context"):
-            return self._wavefront().decode(coder, tf.cast(psi[0], tf.float64))
+            return self._wavefront().decode(coder, tf.cast(psi, tf.float64))
 
     def _wavefront(self):
         """Made once for the networks at hand."""

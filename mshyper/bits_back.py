@@ -27,8 +27,8 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 import mshyper.models
-from common import conversion, entropy, exact, images, model, quantizers
-from mshyper.models import MEAN_BITS
+from common import conditional, conversion, entropy, exact, images, model, quantizers
+from common.conditional import MEAN_BITS
 from mshyper.replay import Replay
 
 # Grid of z in coding. With finer ones more bits are taken and given back.
@@ -45,7 +45,7 @@ _LARGEST_Z, _LARGEST_Y = 2**12, 2**13
 _LARGEST_LOG_SCALE = math.log(10.0) / 2
 
 
-class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
+class BitsBackHyperprior(mshyper.models.Hyperprior):
     """Gaussian latents y as in mshyper/models.py, and a Gaussian posterior over z.
 
     Latents are y, and the posterior's "z" (mean) and "z_log_scale" (natural logarithm of its
@@ -60,16 +60,12 @@ class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
                  replay_steps: int = 20):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, use_offset=False)
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
         self.z_prior = entropy.FineFactorized(self.hyper_analysis.out_channels // 2, Z_STEP)
-        self._y_table = entropy.ShiftedScaleTable(2**_SHIFT_BITS)
+        self.y_prior = conditional.MeanScale(entropy.ShiftedScaleTable(2**_SHIFT_BITS))
         self.replay_steps = replay_steps
         self._cached = None
         self._memo = None, None
-
-    @property
-    def priors(self):
-        return [self.z_prior, self._y_table]
 
     def prepare_coding(self):
         super().prepare_coding()
@@ -97,23 +93,22 @@ class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
         noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
         psi = images.crop_to(self.hyper_synthesis(z, training=training), y_hat)
-        mean, index = self._parameters(psi)
-        index = index if quantizer.differentiable else tf.round(index)
+        p_y = self.y_prior.given(psi, quantizer.differentiable)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
         bits = {
-            "y": self._y_bits(y_rate, mean, index),
+            "y": p_y.bits(y_rate),
             "z": self.z_prior.bits(z),
             "z_log_scale": log_q / math.log(2.0),
         }
         return model.Generated(
             self.to_image(y_hat, training), {**latents, "y": y_hat}, bits,
-            {"y": tf.zeros([])}, self._prediction(mean, index))
+            {"y": tf.zeros([])}, p_y.prediction)
 
     def integer_networks(self):
         builder = exact.Builder()
         z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
         psi = conversion.convert(builder, self.hyper_synthesis, z)
-        networks = {"hyper_synthesis": builder.network(*self._exact_parameters(builder, psi))}
+        networks = {"hyper_synthesis": builder.network(*self.y_prior.exact(builder, psi))}
         builder = exact.Builder()
         y = builder.input(0, self.analysis.out_channels, bits=0, bound=_LARGEST_Y)
         posterior = conversion.convert(builder, self.hyper_analysis, y)
@@ -121,8 +116,8 @@ class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
         # Scales in units of Z_STEP are looked up in the same table as those of y.
         scale_in_steps = builder.affine(
             "posterior", builder.slice(posterior, half, 2 * half), 1.0, -math.log(Z_STEP))
-        index = self._y_table.exact_index(builder, scale_in_steps)
-        largest = self._y_table.index(_LARGEST_LOG_SCALE - math.log(Z_STEP))
+        index = self.y_prior.table.exact_index(builder, scale_in_steps)
+        largest = self.y_prior.table.index(_LARGEST_LOG_SCALE - math.log(Z_STEP))
         networks["hyper_analysis"] = builder.network(
             builder.requantize(builder.slice(posterior, 0, half), _Z_BITS),
             builder.requantize(index, 0, low=0, high=round(float(largest))))
@@ -146,24 +141,23 @@ class BitsBackHyperprior(mshyper.models.MeanScaleHyperprior):
         """`encode` of int32 y by any posterior, as `coded_posterior` returns it."""
         mean, scales = posterior
         z = mean + coder.sample(scales)
-        integers, distributions = self._coded_prior(z, y.shape)
+        integers, distributions = self._coded_prior(z, *y.shape[1:3])
         coder.encode(y - integers, distributions)
-        coder.encode(z, self._z_distributions(z.shape))
+        coder.encode(z, self.z_prior.numbers(*z.shape[1:3]))
 
     def decode(self, coder, height, width):
         """The inverse of `encode`: y, and the posterior's mean as "z"."""
-        h, w = (-(-side // self.analysis.stride) for side in (height, width))
-        stride, channels = self.hyper_analysis.stride, self.z_prior.channels
-        z = coder.decode(self._z_distributions((1, -(-h // stride), -(-w // stride), channels)))
-        integers, distributions = self._coded_prior(z, (1, h, w))
+        z = coder.decode(self.z_prior.numbers(*self.latent_size(height, width, "z")))
+        integers, distributions = self._coded_prior(z, *self.latent_size(height, width))
         y = integers + coder.decode(distributions)
         mean, scales = self.coded_posterior(y, self.replay_steps)
         coder.unsample(z - mean, scales)
         return {"y": tf.cast(y, tf.float32), "z": tf.cast(mean * Z_STEP, tf.float32)}
 
-    def _coded_prior(self, z, shape):
+    def _coded_prior(self, z, height, width):
         """Where the tables of y lie on the integers, and which they are: int32 of y's shape."""
-        mean, index = (np.asarray(x).astype(np.int64) for x in self._integer_psi(z, shape))
+        mean, index = (x.astype(np.int64)
+                       for x in self._hyper_synthesis_in_integers(z, height, width))
         # To the nearest fraction of an integer.
         fractions = (mean + 2**(MEAN_BITS - _SHIFT_BITS - 1)) >> (MEAN_BITS - _SHIFT_BITS)
         integers, shift = fractions >> _SHIFT_BITS, fractions & (2**_SHIFT_BITS - 1)

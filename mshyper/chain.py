@@ -17,6 +17,7 @@ numbers of bytes.
 """
 
 import contextlib
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -129,7 +130,7 @@ def _check(model, sizes, steps, max_pixels):
     if not all(height and width for height, width in sizes):
         raise UserError("an image of the chain has no pixels")
     stride = model.analysis.stride
-    padded = [-(-height // stride) * -(-width // stride) * stride**2 for height, width in sizes]
+    padded = [math.prod(model.latent_size(*size)) * stride**2 for size in sizes]
     if max(padded) > coding.MAX_WHOLE_PIXELS:
         raise UserError(f"an image of {max(padded) / 1e6:.1f} megapixels, padded; chains take up "
                         f"to {coding.MAX_WHOLE_PIXELS / 1e6:g} each")

@@ -153,7 +153,8 @@ def test_integers_are_what_floats_predict(model):
     assert np.std(softmax) > 0.1
     np.testing.assert_allclose(weights / weights.sum(axis=-2, keepdims=True), softmax, atol=1e-3)
     np.testing.assert_allclose(mean.reshape(shape) / 16, float_mean, atol=0.5 / 16 + 1e-3)
-    np.testing.assert_allclose(index.reshape(shape), model.y_prior.index(log_scale), atol=0.51)
+    np.testing.assert_allclose(
+        index.reshape(shape), model.y_prior.table.index(log_scale), atol=0.51)
 
 
 @pytest.mark.parametrize("channels, more, message", [

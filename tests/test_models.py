@@ -146,6 +146,10 @@ def test_latents_have_the_stated_sizes(model, photo):
     shapes = {name: value.shape for name, value in model.infer(picture(photo, 67, 131)).items()}
     assert shapes.pop("y") == (1, 5, 9, 12)
     assert shapes in ({}, {"z": (1, 2, 3, 10)})
+    for height, width in SIZES:
+        for name, value in model.infer(picture(photo, height, width)).items():
+            assert model.latent_size(height, width, name) == value.shape[1:3]
+    assert model.latent_size(67, 131) == (5, 9)
 
 
 def test_stated_rate_is_the_coded_rate(model, photo):

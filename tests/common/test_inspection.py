@@ -95,15 +95,17 @@ def test_the_prediction_of_a_mixture_has_its_moments(monkeypatch):
     model = model_named("mixture", monkeypatch)
     rng, shape = np.random.default_rng(0), [4, 5]  # components, channels
     logits, mean = (tf.constant(rng.normal(0, 3, shape), tf.float32) for _ in range(2))
-    index = model.y_prior.index(tf.constant(rng.uniform(0, 1, shape), tf.float32))
+    log_scale = tf.constant(rng.uniform(0, 1, shape), tf.float32)
+    p_y = model.y_prior.given(
+        tf.reshape(tf.stack([logits, mean, log_scale]), [-1]), continuous=True)
     # Not farther out: no symbol costs more than 20 bits.
     symbols = np.arange(-20.0, 21.0, dtype=np.float32)
     values = np.tile(symbols[:, None], [1, 5])
-    mass = 2.0**-model._y_bits(tf.constant(values), logits, mean, index).numpy()
+    mass = 2.0**-p_y.bits(tf.constant(values)).numpy()
     expected = np.sum(mass * values, axis=0)
     # The integers' distribution has the variance of the uniform part too.
     variance = np.sum(mass * values**2, axis=0) - expected**2 - 1 / 12
-    predicted = model._prediction(logits, mean, index)
+    predicted = p_y.prediction
     np.testing.assert_allclose(predicted.mean, expected, atol=0.02)
     np.testing.assert_allclose(predicted.deviation, np.sqrt(variance), rtol=0.02)
 

@@ -348,9 +348,8 @@ def serial_means(model, latents):
     psi = model.hyper_synthesis(decoded["z"])[:, :decoded["y"].shape[1], :decoded["y"].shape[2]]
 
     def predict(y):
-        mean, _ = model._parameters(
-            model.entropy_parameters(tf.concat([model.context(y), psi], axis=-1)))
-        return mean
+        parameters = model.entropy_parameters(tf.concat([model.context(y), psi], axis=-1))
+        return model.y_prior.given(parameters, continuous=False).offset
 
     return predict(decoded["y"]), predict(latents["y"])
 

@@ -156,14 +156,15 @@ def test_in_training_the_context_sees_what_is_coded(run, photo, name, passes):
     model = codec.load_model(run)
     seen, context, coded = [], model.context, []
     model.context = lambda y: (seen.append(y), context(y))[1]
-    bits = model.y_prior.bits
-    model.y_prior.bits = lambda value, index: (coded.append(value), bits(value, index))[1]
+    table = model.y_prior.table
+    bits = table.bits
+    table.bits = lambda value, index: (coded.append(value), bits(value, index))[1]
     quantizer = quantizers.for_training(dict(cls=name), tf.constant([1, 2]), 3, 10)
     latents = model.infer(photo[None, :64, :64] / np.float32(255))
     model.generate(latents, quantizer)
     assert len(seen) == passes and len(coded) == 1
     psi = model.hyper_synthesis(quantizer(latents["z"], model.z_prior.offset, "z")[1])
-    mean, _ = model._parameters(model.entropy_parameters(
-        tf.concat([context(seen[-1]), psi[:, :4, :4]], axis=-1)))
+    mean = model.y_prior.given(model.entropy_parameters(
+        tf.concat([context(seen[-1]), psi[:, :4, :4]], axis=-1)), continuous=True).offset
     np.testing.assert_allclose(seen[-1] - mean, coded[0], atol=1e-6)
     assert np.std(seen[-1] - latents["y"]) > 0.1

@@ -1,0 +1,116 @@
+"""Distributions of y whose parameters a network predicts.
+
+A prior answers for y in floats and, for files, in integers:
+
+    given     what the network says -> the distribution of y, differentiable, for training
+    exact     the same for a network in fixed point (common/exact.py), of which
+    encode    codes y, with the tables of the prior's `table`
+    decode    is the inverse
+
+and a distribution has
+
+    offset       of the grid on which to round y
+    bits(y)      information content of every element
+    prediction   its mean and standard deviation
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from common import entropy, exact
+from common.model import Prediction
+
+# In coding, means are multiples of 2^-MEAN_BITS, and so is y.
+MEAN_BITS = 12
+
+
+class Given(NamedTuple):
+    """The distribution of y [B, h, w, M] by mean and position in the table, of the same shape."""
+
+    table: entropy.ScaleTable
+    offset: tf.Tensor
+    index: tf.Tensor
+
+    def bits(self, y: tf.Tensor) -> tf.Tensor:
+        """Information content of every element of `y`, in bits."""
+        return self.table.bits(y - self.offset, self.index)
+
+    @property
+    def prediction(self) -> Prediction:
+        """What is known of y."""
+        return Prediction(self.offset, self.table.deviation(self.index))
+
+
+class MeanScale:
+    """A mean, on which the grid is centred, and a scale for each element of y.
+
+    Args:
+      table: of the scales.
+      predict_mean: else all means are zero.
+    """
+
+    def __init__(self, table: entropy.ScaleTable, predict_mean: bool = True):
+        self.table = table
+        self._predict_mean = predict_mean
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether y and -y are always equally likely."""
+        return not self._predict_mean
+
+    def given(self, parameters: tf.Tensor, continuous: bool) -> Given:
+        """The distribution of y.
+
+        Args:
+          parameters: float32 [B, h, w, 2 M]; means and logarithms of scales. [B, h, w, M] if all
+            means are zero.
+          continuous: with scales between those of the table, which have gradients, rather than
+            with the nearest entries, which code.
+        """
+        if self._predict_mean:
+            mean, log_scale = tf.split(parameters, 2, axis=-1)
+        else:
+            mean, log_scale = tf.zeros_like(parameters), parameters
+        index = self.table.index(log_scale)
+        return Given(self.table, mean, index if continuous else tf.round(index))
+
+    def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
+        """In integers: means in units of 2^-MEAN_BITS, if any, and positions in the table."""
+        if not self._predict_mean:
+            return [self.table.exact_index(builder, parameters)]
+        half = parameters.channels // 2
+        mean = builder.requantize(builder.slice(parameters, 0, half), MEAN_BITS)
+        log_scale = builder.slice(parameters, half, 2 * half)
+        return [mean, self.table.exact_index(builder, log_scale)]
+
+    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder, first: int) -> None:
+        """Rounds y on its grid and writes it.
+
+        Args:
+          y: float32 [1, h, w, M].
+          outputs: of the network in fixed point, int [1, h, w, M] each.
+          coder: a `RangeEncoder`, or what else counts or keeps symbols.
+          first: number of the table's first distribution.
+
+        Raises:
+          CodingError: y is not finite or too large.
+        """
+        y = entropy.require_codable(y)
+        symbols = np.empty(y.shape, np.int32)
+        for row in range(y.shape[1]):
+            symbols[:, row] = np.round(y[:, row] - self._mean(outputs, row))
+        coder.encode(symbols, outputs[-1] + np.int16(first))
+
+    def decode(self, outputs: list[np.ndarray], coder, first: int) -> tf.Tensor:
+        """Reads y, float32 [1, h, w, M]; arguments as of `encode`. Raises CodingError."""
+        symbols = coder.decode(outputs[-1] + np.int16(first))
+        y = np.empty(symbols.shape, np.float32)
+        for row in range(y.shape[1]):
+            y[:, row] = symbols[:, row] + self._mean(outputs, row)
+        return tf.convert_to_tensor(y)
+
+    def _mean(self, outputs, row):
+        """A row of the mean in float64: y of large images has few such copies."""
+        return outputs[0][:, row] * 2.0**-MEAN_BITS if self._predict_mean else 0.0
