@@ -131,17 +131,18 @@ class Hyperprior(model.Codec):
 
 
 class MeanScaleHyperprior(Hyperprior):
-    """Gaussian latents y whose means and scales are decoded from hyper-latents z.
+    """Latents y whose means and scales are decoded from hyper-latents z.
 
     Args:
       analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
       predict_mean: True for Minnen et al. 2018; False for Ballé et al. 2018, where means are zero
         and the hyper-analysis sees |y|.
+      likelihood: of y, "normal" as in these papers, or "logistic".
       use_offset: centre the integer grid of each channel of z on its median.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 predict_mean: bool = True, use_offset: bool = True):
+                 predict_mean: bool = True, likelihood: str = "normal", use_offset: bool = True):
         super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
         self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
-        self.y_prior = conditional.MeanScale(entropy.ScaleTable(), predict_mean)
+        self.y_prior = conditional.MeanScale(entropy.scale_table(likelihood), predict_mean)
