@@ -130,7 +130,7 @@ class Loop(itinf.Refiner):
         measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
         a, b = (images.to_uint8(image[0]) for image in (x, images.crop_to(generated.x_hat, x)))
         return ({**measured, "ms_ssim": [metrics.ms_ssim(a, b)]}, generated.latents,
-                itinf.grid(generated))
+                itinf.grid_of(generated))
 
 
 def turn(loop: Loop, x: tf.Tensor, steps: int) -> dict[str, float]:

@@ -223,7 +223,7 @@ class Refiner:
     def _check_graph(self, x, latents):
         generated = self._model.generate(latents, quantizers.Round())
         measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
-        return measured, generated.latents, grid(generated)
+        return measured, generated.latents, grid_of(generated)
 
     def _step_graph(self, x, latents, moments, grid, step):
         seed = quantizers.fold_in([self._config.seed, 0], step)
@@ -241,7 +241,7 @@ class Refiner:
         return loss, latents, moments
 
 
-def grid(generated: Generated) -> Latents:
+def grid_of(generated: Generated) -> Latents:
     """For each latent the offset of its grid, of its shape; 0 if no quantizer met it."""
     return {name: tf.broadcast_to(generated.offsets.get(name, 0.0), tf.shape(value))
             for name, value in generated.latents.items()}

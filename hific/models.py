@@ -20,4 +20,4 @@ from mshyper.models import MeanScaleHyperprior
 
 
 class HiFiC(MeanScaleHyperprior):
-    """A mean-scale hyperprior of which an adversary judges what it generates."""
+    """A mean-scale hyperprior, to be trained with a discriminator or without."""
