@@ -1,10 +1,13 @@
 """Exported models: a folder with all that coding needs, and a fingerprint of it.
 
-    config.json          the configuration of the run
-    weights.*            tf.train.Checkpoint of the codec (Keras's own formats lose the priors)
+    config.json          the configuration of the run, and the `format` of the folder
+    weights.safetensors  the weights, named by the architecture (common/weights.py)
     tables.npz           the range coder's tables
     networks.npz         in integers, the networks that encoder and decoder must agree on
-    fingerprint          SHA-256 over package, architecture and all of these, in hexadecimal
+    fingerprint          SHA-256 over all that a decoder depends on, in hexadecimal: format, class
+                         and arguments of the codec, weights, tables and networks
+
+Folders of format 1, which has no number and its weights in a tf.train.Checkpoint, are read too.
 """
 
 import collections
@@ -19,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 import configs
+from common import format1, weights
 from common import precision as precisions
 from common.cli import UserError
 from common.entropy import Tables
@@ -26,28 +30,39 @@ from common.exact import Network
 from common.files import NPZ_ERRORS, replacing, write_json
 from common.model import Codec
 
+FORMAT = 2
 
-def save(model: Codec, config: dict, path: str | os.PathLike) -> str:
+
+def save(model: Codec, config: dict, path: str | os.PathLike, dtype: str = "float32") -> str:
     """Builds tables and integer networks, and writes the model to the folder `path`, or nothing.
+
+    Args:
+      model: the model. With float32, tables and networks become its own.
+      config: as from `runs.record`.
+      path: the folder.
+      dtype: of the trained weights in the file, one of `weights.DTYPES`. They are rounded before
+        anything else is made of them: what is exported is a float32 model with such values.
 
     Returns:
       The fingerprint.
 
     Raises:
-      UserError: the weights are not finite or have no fixed-point form, or the folder cannot be
-        written.
+      UserError: the weights are not finite, are too large for `dtype` or have no fixed-point form,
+        or the folder cannot be written.
     """
     require_finite(model, path)
+    if dtype != "float32":
+        model = _rounded(model, config, dtype)
     model.prepare_coding()
     with replacing(path) as folder:
         folder.mkdir(parents=True)
-        write_json(folder / "config.json", config)
-        tf.train.Checkpoint(codec=model).write(str(folder / "weights"))
+        write_json(folder / "config.json", {**config, "format": FORMAT})
+        weights.write(model, folder, dtype)
         np.savez_compressed(folder / "tables.npz", **dataclasses.asdict(model.tables))
         np.savez_compressed(folder / "networks.npz", **{
             f"{name}/{key}": array for name, network in model.networks.items()
             for key, array in network.to_arrays().items()})
-        fingerprint = _fingerprint(folder, config)
+        fingerprint = _fingerprint(folder, read_config(folder))
         (folder / "fingerprint").write_text(fingerprint + "\n")
     return fingerprint
 
@@ -65,9 +80,6 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
     """
     path = pathlib.Path(path)
     config = read_config(path)
-    if not (path / "networks.npz").exists():
-        raise UserError(f"{path} has no networks.npz: it was exported by an earlier version; train "
-                        "on from it (train.warm_start) to export it again")
     if _fingerprint(path, config) != fingerprint(path):
         raise UserError(f"{path}: the model's files do not match its fingerprint; "
                         "copy or export it again")
@@ -113,14 +125,14 @@ def load_weights(model: Codec, path: str | os.PathLike) -> None:
     Raises:
       UserError: they are missing, not finite, or of another architecture.
     """
-    _read_weights(tf.train.Checkpoint(codec=model), path)
+    _file(read_config(path)).restore(weights.parts(model), path)
     require_finite(model, path)
 
 
 def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     """Replaces the weights of those parts of `model` that an exported model has too.
 
-    Parts are known by their attribute: a joint_ar model takes analysis, synthesis and the hyper
+    Parts are known by their name: a joint_ar model takes analysis, synthesis and the hyper
     transforms of an mshyper model.
 
     Returns:
@@ -129,51 +141,59 @@ def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     Raises:
       UserError: no part, or one of another architecture, or weights that are not finite.
     """
-    try:
-        keys = tf.train.load_checkpoint(str(pathlib.Path(path) / "weights")
-                                        ).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError) as error:
-        raise UserError(f"{path}: its weights cannot be read ({error})") from None
-    names = {part for part, value in vars(model).items()
-             if isinstance(value, tf.keras.layers.Layer) and value.weights}
-    common = names & {key.split("/")[1] for key in keys if key.startswith("codec/")}
+    file = _file(read_config(path))
+    # Keys of format 1 begin with "codec/".
+    theirs = {key.removeprefix("codec/").partition("/")[0] for key in file.read(path)}
+    parts = weights.parts(model)
+    common = {name: part for name, part in parts.items() if name in theirs}
     if not common:
-        raise UserError(f"{path} has none of the parts of this model ({', '.join(sorted(names))})")
-    parts = {name: getattr(model, name) for name in common}
-    _read_weights(tf.train.Checkpoint(codec=tf.train.Checkpoint(**parts)), path)
+        raise UserError(f"{path} has none of the parts of this model ({', '.join(sorted(parts))})")
+    file.restore(common, path)
     require_finite(model, path)
-    return sorted(names - common)
+    return sorted(parts.keys() - common.keys())
 
 
-def _read_weights(checkpoint: tf.train.Checkpoint, path) -> None:
-    try:
-        status = checkpoint.read(str(pathlib.Path(path) / "weights"))
-        status.assert_existing_objects_matched()
-    except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: its weights do not fit the model ({reason})") from None
+def _file(config: dict) -> types.ModuleType:
+    """The module that reads the weights of an exported model with this config."""
+    return format1 if config["format"] == 1 else weights
+
+
+def _rounded(model: Codec, config: dict, dtype: str) -> Codec:
+    """A model with the weights of `model` rounded to `dtype`, whose training may go on."""
+    rounded = build(type(model), config)
+    for own, given in zip(rounded.variables, model.variables):
+        own.assign(weights.stored(given, dtype).astype(np.float32))
+        if not np.all(np.isfinite(own.numpy())):
+            raise UserError(f"weight {given.name} is too large for {dtype}; export the model in "
+                            "float32 (train.export_dtype)")
+    return rounded
 
 
 def read_config(path: str | os.PathLike) -> dict:
-    """The configuration of an exported model.
+    """The configuration of an exported model; the one place that knows of all formats.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or it is of a later version.
     """
     path = pathlib.Path(path)
     try:
-        return json.loads((path / "config.json").read_text())
+        # Without a number it is format 1, in which packages had one module at first, not named.
+        config = {"format": 1, "module": "models",
+                  **json.loads((path / "config.json").read_text())}
     except OSError:
         raise UserError(f"{path} is not an exported model (it has no config.json)") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path / 'config.json'} is damaged ({error})") from None
+    if config["format"] not in (1, FORMAT):
+        raise UserError(f"{path} is of format {config['format']}, which a later version of this "
+                        f"software writes; this one reads formats 1 to {FORMAT}")
+    return config
 
 
 def read_module(path: str | os.PathLike) -> str:
     """The module of an exported model's class: "mshyper.models". Raises UserError."""
     config = read_config(path)
-    # Earlier versions had one module a package, and did not name it.
-    return f"{config.get('package')}.{config.get('module', 'models')}"
+    return f"{config.get('package')}.{config['module']}"
 
 
 def fingerprint(path: str | os.PathLike) -> str:
@@ -213,9 +233,9 @@ def released_models() -> dict[str, pathlib.Path]:
 
 def require_finite(model: Codec, path: str | os.PathLike) -> None:
     """Raises UserError, naming `path` and the weight, unless all weights are finite."""
-    for variable in model.variables:
-        if not np.all(np.isfinite(variable.numpy())):
-            raise UserError(f"{path}: weight {variable.name} is not finite; "
+    for name, weight in weights.named(weights.parts(model)).items():
+        if not np.all(np.isfinite(weight.numpy())):
+            raise UserError(f"{path}: weight {name} is not finite; "
                             "the model is damaged or its training diverged")
 
 
@@ -225,16 +245,19 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _fingerprint(path: pathlib.Path, config: dict) -> str:
-    digest = hashlib.sha256()
-    digest.update(json.dumps([config.get("package"), config.get("model")], sort_keys=True).encode())
+    arrays = _file(config).read(path)
     try:
-        reader = tf.train.load_checkpoint(str(path / "weights"))
-        arrays = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()
-                  if key.endswith("VARIABLE_VALUE")}
-        arrays |= _arrays(path / "tables.npz") | _arrays(path / "networks.npz")
-    except (tf.errors.OpError, RuntimeError, IndexError, *NPZ_ERRORS) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: the model's files are damaged ({reason})") from None
+        npz = {name: _arrays(path / f"{name}.npz") for name in ("tables", "networks")}
+    except NPZ_ERRORS as error:
+        raise UserError(f"{path}: the model's tables or networks are damaged ({error})") from None
+    if config["format"] == 1:
+        facts = [config.get("package"), config.get("model")]
+        arrays |= npz["tables"] | npz["networks"]
+    else:
+        facts = [config.get(key) for key in ("format", "package", "module", "model")]
+        arrays = {f"{file}/{key}": array for file, content in {"weights": arrays, **npz}.items()
+                  for key, array in content.items()}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
         digest.update(f"{key} {array.dtype.str} {array.shape}".encode())

@@ -44,6 +44,7 @@ def yang2023() -> config_dict.ConfigDict:
             schedule=dict(cls="WarmupDrop", warmup=0.02, drop_at=0.8, drop_factor=0.1),
             ema_decay=0.0,  # of the weights that are validated and exported; 0 for the last ones
             precision="auto",  # bfloat16 where the device has it in hardware; or name either
+            export_dtype="float32",  # of exported weights; float16 makes models half as large
             strategy="one",  # device; "mirrored": several, "multi_worker": many machines
             log_interval=1000,
             checkpoint_interval=10_000,  # also validation

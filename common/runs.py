@@ -237,9 +237,8 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool, **facts) -> None:
     """
     path = workdir / "config.json"
     if path.exists() and begun:
-        # Earlier versions had one module only, and did not name it.
-        found = {"module": "models", **json.loads(path.read_text())}
-        different = sorted(_flat(wanted).items() ^ _flat(found).items())
+        different = sorted(
+            _flat(wanted).items() ^ _flat(json.loads(path.read_text())).items())
         if different:
             keys = ", ".join(sorted({key for key, _ in different}))
             raise UserError(f"{workdir} holds a run with another config ({keys} differ); choose "

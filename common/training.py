@@ -34,6 +34,7 @@ from common import (
     recipes,
     runs,
     schedules,
+    weights,
 )
 from common.cli import UserError
 from common.exact import ConversionError
@@ -385,7 +386,8 @@ class Journal(tf.keras.callbacks.Callback):
             record["train"]["rate_weight"] = float(
                 self._trainer.rate_control.mean_weight.numpy())
         try:
-            export.save(self._trainer.result, record, self._workdir / "model")
+            export.save(self._trainer.result, record, self._workdir / "model",
+                        self._config.train.export_dtype)
         except ConversionError as error:  # later weights may fit
             if self.step >= self._config.train.num_steps:
                 raise
@@ -583,6 +585,9 @@ def _check(config, replicas: int) -> None:
                 raise UserError(f"{section}.{key} is {config[section][key]}; need at least 1")
     if not 0 <= config.train.ema_decay < 1:
         raise UserError(f"train.ema_decay is {config.train.ema_decay}; need 0 (off) to below 1")
+    if config.train.export_dtype not in weights.DTYPES:
+        raise UserError(f"train.export_dtype is '{config.train.export_dtype}'; known: "
+                        f"{', '.join(weights.DTYPES)}")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; need at least 0")
     if config.data.batch_size % (config.data.crops_per_image * replicas):

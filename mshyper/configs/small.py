@@ -18,6 +18,7 @@ def get_config(recipe="cpu"):
         use_offset=True,
     )
     config.train.rd_lambda = 0.01
+    config.train.export_dtype = "float16"  # as released models are
     return config
 
 

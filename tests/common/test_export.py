@@ -1,18 +1,22 @@
 """Exported models: complete, checked, and found by name."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import tensorflow as tf
 
 import configs
+import joint_ar.models
 import mshyper.models
-from common import export
+from common import coding, data, export, weights
 from common.cli import UserError
 from factorized.models import FactorizedPrior
 
+FORMAT1 = pathlib.Path(__file__).with_name("format1")  # by the last version that wrote such
 CONFIG = {
     "package": "factorized",
     "model": {
@@ -59,40 +63,51 @@ def test_the_fingerprint_is_of_the_content(saved, tmp_path):
         weight.assign(before)
 
 
-def test_a_missing_or_unreadable_checkpoint_is_an_error(copy):
-    (copy / "weights.index").unlink()
-    with pytest.raises(UserError, match="damaged"):
-        export.load(FactorizedPrior, copy)
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory):
+    """The same model in each format."""
+    path = tmp_path_factory.mktemp("formats") / "2"
+    model = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
+    export.save(model, export.read_config(FORMAT1), path)
+    return {1: FORMAT1, 2: path}
 
 
-def test_a_flipped_bit_in_the_weights_is_an_error(copy):
-    path = copy / "weights.data-00000-of-00001"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match="damaged|fingerprint"):
-        export.load(FactorizedPrior, copy)
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1:]
 
 
-@pytest.mark.parametrize("file", ["tables.npz", "networks.npz", "weights.data-00000-of-00001"])
-def test_truncated_files_are_an_error(copy, file):
-    path = copy / file
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    with pytest.raises(UserError, match="damaged"):
-        export.load(FactorizedPrior, copy)
+@pytest.mark.parametrize("damage", [
+    lambda content: None, lambda content: content[:len(content) // 2], flipped],
+    ids=["missing", "truncated", "flipped"])
+@pytest.mark.parametrize("number, file", [
+    (1, "weights.index"), (1, "weights.data-00000-of-00001"), (2, "weights.safetensors"),
+    *((number, name) for number in (1, 2) for name in ("tables.npz", "networks.npz"))])
+def test_damaged_files_are_an_error(formats, tmp_path, number, file, damage):
+    path = shutil.copytree(formats[number], tmp_path / "copy") / file
+    content = damage(path.read_bytes())
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match="damaged|fingerprint" if content else "damaged") as error:
+        export.load(mshyper.models.MeanScaleHyperprior, path.parent)
+    assert "\n" not in str(error.value) and str(path.parent) in str(error.value)
 
 
-def test_a_model_of_an_earlier_version_is_an_error(copy):
-    (copy / "networks.npz").unlink()
-    with pytest.raises(UserError, match="earlier version"):
-        export.load(FactorizedPrior, copy)
-
-
-def test_a_changed_config_is_an_error(copy):
-    config = json.loads((copy / "config.json").read_text())
-    config["model"]["analysis"]["channels"] = [4, 4, 8]
-    (copy / "config.json").write_text(json.dumps(config))
+@pytest.mark.parametrize("changes", [
+    {"module": "bits_back"}, {"package": "mshyper"},
+    {"model": {**CONFIG["model"], "analysis": {"cls": "BLS2017Analysis", "channels": [4, 4, 8]}}}])
+def test_a_changed_config_is_an_error(copy, changes):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(UserError, match="fingerprint"):
+        export.load(FactorizedPrior, copy)
+
+
+@pytest.mark.parametrize("text, message", [
+    ("[1]", "config.json is damaged"), ("{", "config.json is damaged"),
+    ('{"format": 3}', "of format 3, which a later version")])
+def test_a_config_that_cannot_be_read_is_an_error(copy, text, message):
+    (copy / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
         export.load(FactorizedPrior, copy)
 
 
@@ -111,14 +126,134 @@ def test_non_finite_weights_are_refused_at_export_and_at_load(saved, tmp_path):
     before = kernel.numpy()
     kernel.assign(kernel * np.nan)
     try:
-        with pytest.raises(UserError, match="not finite"):
+        with pytest.raises(UserError, match="analysis/0/kernel is not finite"):
             export.save(model, CONFIG, tmp_path / "refused")
         assert not (tmp_path / "refused").exists()
-        tf.train.Checkpoint(codec=model).write(str(tmp_path / "nan" / "weights"))
-        with pytest.raises(UserError, match="not finite"):
+        weights.write(model, tmp_path / "nan")
+        with pytest.raises(UserError, match="nan: weight analysis/0/kernel is not finite"):
             export.load_weights(export.build(FactorizedPrior, CONFIG), tmp_path / "nan")
     finally:
         kernel.assign(before)
+
+
+@pytest.fixture
+def image():
+    return data.find("photos/validation")[0].read()[:65, :100]
+
+
+def test_in_half_of_the_bytes_a_model_codes_as_what_was_loaded(saved, tmp_path, image):
+    model, path = saved
+    before = model.get_weights()
+    fingerprint = export.save(model, CONFIG, tmp_path / "half", "float16")
+    for a, b in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(a, b, "training is to go on with these")
+    assert fingerprint != export.fingerprint(path)
+    arrays = safetensors.numpy.load_file(tmp_path / "half" / "weights.safetensors")
+    assert {array.dtype.name for array in arrays.values()} == {"float16", "float32"}
+
+    half = export.load(FactorizedPrior, tmp_path / "half")
+    for name, weight in weights.named(weights.parts(half)).items():
+        assert weight.dtype == tf.float32
+        np.testing.assert_array_equal(weight, arrays[name].astype(np.float32))
+    # Tables are those of the rounded densities: made once more, they are the same.
+    tables = half.tables
+    half.prepare_coding()
+    np.testing.assert_array_equal(half.tables.cdfs, tables.cdfs)
+    assert export.save(half, CONFIG, tmp_path / "again", "float16") == fingerprint
+    # The whole weights that the file stands for have its symbols.
+    assert export.save(half, CONFIG, tmp_path / "whole") != fingerprint
+    whole = export.load(FactorizedPrior, tmp_path / "whole")
+    streams = [coding.compress(each, image) for each in (half, whole)]
+    latents = [coding.decode(each, stream)[0]["y"]
+               for each, stream in zip((half, whole), streams)]
+    assert len(streams[0]) == len(streams[1])
+    np.testing.assert_array_equal(*latents)
+
+
+def test_weights_too_large_for_half_of_the_bytes_are_refused(saved, tmp_path):
+    model, _ = saved
+    kernel = model.analysis.trainable_variables[0]
+    before = kernel.numpy()
+    kernel.assign(kernel * 0 + 1e5)
+    try:
+        with pytest.raises(UserError, match="too large for float16"):
+            export.save(model, CONFIG, tmp_path / "refused", "float16")
+        assert not [*tmp_path.iterdir()]
+    finally:
+        kernel.assign(before)
+
+
+# --- Format 1 -----------------------------------------------------------------------------------
+
+
+def test_a_file_of_format_1_decodes():
+    assert export.fingerprint(FORMAT1).startswith("5c73e105a24d1494")
+    model = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
+    decoded = coding.decode(model, (FORMAT1 / "image.ntc").read_bytes())[0]
+    expected = np.load(FORMAT1 / "latents.npz")
+    assert {*decoded} == {*expected} and np.unique(expected["y"]).size > 50
+    for name, value in decoded.items():
+        np.testing.assert_array_equal(value, expected[name])
+    assert coding.decompress(model, (FORMAT1 / "image.ntc").read_bytes()).shape == (64, 96, 3)
+
+
+def test_a_model_of_format_1_exported_again_codes_the_same_symbols(formats, image):
+    assert export.read_config(formats[2])["format"] == export.FORMAT
+    models = [export.load(mshyper.models.MeanScaleHyperprior, path) for path in formats.values()]
+    assert models[0].fingerprint != models[1].fingerprint
+    streams = [coding.compress(model, image) for model in models]
+    assert streams[0] != streams[1] and len(streams[0]) == len(streams[1])  # they name the model
+    first, second = (coding.decode(model, stream)[0] for model, stream in zip(models, streams))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+
+
+def joint(**model):
+    config = {**export.read_config(FORMAT1)["model"],
+              "context": {"cls": "MaskedContext", "channels": 8},
+              "entropy_parameters": {"cls": "EntropyParameters", "channels": [6, 4, 8]}, **model}
+    return export.build(joint_ar.models.JointAutoregressive, {"model": config})
+
+
+@pytest.fixture(params=[1, 2])
+def start(request, formats):
+    return formats[request.param]
+
+
+def test_warm_start_takes_the_parts_that_both_have(start):
+    model = joint()
+    own = model.context.get_weights()
+    assert export.warm_start(model, start) == ["context", "entropy_parameters"]
+    given = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
+    for part in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis", "z_prior"):
+        for a, b in zip(getattr(model, part).weights, getattr(given, part).weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for a, b in zip(own, model.context.get_weights()):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_warm_start_refuses_other_shapes_and_other_parts(start):
+    wider = {"cls": "HyperAnalysis", "channels": [2, 5, 3], "activation": "leaky_relu"}
+    with pytest.raises(UserError, match="its weights do not fit the model"):
+        export.warm_start(joint(hyper_analysis=wider), start)
+    other = tf.keras.Model()
+    other.own = tf.keras.layers.Dense(1)
+    other.own(tf.zeros([1, 1]))
+    with pytest.raises(UserError, match=r"none of the parts of this model \(own\)"):
+        export.warm_start(other, start)
+
+
+def test_warm_start_refuses_weights_that_are_not_finite(start, tmp_path):
+    path = shutil.copytree(start, tmp_path / "nan")
+    model = export.load(mshyper.models.MeanScaleHyperprior, start)
+    model.synthesis.trainable_variables[0].assign(
+        model.synthesis.trainable_variables[0] * np.inf)
+    if (path / weights.FILE).exists():
+        weights.write(model, path)
+    else:
+        tf.train.Checkpoint(codec=model).write(str(path / "weights"))
+    with pytest.raises(UserError, match="weight synthesis/0/kernel is not finite"):
+        export.warm_start(joint(), path)
 
 
 def test_find(saved, tmp_path, monkeypatch):

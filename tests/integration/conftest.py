@@ -24,6 +24,7 @@ def tiny_config():
     config.train.log_interval = 5
     config.train.checkpoint_interval = 10
     config.train.precision = "float32"  # on every machine
+    config.train.export_dtype = "float32"  # files have the very weights of training
     return config
 
 

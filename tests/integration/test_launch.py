@@ -326,7 +326,7 @@ def test_evaluation_of_a_sweep(folder, tiny_run, photo):
     experiment = folder / "experiments/mine"
     for name in ("wid=0-a", "wid=1-b", "wid=2-damaged"):
         shutil.copytree(tiny_run / "model", experiment / name / "model")
-    (experiment / "wid=2-damaged/model/weights.index").unlink()
+    (experiment / "wid=2-damaged/model/weights.safetensors").unlink()
     (experiment / "wid=3-half/checkpoints").mkdir(parents=True)
     code, out, errors = run(
         folder, "--main", "evaluate", "--local", "2", "--args", "--runs", "experiments/mine",

@@ -223,6 +223,19 @@ def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, t
     assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
 
 
+def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
+    config = tiny_config()
+    config.train.export_dtype = "float16"
+    path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
+    assert metrics(tmp_path / "run") == metrics(tiny_run)
+    given, rounded = (export.load(MeanScaleHyperprior, folder) for folder in (tiny_run / "model", path))
+    for a, b in zip(given.trainable_variables, rounded.trainable_variables):
+        np.testing.assert_array_equal(a.numpy().astype(np.float16), b)
+    sizes = [(folder / "weights.safetensors").stat().st_size for folder in
+             (tiny_run / "model", path)]
+    assert sizes[1] < 0.65 * sizes[0]
+
+
 @pytest.mark.slow
 def test_ms_ssim_as_distortion(tmp_path):
     config = tiny_config()
@@ -262,7 +275,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
         monkeypatch.setattr(precision, "hardware", lambda hardware=hardware: hardware)
         monkeypatch.setattr(training.Journal, "on_train_batch_end", ending)
         with pytest.raises(Killed) if ending is kill else contextlib.nullcontext():
-            training.run(Model, config, tmp_path)
+            training.run(MeanScaleHyperprior, config, tmp_path)
         assert capsys.readouterr().out.splitlines()[0] == f"run: {tmp_path}, in {begun}"
         assert json.loads((tmp_path / "run_info.json").read_text())["precision"] == begun
         assert json.loads((tmp_path / "config.json").read_text())["train"]["precision"] == "auto"
@@ -321,6 +334,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("data.batch_size", 3, "no multiple"),
     ("train.num_steps", 0, "at least 1"),
     ("train.checkpoint_interval", 0, "at least 1"),
+    ("train.export_dtype", "half", "known: float32, float16"),
     ("data.validation", "Makefile", "no images"),
     ("model.analysis.cls", "MBT2018Analisys", "did you mean 'MBT2018Analysis'"),
     ("train.optimizer.cls", "Sopa", "unknown optimizer"),
