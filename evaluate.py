@@ -1,6 +1,6 @@
 """Rate-distortion evaluation of trained runs, with real files.
 
-    python -m evaluate --runs experiments/mbt2018 mshyper-small-1 --dataset kodak --output results
+    python -m evaluate --runs experiments/mshyper-mbt2018 mshyper-small-1 --dataset kodak
 
 A run is the folder of a run, of an experiment (all its runs), of an exported model, or a name of
 the zoo. Models of one folder are the points of one curve. Below OUTPUT/<dataset>/ appear

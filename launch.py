@@ -45,7 +45,7 @@ def _parse(argv):
     parser.add_argument("--experiments_dir", default=str(configs.EXPERIMENTS_DIR),
                         help="where runs live (default: %(default)s)")
     parser.add_argument("--xid", help="name of the experiment; by default the number of the Slurm "
-                        "job, or the name of config and recipe for processes of this machine")
+                        "job, or for processes of this machine package, config and recipe")
     parser.add_argument("--dry_run", action="store_true", help="print what would be done")
     parser.add_argument("--wait", action="store_true", help="wait for Slurm to end all jobs")
     parser.add_argument("--args", nargs=argparse.REMAINDER, default=[],
@@ -180,7 +180,7 @@ def main(argv: list[str]) -> None:
     now = datetime.datetime.now(datetime.UTC)
     launch = sweeps.Launch(
         pathlib.Path(args.experiments_dir, "launches", f"{now:%Y%m%dT%H%M%SZ}-{name}"))
-    parameters = None if at_once else sweeps.slurm_parameters(args.slurm, f"{args.main}-{name}")
+    parameters = None if at_once else sweeps.slurm_parameters(args.slurm, name)
     if args.dry_run:
         _dry_run(launch, jobs, parameters)
         return

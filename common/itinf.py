@@ -319,13 +319,6 @@ def get_hyper() -> list[dict]:
     return [{} for _ in recipes.LAMBDAS]
 
 
-def get_runname(config) -> str:
-    """Method and model."""
-    path = pathlib.Path(config.model or "")
-    model = path.parent.name if path.name == "model" else path.name
-    return f"{config.itinf.name}-{model}"
-
-
 def program(*model_classes: type[Codec]) -> runs.Program:
     """What `<package>/itinf.py` does. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
@@ -338,7 +331,7 @@ def program(*model_classes: type[Codec]) -> runs.Program:
             "refined.rd_loss", "steps", "seconds")))
         print(f"written: {workdir}")
 
-    return runs.Program(refine)
+    return runs.Program(model_classes[0].__module__.partition(".")[0], refine)
 
 
 def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[tables.Row]:

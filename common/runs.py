@@ -8,8 +8,10 @@ TensorFlow, whose import takes seconds, is not imported here: see common/sweeps.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import json
+import operator
 import os
 import pathlib
 import re
@@ -58,11 +60,13 @@ class Program:
     """What `run` is in a package's train.py and itinf.py.
 
     Attributes:
+      package: the package, which names experiments.
       work: does the work, given the config and the folder of a run.
       split: takes a command line; returns what of it absl should parse, and a function that then
         has the last word on the config.
     """
 
+    package: str
     work: Callable[[config_dict.ConfigDict, pathlib.Path], None]
     split: Callable[[list[str]], tuple[list[str], Callable[[config_dict.ConfigDict], None]]] = (
         lambda argv: (argv, lambda config: None))
@@ -79,10 +83,11 @@ class Run:
       config: with all overrides.
       overrides: its entry of get_hyper().
       wid: number of that entry.
-      runname: what the config calls it.
+      runname: `name`, and what tells it from other runs of the experiment, of the entry and of the
+        command line; or what get_runname(config) says, if the config file has that.
       experiments_dir: where runs live.
       xid: name of the experiment, if one was given.
-      name: of the config file and the recipe or method.
+      name: of package and config file, and the recipe or method if it is not the file's own.
     """
 
     config: config_dict.ConfigDict
@@ -129,7 +134,7 @@ def main(program: Program) -> None:
     argv, amend = program.split(sys.argv)
 
     def start(_):
-        program(*_assemble(flags.FLAGS, amend).arguments)
+        program(*_assemble(flags.FLAGS, program.package, amend).arguments)
 
     cli.run(start, argv)
 
@@ -144,7 +149,7 @@ def read(program: Program, argv: list[str]) -> Run:
     _define_flags(values)
     argv, amend = program.split(argv)
     cli.parse_flags(values, argv)
-    run = _assemble(values, amend)
+    run = _assemble(values, program.package, amend)
     return dataclasses.replace(run, config=run.config.copy_and_resolve_references())
 
 
@@ -158,26 +163,62 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live",
                         flag_values=values)
     flags.DEFINE_string(
-        "xid", None, "name of the experiment; by default that of the Slurm job, else of the config "
-        "file and the recipe or method", flag_values=values)
+        "xid", None, "name of the experiment; by default that of the Slurm job, else of package, "
+        "config file, and recipe or method", flag_values=values)
     flags.mark_flag_as_required("config", values)
 
 
-def _assemble(values: flags.FlagValues,
+def _assemble(values: flags.FlagValues, package: str,
               amend: Callable[[config_dict.ConfigDict], None]) -> Run:
     path, _, recipe = config_flags.get_config_filename(values["config"]).partition(":")
     config_module = load_config_module(path)
-    config, overrides = values.config, {}
+    config, overrides, telling = values.config, {}, []
+    given = config_flags.get_override_values(values["config"])
     if values.hid is not None:
         hyper = sweep(path)
         apply_hyper(config, hyper, values.hid)
-        overrides = hyper[values.hid]
+        overrides, telling = hyper[values.hid], _telling(hyper, values.hid)
         # What the command line says goes before what the sweep says.
-        config.update_from_flattened_dict(config_flags.get_override_values(values["config"]))
+        config.update_from_flattened_dict(given)
     amend(config)
-    return Run(config, overrides, values.hid or 0, config_module.get_runname(config),
-               values.experiments_dir, values.xid,
-               "-".join(filter(None, (pathlib.Path(path).stem, recipe))))
+    name = "-".join(filter(None, (package, pathlib.Path(path).stem, recipe)))
+    runname = (config_module.get_runname(config) if hasattr(config_module, "get_runname")
+               else _runname(name, config, telling, given))
+    return Run(config, overrides, values.hid or 0, runname, values.experiments_dir, values.xid,
+               name)
+
+
+# Runs of an experiment may differ in these, as entries of its sweep do. Of runs that differ in
+# others, the points would be of one curve.
+_NAMED = ("seed", "train.rd_lambda", "train.rate_target", "rd_lambda", "model")
+
+
+def _runname(name, config, telling, given) -> str:
+    keys = dict.fromkeys([*telling, *(key for key in given if key in _NAMED)])
+    values = {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
+    return "-".join([name, *(f"{key.rpartition('.')[2]}={_word(value)}"
+                             for key, value in values.items())])
+
+
+def _telling(hyper: list[dict], hid: int) -> list[str]:
+    """The first keys of an entry of a sweep, as many as tell it from the others."""
+    entry, others, keys = hyper[hid], hyper[:hid] + hyper[hid + 1:], []
+    for key in entry:
+        keys.append(key)
+        others = [other for other in others if other.get(key) == entry[key]]
+        if not others:
+            break
+    return keys
+
+
+def _word(value: Any) -> str:
+    """A value as a part of a folder's name: 0.01, or 24,3, or the name of a model by its path."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(_word, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    path = pathlib.Path(str(value))
+    return re.sub(r"[^\w.,=+-]+", "_", path.parent.name if path.name == "model" else path.name)
 
 
 def load_config_module(path: str):

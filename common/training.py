@@ -539,6 +539,7 @@ def program(*model_classes: type[Codec],
             make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
     """What `<package>/train.py` does. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
+    package = model_classes[0].__module__.partition(".")[0]
 
     def train(config, workdir):
         module = config.get("module", "models")
@@ -546,7 +547,7 @@ def program(*model_classes: type[Codec],
             raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
         print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
-    return runs.Program(train, _split_components)
+    return runs.Program(package, train, _split_components)
 
 
 def _split_components(argv):

@@ -1,7 +1,7 @@
 """Refines the latents of images with a factorised prior; see common/itinf.py.
 
     python -m factorized.itinf --config factorized/configs/itinf.py:sga \\
-        --config.model=experiments/bls2017 --hid 2
+        --config.model=experiments/factorized-bls2017 --hid 2
 """
 
 from common import itinf, runs

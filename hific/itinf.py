@@ -1,6 +1,7 @@
 """Refines the latents of images with HiFiC, by the loss of stage 1; see common/itinf.py.
 
-    python -m hific.itinf --config hific/configs/itinf.py:sga --config.model=experiments/stage2_low
+    python -m hific.itinf --config hific/configs/itinf.py:sga \\
+        --config.model=experiments/hific-stage2_low
 """
 
 from common import itinf, runs

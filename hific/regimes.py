@@ -4,7 +4,7 @@ Stage 1 trains with MSE and LPIPS, stage 2 goes on from its model with a discrim
 
     python -m hific.train --config hific/configs/stage1_low.py
     python -m hific.train --config hific/configs/stage2_low.py \\
-        --config.train.warm_start=experiments/stage1_low
+        --config.train.warm_start=experiments/hific-stage1_low
 """
 
 from ml_collections import config_dict

@@ -35,7 +35,7 @@ def count(config, workdir):
     print(f"counted to {done}")
 
 
-run = runs.Program(count)
+run = runs.Program("tests", count)
 
 if __name__ == "__main__":
     runs.main(run)

@@ -14,7 +14,3 @@ def get_config(recipe="slow"):
 def get_hyper():
     return [{"train.num_steps": steps, "train.fail_at": fail_at}
             for steps in (3, 2) for fail_at in (-1, 1)]
-
-
-def get_runname(config):
-    return f"counting-to={config.train.num_steps}-fail_at={config.train.fail_at}"

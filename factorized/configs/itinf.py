@@ -1,13 +1,12 @@
 """Iterative inference with a factorised prior, for each image of a data set.
 
     python -m factorized.itinf --config factorized/configs/itinf.py:sga \\
-        --config.model=experiments/bls2017 --hid 2
+        --config.model=experiments/factorized-bls2017 --hid 2
 """
 
 from common import itinf
 
 get_hyper = itinf.get_hyper
-get_runname = itinf.get_runname
 
 
 def get_config(method="sga"):

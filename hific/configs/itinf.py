@@ -1,12 +1,12 @@
 """Iterative inference with HiFiC, for each image of a data set.
 
-    python -m hific.itinf --config hific/configs/itinf.py:sga --config.model=experiments/stage2_low
+    python -m hific.itinf --config hific/configs/itinf.py:sga \\
+        --config.model=experiments/hific-stage2_low
 """
 
 from common import itinf
 
 get_hyper = itinf.get_hyper
-get_runname = itinf.get_runname
 
 
 def get_config(method="sga"):

@@ -17,7 +17,3 @@ def get_config(recipe="cpu"):
 
 def get_hyper():
     return hyper.sweep("train.rate_target", (0.14, 0.30, 0.45))
-
-
-def get_runname(config):
-    return f"small-rate_target={config.train.rate_target:g}"

@@ -11,7 +11,3 @@ def get_config(recipe="cpu"):
     config.model.hyper_synthesis = dict(
         cls="HiFiCMixtureHyperSynthesis", channels=(64, 64, 96), components=4, activation="relu")
     return config
-
-
-def get_runname(config):
-    return f"small_mixture-rate_target={config.train.rate_target:g}"

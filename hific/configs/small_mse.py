@@ -9,7 +9,3 @@ def get_config(recipe="cpu"):
     config = small.get_config(recipe)
     config.train.lpips_weight = 0.0
     return config
-
-
-def get_runname(config):
-    return f"small_mse-rate_target={config.train.rate_target:g}"

@@ -1,7 +1,7 @@
 """A small HiFiC for CPUs, stage 2 (with a discriminator), from a model of small.py:
 
     python -m hific.train --config hific/configs/small_stage2.py \\
-        --config.train.warm_start=experiments/small
+        --config.train.warm_start=experiments/hific-small
 """
 
 from hific import regimes
@@ -17,7 +17,3 @@ def get_config(recipe="cpu"):
     config.train.adversarial.update(
         channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
     return config
-
-
-def get_runname(config):
-    return f"small_stage2-rate_target={config.train.rate_target:g}"

@@ -9,7 +9,3 @@ def get_config(recipe="hific"):
 
 def get_hyper():
     return [{}]
-
-
-def get_runname(config):
-    return f"stage1_high-rate_target={config.train.rate_target:g}"

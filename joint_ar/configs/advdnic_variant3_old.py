@@ -9,7 +9,3 @@ def get_config(recipe="advdnic"):
     config = advdnic_variant3.get_config(recipe)
     config.model.context = dict(cls="MaskedStack", channels=(192, 192, 384))
     return config
-
-
-def get_runname(config):
-    return f"advdnic_variant3_old-rd_lambda={config.train.rd_lambda:g}"

@@ -17,7 +17,3 @@ def get_config(recipe="advdnic"):
         use_offset=True,
     )
     return config
-
-
-def get_runname(config):
-    return f"advdnic_variant4-rd_lambda={config.train.rd_lambda:g}"

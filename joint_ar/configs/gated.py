@@ -18,7 +18,3 @@ def get_hyper():
     """Those of mbt2018 with the context's width to fit."""
     return [{**overrides, "model.context.latents": overrides["model.analysis.channels"][-1]}
             for overrides in mbt2018.get_hyper()]
-
-
-def get_runname(config):
-    return f"gated-rd_lambda={config.train.rd_lambda:g}"

@@ -1,13 +1,12 @@
 """Iterative inference with a joint autoregressive prior, for each image of a data set.
 
     python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga \\
-        --config.model=experiments/mbt2018 --hid 2
+        --config.model=experiments/joint_ar-mbt2018 --hid 2
 """
 
 from common import itinf
 
 get_hyper = itinf.get_hyper
-get_runname = itinf.get_runname
 
 
 def get_config(method="sga"):

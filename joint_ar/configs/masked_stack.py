@@ -20,7 +20,3 @@ def get_hyper():
 
 def _channels(outputs):
     return (192, 192, outputs)
-
-
-def get_runname(config):
-    return f"masked_stack-rd_lambda={config.train.rd_lambda:g}"

@@ -36,7 +36,3 @@ def _widths(latents):
 def get_hyper():
     return [{"train.rd_lambda": value, **_widths(320 if value > 0.02 else 192)}
             for value in recipes.LAMBDAS]
-
-
-def get_runname(config):
-    return f"mbt2018-rd_lambda={config.train.rd_lambda:g}"

@@ -14,4 +14,3 @@ def get_config(recipe="cpu"):
 
 
 get_hyper = small.get_hyper
-get_runname = small.get_runname

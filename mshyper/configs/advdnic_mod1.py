@@ -10,7 +10,3 @@ def get_config(recipe="advdnic"):
     config.model.analysis.cls = "AdvDNICMod1Analysis"
     config.model.synthesis.cls = "AdvDNICMod1Synthesis"
     return config
-
-
-def get_runname(config):
-    return f"advdnic_mod1-rd_lambda={config.train.rd_lambda:g}"

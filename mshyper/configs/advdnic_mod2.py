@@ -14,7 +14,3 @@ def get_config(recipe="advdnic"):
     config.model.hyper_synthesis = dict(
         cls="HyperSynthesis", channels=(320, 192, 192), activation="relu")
     return config
-
-
-def get_runname(config):
-    return f"advdnic_mod2-rd_lambda={config.train.rd_lambda:g}"

@@ -9,7 +9,3 @@ def get_config(recipe="advdnic"):
     config = advdnic_variant1.get_config(recipe)
     config.model.synthesis.cls = "AdvDNICMod4Synthesis"
     return config
-
-
-def get_runname(config):
-    return f"advdnic_mod4-rd_lambda={config.train.rd_lambda:g}"

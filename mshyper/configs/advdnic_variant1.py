@@ -19,7 +19,3 @@ def get_config(recipe="advdnic"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
-
-
-def get_runname(config):
-    return f"advdnic_variant1-rd_lambda={config.train.rd_lambda:g}"

@@ -12,7 +12,3 @@ def get_config(recipe="advdnic"):
         cls="SeparateHyperSyntheses", channels=(192, 192, 192), activation="leaky_relu")
     config.model.predict_mean = True
     return config
-
-
-def get_runname(config):
-    return f"advdnic_variant2-rd_lambda={config.train.rd_lambda:g}"

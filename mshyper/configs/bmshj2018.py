@@ -18,7 +18,3 @@ def get_config(recipe="yang2023"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
-
-
-def get_runname(config):
-    return f"bmshj2018-rd_lambda={config.train.rd_lambda:g}"

@@ -18,7 +18,3 @@ def get_config(recipe="cpu"):
 
 def get_hyper():
     return [{}]
-
-
-def get_runname(config):
-    return f"demo-rd_lambda={config.train.rd_lambda:g}"

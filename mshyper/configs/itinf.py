@@ -1,13 +1,12 @@
 """Iterative inference with a scale or mean-scale hyperprior, for each image of a data set.
 
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga \\
-        --config.model=experiments/mbt2018 --hid 2
+        --config.model=experiments/mshyper-mbt2018 --hid 2
 """
 
 from common import itinf
 
 get_hyper = itinf.get_hyper
-get_runname = itinf.get_runname
 
 
 def get_config(method="sga"):

@@ -9,7 +9,3 @@ def get_config(recipe="yang2023"):
     config = two_layer_syn.get_config(recipe)
     config.model.synthesis = dict(cls="JPEGLikeSynthesis", kernel=18, stride=16)
     return config
-
-
-def get_runname(config):
-    return f"jpegl-rd_lambda={config.train.rd_lambda:g}"

@@ -20,7 +20,3 @@ def get_config(recipe="yang2020"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
-
-
-def get_runname(config):
-    return f"mbt2018_bb-rd_lambda={config.train.rd_lambda:g}"

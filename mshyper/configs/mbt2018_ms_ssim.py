@@ -1,7 +1,7 @@
 """mbt2018 tuned for MS-SSIM, as CompressAI's: from an MSE model, at a tenth of the learning rate.
 
     python -m mshyper.train --config mshyper/configs/mbt2018_ms_ssim.py --hid 1 \\
-        --config.train.warm_start=experiments/mbt2018/wid=...
+        --config.train.warm_start=experiments/mshyper-mbt2018/wid=...
 """
 
 from common import hyper, recipes
@@ -18,7 +18,3 @@ def get_config(recipe="compressai"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", recipes.MS_SSIM_LAMBDAS)
-
-
-def get_runname(config):
-    return f"mbt2018_ms_ssim-rd_lambda={config.train.rd_lambda:g}"

@@ -24,7 +24,3 @@ def get_config(recipe="cpu"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", (0.0025, 0.01))
-
-
-def get_runname(config):
-    return f"small-rd_lambda={config.train.rd_lambda:g}"

@@ -17,7 +17,3 @@ def get_config(recipe="cpu"):
 
 def get_hyper():
     return small.get_hyper()
-
-
-def get_runname(config):
-    return f"small_bb-rd_lambda={config.train.rd_lambda:g}"

@@ -22,7 +22,3 @@ def get_config(recipe="yang2023"):
 
 def get_hyper():
     return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
-
-
-def get_runname(config):
-    return f"small_images-rd_lambda={config.train.rd_lambda:g}"

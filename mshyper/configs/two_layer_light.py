@@ -13,7 +13,3 @@ def get_config(recipe="yang2023"):
     config = two_layer_syn.get_config(recipe)
     config.model.hyper_synthesis = dict(cls="JPEGLikeHyperSynthesis", channels=640, kernel=6)
     return config
-
-
-def get_runname(config):
-    return f"two_layer_light-rd_lambda={config.train.rd_lambda:g}"

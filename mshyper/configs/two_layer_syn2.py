@@ -20,8 +20,3 @@ def get_config(recipe="yang2023"):
 def get_hyper():
     return hyper.product(hyper.sweep("model.synthesis.channels", ((24, 3), (48, 3))),
                          hyper.sweep("train.rd_lambda", recipes.LAMBDAS[:4]))
-
-
-def get_runname(config):
-    return (f"two_layer_syn2-hidden={config.model.synthesis.channels[0]}"
-            f"-rd_lambda={config.train.rd_lambda:g}")

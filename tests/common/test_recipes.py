@@ -79,6 +79,5 @@ def test_every_config_takes_a_recipe(path):
     assert config.train.optimizer.beta_2 == 0.997
     # Those of advDNIC have it of themselves.
     assert path.stem.startswith("advdnic") or "beta_2" not in default.train.optimizer
-    assert module.get_runname(config)
     for overrides in module.get_hyper():
         config.copy_and_resolve_references().update_from_flattened_dict(overrides)

@@ -45,7 +45,9 @@ def test_a_run_is_what_the_command_line_says(monkeypatch):
     run = runs.read(counting.run, command)
     assert run.overrides == {"train.num_steps": 2, "train.fail_at": -1}
     assert run.config.train.to_dict() == dict(num_steps=2, seconds=0.0, fail_at=7, last=2)
-    assert str(run.workdir) == "experiments/counting_config-fast/wid=2-counting-to=2-fail_at=7"
+    assert str(run.workdir) == (
+        "experiments/tests-counting_config-fast/"
+        "wid=2-tests-counting_config-fast-num_steps=2-fail_at=7")
     # Not resolved before it is known what job it is in.
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     assert run.workdir.parent.name == "12"
@@ -238,7 +240,7 @@ def test_an_experiment_has_runs_of_several_launches_and_by_hand(launch, monkeypa
     (again.folder / "jobs").mkdir(parents=True)
     again.record = {**launch.record, "runs": launch.record["runs"][:1]}
     begin(again, 0, steps=10, result=("success", None))
-    experiment = tmp_path / "experiments/counting_config"
+    experiment = tmp_path / "experiments/tests-counting_config"
     for wid, name in (5, "refined"), (6, "new"), (10, "trained"):
         (experiment / f"wid={wid}-{name}").mkdir()
     (experiment / "wid=5-refined/config.json").write_text('{"itinf": {}}')

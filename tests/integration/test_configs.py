@@ -63,7 +63,7 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
         config.train.optimizer.cls = "Adam"
     make_trainer = adversarial.trainer if path.startswith("hific") else training.Trainer
     exported = training.run(
-        model_class, config, tmp_path / module.get_runname(config), make_trainer)
+        model_class, config, tmp_path / "run", make_trainer)
     lines = [json.loads(line) for line in
              (exported.parent / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
@@ -86,15 +86,62 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
     assert coding.decompress(model, ntc).shape == photo.shape
 
 
-@pytest.mark.parametrize("path", CONFIGS)
-def test_sweeps_override_what_is_there_and_have_names(path):
-    module = runs.load_config_module(str(ROOT / path))
-    names = set()
-    for entry in range(len(module.get_hyper())):
-        config = module.get_config().lock()
-        runs.apply_hyper(config, module.get_hyper(), entry)
-        names.add(module.get_runname(config))
-    assert len(names) == len(module.get_hyper()) >= 1
+def workdir(path, *arguments):
+    """Where the run of a package's config is, below the folder "e"."""
+    package, kind = path.split("/")[0], "itinf" if "itinf" in path else "train"
+    program = importlib.import_module(f"{package}.{kind}").run
+    run = runs.read(program, ["x", "--config", f"{ROOT}/{path}", "--experiments_dir=e",
+                              *arguments])
+    return run.workdir
+
+
+def test_every_run_of_every_config_has_a_name_of_its_own():
+    folders = {path: [workdir(path, f"--hid={n}") for n in range(len(runs.sweep(str(ROOT / path))))]
+               for path in CONFIGS}
+    assert [str(folder) for folder in folders["mshyper/configs/mbt2018.py"]] == [
+        f"e/mshyper-mbt2018/wid={wid}-mshyper-mbt2018-rd_lambda={rd_lambda:g}"
+        for wid, rd_lambda in enumerate(recipes.LAMBDAS)]
+    assert folders["joint_ar/configs/mbt2018.py"][4].name == (
+        "wid=4-joint_ar-mbt2018-rd_lambda=0.04")
+    assert folders["mshyper/configs/two_layer_syn2.py"][5].name == (
+        "wid=5-mshyper-two_layer_syn2-channels=48,3-rd_lambda=0.02")
+    assert str(*folders["hific/configs/stage1_low.py"]) == (
+        "e/hific-stage1_low/wid=0-hific-stage1_low")
+    experiments = {path: {folder.parent.name for folder in found}
+                   for path, found in folders.items()}
+    assert all(len(names) == 1 for names in experiments.values())
+    assert len(set.union(*experiments.values())) == len(CONFIGS), "two would share a folder"
+    for found in folders.values():
+        names = [runs.split_name(folder.name)[1] for folder in found]
+        assert len({*names}) == len(names) >= 1
+
+
+@pytest.mark.parametrize("path, arguments, expected", [
+    ("mshyper/configs/small.py", ["--config.train.rd_lambda=0.02", "--config.seed=3"],
+     "mshyper-small/wid=0-mshyper-small-rd_lambda=0.02-seed=3"),
+    ("mshyper/configs/small.py", ["--hid=0", "--config.train.rd_lambda=0.02"],
+     "mshyper-small/wid=0-mshyper-small-rd_lambda=0.02"),
+    ("mshyper/configs/small.py:advdnic", ["--hid=1", "--config.train.rate_target=0.3"],
+     "mshyper-small-advdnic/wid=1-mshyper-small-advdnic-rd_lambda=0.01-rate_target=0.3"),
+    ("mshyper/configs/small.py",
+     ["--config.data.train=a/*.jpg", "--config.train.optimizer.cls=SGD"],
+     "mshyper-small/wid=0-mshyper-small"),
+    ("mshyper/configs/itinf.py:map", ["--config.model=e/mshyper-small/wid=1-x/model/", "--hid=3"],
+     "mshyper-itinf-map/wid=3-mshyper-itinf-map-model=wid=1-x"),
+    ("joint_ar/configs/itinf.py", ["--config.model=../a strange: name", "--xid=mine"],
+     "mine/wid=0-joint_ar-itinf-model=a_strange_name"),
+])
+def test_names_of_runs_follow_the_command_line(path, arguments, expected):
+    assert str(workdir(path, *arguments)) == f"e/{expected}"
+
+
+def test_a_config_may_name_its_runs(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from mshyper.configs.small import get_config, get_hyper\n\n\n"
+                    "def get_runname(config):\n    return f'x{config.train.rd_lambda}'\n")
+    program = importlib.import_module("mshyper.train").run
+    run = runs.read(program, ["x", "--config", str(path), "--hid=0", "--experiments_dir=e"])
+    assert str(run.workdir) == "e/mshyper-mine/wid=0-x0.0025"
 
 
 @pytest.mark.slow

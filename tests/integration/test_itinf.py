@@ -196,7 +196,6 @@ def test_configs_of_all_packages(package):
         runs.apply_hyper(config, module.get_hyper(), 6)
         config.seed = 3
         assert config.itinf.seed == 3
-        assert module.get_runname(config).startswith(f"{method}-")
         if config.model:
             assert export.read_module(export.find(config.model)) == f"{package}.models"
     with pytest.raises(UserError, match="unknown method 'sag'; known: sga, "):
@@ -276,7 +275,8 @@ def test_as_a_program(tiny_run, finished, pictures, tmp_path):
         f"--config.model={tiny_run.parent}", f"--config.data={pictures}", "--config.batch_size=2",
         "--config.itinf.num_steps=20", "--experiments_dir", tmp_path)
     assert done.returncode == 0, done.stderr
-    workdir = tmp_path / "itinf-sga" / f"wid=0-sga-{tiny_run.parent.name}"
+    workdir = (
+        tmp_path / "mshyper-itinf-sga" / f"wid=0-mshyper-itinf-sga-model={tiny_run.parent.name}")
     assert contents(workdir) == contents(finished)
     assert str(workdir) in done.stdout and "refined.rd_loss" in done.stdout
 

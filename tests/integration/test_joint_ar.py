@@ -57,16 +57,6 @@ def test_parameters_are_the_papers(latents, expected):
         assert parts == {"context": 1_843_584, "entropy_parameters": 1_017_344}
 
 
-def test_every_sweep_entry_has_a_name_of_its_own():
-    for module in (small, mbt2018, gated, masked_stack):
-        names = set()
-        for hid in range(len(module.get_hyper())):
-            config = module.get_config()
-            runs.apply_hyper(config, module.get_hyper(), hid)
-            names.add(module.get_runname(config))
-        assert len(names) == len(module.get_hyper()) >= 2
-
-
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 65), (67, 131), (255, 257)])
 def test_files_of_odd_sizes(run, photo, height, width):
     model = codec.load_model(run)

@@ -19,8 +19,9 @@ from tests.tiny import TINY, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
-NAMES = ["wid=0-counting-to=3-fail_at=-1", "wid=1-counting-to=3-fail_at=1",
-         "wid=2-counting-to=2-fail_at=-1", "wid=3-counting-to=2-fail_at=1"]
+EXPERIMENT = "tests-counting_config"
+NAMES = [f"wid={wid}-{EXPERIMENT}-num_steps={steps}-fail_at={fail_at}"
+         for wid, (steps, fail_at) in enumerate([(3, -1), (3, 1), (2, -1), (2, 1)])]
 
 
 @pytest.fixture
@@ -88,12 +89,12 @@ def test_a_sweep(folder):
     assert first == f"launch: {found}"
     assert [line.split()[0] for line in table] == list("0123")
     assert [line.split()[-2] for line in table] == ["done", "failed", "done", "failed"]
-    assert table[0].split()[-1] == f"experiments/counting_config/{NAMES[0]}"
+    assert table[0].split()[-1] == f"experiments/{EXPERIMENT}/{NAMES[0]}"
     assert one.startswith(f"wid=1 failed: cannot count beyond 1; log: {found}/jobs/1/")
     log = pathlib.Path(one.rpartition(" ")[2]).read_text()
     assert "UserError: cannot count beyond 1" in log and "Traceback" not in log
     # Jobs import from the copy of the code, and read data where the user is.
-    experiment = folder / "experiments/counting_config"
+    experiment = folder / f"experiments/{EXPERIMENT}"
     assert sorted(path.name for path in experiment.iterdir()) == NAMES
     for name in NAMES:
         seen = json.loads((experiment / name / "seen.json").read_text())
@@ -137,7 +138,7 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
                "--config.train.fail_at=-1", "--config.train.num_steps=90"]
     process = start(folder, *command)
     # Folders are named for the steps that the command line asks for.
-    experiment = folder / "experiments/counting_config"
+    experiment = folder / f"experiments/{EXPERIMENT}"
     wait_for(lambda: len([*experiment.glob("wid=*/metrics.jsonl")]) == 2, process)
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
@@ -156,7 +157,7 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
 def test_a_run_that_is_under_way_is_not_begun_again(folder):
     command = [*COUNTING, "--local", "1", "--hids", "0", "--args", "--config.train.num_steps=100"]
     process = start(folder, *command)
-    workdir = folder / "experiments/counting_config/wid=0-counting-to=100-fail_at=-1"
+    workdir = folder / f"experiments/{EXPERIMENT}/{NAMES[0].replace('=3', '=100')}"
     wait_for(lambda: last_step(workdir) >= 1, process)
     code, out, errors = run(folder, *command)
     assert code == 2 and not out
@@ -169,7 +170,7 @@ def test_a_run_that_is_under_way_is_not_begun_again(folder):
 def test_a_process_that_is_asked_to_make_room_saves_and_goes_on(folder):
     process = start(folder, *COUNTING, "--local", "1", "--hids", "0", "--args",
                     "--config.train.num_steps=30")
-    workdir = folder / "experiments/counting_config/wid=0-counting-to=30-fail_at=-1"
+    workdir = folder / f"experiments/{EXPERIMENT}/{NAMES[0].replace('=3', '=30')}"
     wait_for(lambda: last_step(workdir) >= 3, process)
     os.kill(*processes_of(folder), signal.SIGUSR2)
     out, _ = process.communicate(timeout=120)
@@ -205,7 +206,7 @@ def test_a_dry_run_of_processes(tmp_path, monkeypatch, capsys, no_slurm):
         f"python -m tests.counting --config {COUNTING[3]} --hid={hid} --config.seed=1 "
         f"--experiments_dir={tmp_path}/experiments" for hid in (3, 1)]
     assert three.split() == ["3", "train.num_steps=2,", "train.fail_at=1", "not", "launched",
-                             f"experiments/counting_config/{NAMES[3]}"]
+                             f"experiments/{EXPERIMENT}/{NAMES[3]}-seed=1"]
     assert not [*tmp_path.iterdir()]
 
 
@@ -216,7 +217,7 @@ def test_a_dry_run_of_slurm(tmp_path, capsys, some_slurm):
     out = capsys.readouterr().out
     for line in ("#SBATCH --array=0-3%2", "#SBATCH --partition=gpu", "#SBATCH --reservation=x",
                  "#SBATCH --requeue", "#SBATCH --time=1440",
-                 "#SBATCH --job-name=tests.counting-counting_config"):
+                 "#SBATCH --job-name=tests-counting_config"):
         assert line in out.splitlines()
     assert f"{experiments}/<job>/{NAMES[2]}" in out
     assert not experiments.exists()
@@ -306,7 +307,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     steps = ["--config.train.num_steps=300", "--config.train.checkpoint_interval=100"]
     code, out, _ = run(ROOT, *command, "--xid", "whole", "--args", *TINY, *steps)
     assert code == 0, out
-    parts = tmp_path / "parts/wid=0-small-rd_lambda=0.0025"
+    parts = tmp_path / "parts/wid=0-mshyper-small-rd_lambda=0.0025"
     for step in (5, 150, 290):  # before the first checkpoint, after it, and at the end
         process = start(ROOT, *command, "--xid", "parts", "--args", *TINY, *steps)
         wait_for(lambda: last_step(parts) >= step, process)  # noqa: B023

@@ -228,7 +228,8 @@ def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
     config.train.export_dtype = "float16"
     path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert metrics(tmp_path / "run") == metrics(tiny_run)
-    given, rounded = (export.load(MeanScaleHyperprior, folder) for folder in (tiny_run / "model", path))
+    given, rounded = (export.load(MeanScaleHyperprior, folder)
+                      for folder in (tiny_run / "model", path))
     for a, b in zip(given.trainable_variables, rounded.trainable_variables):
         np.testing.assert_array_equal(a.numpy().astype(np.float16), b)
     sizes = [(folder / "weights.safetensors").stat().st_size for folder in

@@ -20,8 +20,6 @@ CONFIG = '''
 from common import recipes
 from mshyper.configs import small
 
-get_runname = small.get_runname
-
 
 def get_config():
     return small.get_config()
