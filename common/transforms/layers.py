@@ -158,10 +158,11 @@ class AppendOnes(tf.keras.layers.Layer):
 
 
 class EverySecondChannel(tf.keras.layers.Layer):
-    """Channels 0, 2, 4, ..."""
+    """Channels 0, 2, 4, ... of an even number."""
 
     def call(self, x):
-        return tf.unstack(tf.reshape(x, [*tf.unstack(tf.shape(x)[:-1]), -1, 2]), axis=-1)[0]
+        pairs = [*tf.unstack(tf.shape(x)[:-1]), x.shape[-1] // 2, 2]
+        return tf.unstack(tf.reshape(x, pairs), axis=-1)[0]
 
 
 class ICNR(tf.keras.initializers.Initializer):

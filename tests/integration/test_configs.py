@@ -1,5 +1,6 @@
 """Every config of every package, scaled down: builds, trains two steps, exports, codes."""
 
+import importlib
 import json
 import pathlib
 
