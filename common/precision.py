@@ -17,10 +17,10 @@ from absl import logging
 
 from common.cli import UserError
 
-# Names in configs and on the command line, and Keras's of the policy: sums in float32 are part of
-# it, so that both of the last are one.
-_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "mixed_bfloat16": "mixed_bfloat16"}
-CHOICES = ("auto", *_POLICIES)
+CHOICES = ("auto", "float32", "bfloat16")
+
+# Keras's names. Its policy of bfloat16 keeps the weights in float32.
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 _CPU_FLAGS = ("amx_bf16", "avx512_bf16")
 _CPUINFO = pathlib.Path("/proc/cpuinfo")
@@ -30,18 +30,18 @@ def choose(name: str) -> str:
     """What `name` means on this machine: "float32" or "bfloat16".
 
     Args:
-      name: one of `CHOICES`. "auto" is bfloat16 where all devices have it in hardware. To ask for
-        bfloat16 elsewhere logs a warning.
+      name: one of `CHOICES`, or Keras's mixed_bfloat16. "auto" is bfloat16 where all devices have
+        it in hardware. To ask for bfloat16 elsewhere logs a warning.
 
     Raises:
       UserError: it is none of them.
     """
-    if name not in CHOICES:
+    chosen = "bfloat16" if name == _POLICIES["bfloat16"] else name
+    if chosen not in CHOICES:
         raise UserError(f"unknown precision '{name}'; use {', '.join(CHOICES[:-1])} or "
                         f"{CHOICES[-1]}")
-    if name == "auto":
+    if chosen == "auto":
         return "bfloat16" if hardware() else "float32"
-    chosen = name.removeprefix("mixed_")
     if chosen == "bfloat16" and not hardware():
         logging.warning("this device has no bfloat16 in hardware: expect it to take two times as "
                         "long as float32 on a processor with AVX-512, ten times and more on others")

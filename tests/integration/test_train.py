@@ -343,7 +343,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.quantizer.alpha", 3.0, "UniformNoise.*alpha"),
     ("train.distortion", "ssim", "unknown distortion"),
     ("train.ema_decay", 1.0, "ema_decay is 1.0"),
-    ("train.precision", "mixed_float16", "use auto, float32, bfloat16 or"),
+    ("train.precision", "mixed_float16", "use auto, float32 or bfloat16"),
     ("train.schedule.cls", "Cosine", "unknown schedule"),
     ("train.jit_compile", "maybe", "auto, on or off"),
     ("train.warm_start", "no-such-model-1", "no model"),
