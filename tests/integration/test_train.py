@@ -445,7 +445,8 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     config = json.loads(
-        (tmp_path / "bls2017-hific/wid=0-bls2017-rd_lambda=0.03/config.json").read_text())
+        (tmp_path / "factorized-bls2017-hific" / "wid=0-factorized-bls2017-hific-rd_lambda=0.03"
+         / "config.json").read_text())
     assert config["train"]["rd_lambda"] == 0.03 and config["train"]["num_steps"] == 2
     assert config["data"]["min_scale"] == 0.75 and config["train"]["schedule"]["drop_at"] == 0.5
     assert config["train"]["quantizer"] == {"cls": "SoftRound", "alpha": [1.0, 8.0]}
