@@ -85,9 +85,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="TRANSFORM",
                         help="measure and print these, and save nothing")
-    parser.add_argument("--batch", type=int, default=2, help="images of a training step")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of both precisions")
+    parser.add_argument("--batch", type=int, default=1, help="images of a training step")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of both precisions")
     args = parser.parse_args()
+    tf.get_logger().setLevel("ERROR")  # it warns of a graph for each transform
     side_by_side.warn_if_busy()
     rows = [{"transform": name, **seconds(*case, args)}
             for name, case in tqdm.tqdm(cases().items(), disable=None)
