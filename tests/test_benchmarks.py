@@ -6,8 +6,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from benchmarks import inference_speed, optimizers, scaling, sga_landscape
-from common import images
+import codec
+from benchmarks import (
+    inference_speed,
+    optimizers,
+    precision,
+    scaling,
+    sga_landscape,
+    side_by_side,
+    transforms,
+)
+from common import coding, images
+from common.transforms import REGISTRY
 
 
 @pytest.mark.parametrize("size", [3, 7, 20])
@@ -125,3 +135,27 @@ def _losses(name):
 def test_all_loops_of_inference_minimise_the_same(name):
     assert _losses(name) == pytest.approx(
         _losses("ours"), rel=1e-2 if name == "bfloat16" else 1e-4)
+
+
+def test_every_transform_of_a_config_is_measured(monkeypatch):
+    cases = transforms.cases()
+    assert {*REGISTRY} - {*cases} == {"CNNSynthesis", "ElicSynthesis"}  # no config has these
+    assert cases["HyperSynthesis"][1] == 64 and cases["MBT2018Analysis"][1:] == (1, 3)
+    took = iter([*[9.0] * 2, 1.0, 2.0, 3.0, 6.0, *[9.0] * 2, 4.0, 2.0, 4.0, 2.0])
+    monkeypatch.setattr(side_by_side, "seconds", lambda run: (run(), next(took))[1])
+    row = transforms.seconds(
+        dict(cls="HyperAnalysis", channels=(2, 2, 2)), 16, 3, argparse.Namespace(batch=1, rounds=2))
+    assert row == {"training float32": 2.0, "training bfloat16": 4.0, "training ratio": 2.0,
+                   "inference float32": 4.0, "inference bfloat16": 2.0, "inference ratio": 0.5}
+
+
+def test_what_a_precision_costs_is_nothing_for_the_same_model(photo):
+    image = photo[:64, :96]
+    model = codec.load_model("mshyper-small-1")
+    row = precision.compare({"float32": model, "bfloat16": model}, 0.0025, image)
+    assert row["bytes"] == len(coding.compress(model, image)) and row["psnr"] > 20
+    assert {*row.values()} == {row["bytes"], row["psnr"], 0}
+    other = codec.load_model("mshyper-small-1", "bfloat16")
+    row = precision.compare({"float32": model, "bfloat16": other}, 0.0025, photo)
+    assert 0 < row["samples differ"] < 0.3 and abs(row["decoding: dB lost"]) < 0.02
+    assert row["by more than 1"] < 0.003 and 0 < abs(row["rate at equal MSE"]) < 0.02
