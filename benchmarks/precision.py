@@ -8,7 +8,7 @@ Every image is coded and decoded with transforms in float32 and in bfloat16. Aga
                 it takes more for the same MSE, (dR + lambda dMSE) / R: to first order, for the
                 model has been trained until -dR / dMSE is lambda
 
-Means over images; the worst image in parentheses would be another number: it is in the JSON.
+Means over images; those of single images are in the JSON.
 """
 
 import argparse
