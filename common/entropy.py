@@ -487,15 +487,18 @@ class RangeEncoder:
         self._handle = tfc.create_range_encoder([], tables.cdfs)
         self.crc = 0
 
-    def encode(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
+    def encode(self, symbols: np.ndarray, distributions: np.ndarray, bounded: bool = False
+               ) -> None:
         """Appends symbols.
 
         Args:
           symbols: integers as any float or int array.
           distributions: int array of the same shape: which table entry codes each.
+          bounded: none lies outside of its table, so that nothing need be said of those that do.
 
         Raises:
-          CodingError: a symbol is not finite, or larger than any model produces.
+          CodingError: a symbol is not finite, or larger than any model produces, or is not in its
+            table though `bounded`.
         """
         symbols = self._checked(symbols)
         distributions = np.asarray(distributions)
@@ -507,8 +510,11 @@ class RangeEncoder:
                 symbols.flat[piece], self._tables.minima[numbers], self._tables.sizes[numbers])
 
         beyond = np.concatenate([np.zeros(0, np.int32), *(located(piece)[1] for piece in pieces)])
-        for positions, numbers in _escapes(self._tables, beyond):
-            self._write(positions, numbers)
+        if bounded and beyond.size:
+            raise CodingError("a symbol lies outside of its table, where all should be inside")
+        if not bounded:
+            for positions, numbers in _escapes(self._tables, beyond):
+                self._write(positions, numbers)
         for piece in pieces:
             self._write(located(piece)[0], distributions.flat[piece])
 
@@ -566,8 +572,11 @@ class RangeDecoder:
         self._length = len(stream)
         self.crc = 0
 
-    def decode(self, distributions: np.ndarray) -> np.ndarray:
+    def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """The next symbols, int32 of the shape of `distributions`.
+
+        Of a stream that no encoder wrote, a symbol that is `bounded` may be the first one above its
+        table.
 
         Raises:
           CodingError: the stream is not one that the encoder wrote.
@@ -581,7 +590,11 @@ class RangeDecoder:
                 state, symbols.flat[piece] = next_symbols(self._tables, state, numbers)
             return state, symbols
 
-        return self.decode_serially(distributions.size, loop)
+        if not bounded:
+            return self.decode_serially(distributions.size, loop)
+        symbols = self._read(distributions.astype(np.int32)) + self._tables.minima[distributions]
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
+        return symbols
 
     def decode_serially(self, count: int, loop) -> np.ndarray:
         """The next symbols, when which tables code them depends on those before.
@@ -667,8 +680,10 @@ class BitCounter:
         self._priors = priors
         self.bits = 0.0
 
-    def encode(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
+    def encode(self, symbols: np.ndarray, distributions: np.ndarray, bounded: bool = False
+               ) -> None:
         """Counts symbols; arguments as those of `RangeEncoder.encode`."""
+        del bounded
         symbols, distributions = np.asarray(symbols), np.asarray(distributions)
         for piece in _pieces(symbols):
             self.bits += float(np.sum(

@@ -51,23 +51,31 @@ class Stack:
         # Counts those after the leading one, and is below 32 when too much was popped.
         return self._coder.num_valid_bits() - 32
 
-    def encode(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
+    def encode(self, symbols: np.ndarray, distributions: np.ndarray, bounded: bool = False
+               ) -> None:
         """Pushes symbols, those outside of their tables too.
 
         Args:
           symbols: integers as any float or int array.
           distributions: int array of the same shape: which table entry codes each.
+          bounded: none lies outside of its table, so that nothing need be said of those that do.
 
         Raises:
-          CodingError: a symbol is not finite, or larger than any model produces.
+          CodingError: a symbol is not finite, or larger than any model produces, or is not in its
+            table though `bounded`.
         """
         symbols = entropy.require_codable(symbols).astype("<i4")
+        distributions = np.asarray(distributions, np.int32)
+        if bounded:  # as what is drawn
+            self.unsample(symbols, distributions)
+            self._check(symbols)
+            return
         self._check(symbols)
-        sections = entropy.sections(self._tables, symbols, np.asarray(distributions, np.int32))
+        sections = entropy.sections(self._tables, symbols, distributions)
         for positions, numbers in reversed(list(sections)):
             self._push(positions.ravel(), numbers.ravel(), escapes=True)
 
-    def decode(self, distributions: np.ndarray) -> np.ndarray:
+    def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """Pops what the last `encode` pushed: int32 symbols of the shape of `distributions`.
 
         Raises:
@@ -75,6 +83,10 @@ class Stack:
             have lost a part of them.
         """
         distributions = np.asarray(distributions, np.int32)
+        if bounded:
+            symbols = self._draw(distributions)
+            self._check(symbols)
+            return symbols
         escapes = entropy.read_escapes(
             self._tables, distributions.size, lambda numbers: self._pop(numbers, escapes=True))
         positions = self._pop(distributions.ravel(), escapes=True).reshape(distributions.shape)
@@ -97,10 +109,10 @@ class Stack:
         Raises:
           CodingError: the stack holds too few bits; it may have lost a part of them.
         """
-        distributions, before = np.asarray(distributions, np.int32), self.bits
-        positions = self._pop(distributions.ravel(), escapes=False).reshape(distributions.shape)
+        before = self.bits
+        symbols = self._draw(np.asarray(distributions, np.int32))
         self.taken += before - self.bits
-        return positions + self._tables.minima[distributions]
+        return symbols
 
     def unsample(self, symbols: np.ndarray, distributions: np.ndarray) -> None:
         """Pushes what `sample` popped.
@@ -124,6 +136,10 @@ class Stack:
         number = int.from_bytes(words.tobytes(), "little") - _EMPTY
         length = ((255 * number + 1).bit_length() - 1) // 8
         return (number - _shortest(length)).to_bytes(length, "little")
+
+    def _draw(self, distributions):
+        positions = self._pop(distributions.ravel(), escapes=False).reshape(distributions.shape)
+        return positions + self._tables.minima[distributions]
 
     def _check(self, symbols):
         self.crc = (self.crc + zlib.crc32(symbols.astype("<i4").tobytes())) % 2**32
