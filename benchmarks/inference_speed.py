@@ -33,7 +33,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from benchmarks import side_by_side
-from common import images, itinf, metrics, objectives, precision, quantizers, tables
+from common import images, itinf, metrics, precision, quantizers, tables
 from common.cli import report
 from mshyper.configs import mbt2018
 from mshyper.models import MeanScaleHyperprior
@@ -120,14 +120,14 @@ class Loop(itinf.Refiner):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(latents)
             generated = self._model.generate(latents, quantizer)
-            loss = objectives.per_image(self._x, generated, **self._objective)["rd_loss"]
+            loss = self._per_image(self._x, generated)["rd_loss"]
         gradients = tape.gradient(loss, latents)
         optimizer.apply_gradients([(gradients[name], latents[name]) for name in latents])
         return loss
 
     def _eager_check(self, x, latents):
         generated = self._model.generate(latents, quantizers.Round())
-        measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
+        measured = self._per_image(x, generated, eight_bit=True)
         a, b = (images.to_uint8(image[0]) for image in (x, images.crop_to(generated.x_hat, x)))
         return ({**measured, "ms_ssim": [metrics.ms_ssim(a, b)]}, generated.latents,
                 itinf.grid_of(generated))

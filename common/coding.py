@@ -1,6 +1,7 @@
 """Images to .ntc files and back, with any model of the zoo."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from common import data, images, metrics, quantizers, tiles
+from common import data, export, images, metrics, quantizers, tiles
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
@@ -29,17 +30,18 @@ class Decoded(NamedTuple):
     width: int
 
 
-def infer(model: Codec, image: np.ndarray) -> Latents:
-    """The latents of a uint8 image [H, W, 3], in a batch of one."""
+def infer(model: Codec, image: np.ndarray, level: int | None = None) -> Latents:
+    """The latents of a uint8 image [H, W, 3], in a batch of one; see `Codec.infer`."""
     with stage("analysis"):
-        latents = model.infer(image[None])
+        latents = model.infer(image[None], level=level)
         for latent in latents.values():
             np.asarray(latent)  # waits for a GPU, so that the time is that of the work
         return latents
 
 
 def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXELS,
-             to_latents: Callable[[Codec, np.ndarray], Latents] = infer) -> bytes:
+             to_latents: Callable[[Codec, np.ndarray, int | None], Latents] = infer,
+             level: int | None = None) -> bytes:
     """Codes an image.
 
     Args:
@@ -47,6 +49,8 @@ def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
       image: uint8 [H, W, 3].
       max_pixels: larger images, after padding, are refused.
       to_latents: where its latents come from, by default the encoder networks.
+      level: of a model with levels, by default that in the middle; see common/targets.py for one
+        that meets a target.
 
     Returns:
       The bytes of a .ntc file.
@@ -57,7 +61,15 @@ def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
     """
     height, width, _ = image.shape
     check_size(model, height, width, max_pixels)
-    latents = to_latents(model, image)
+    return encode(model, to_latents(model, image, level), height, width)
+
+
+def encode(model: Codec, latents: Latents, height: int, width: int) -> bytes:
+    """The bytes of a .ntc file with the latents of one image of `height` x `width` pixels.
+
+    Raises:
+      UserError: the latents are not finite.
+    """
     coder = RangeEncoder(model.tables)
     try:
         model.encode(latents, coder)
@@ -80,7 +92,8 @@ def decompress(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) ->
 def reconstruct(model: Codec, decoded: Decoded) -> np.ndarray:
     """The image of decoded latents, uint8 [H, W, 3]."""
     with stage("synthesis"):
-        x_hat = model.to_image(decoded.latents["y"], finish=images.to_uint8)
+        x_hat = model.to_image(decoded.latents["y"], finish=images.to_uint8,
+                               level=decoded.latents.get("level"))
         return np.array(np.asarray(x_hat)[0, :decoded.height, :decoded.width])
 
 
@@ -106,6 +119,27 @@ def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Dec
     return Decoded(latents, container.height, container.width)
 
 
+def read_level(path: str | os.PathLike, file: Container) -> int | None:
+    """The level at which a file was coded; None for a model of one rate.
+
+    Args:
+      path: folder of the exported model that wrote it.
+      file: its container.
+
+    Raises:
+      UserError: the file is damaged, or the model.
+    """
+    levels, tables = export.build_levels(path), export.read_tables(path)
+    if not levels:
+        return None
+    try:
+        # In the tables it comes last, but for the digits.
+        level = levels.decode(RangeDecoder(tables, file.stream), len(tables.sizes) - 2)
+    except CodingError as error:
+        raise UserError(f"the file cannot be decoded ({error})") from error
+    return int(level[0])
+
+
 def check_size(model, height, width, max_pixels):
     """Raises UserError for more pixels than allowed, or than the model can take.
 
@@ -126,12 +160,14 @@ def check_size(model, height, width, max_pixels):
                 f"{tiles.SIDE**2 / 1e6:.1f} megapixels is taken in tiles, but {error}") from error
 
 
-def measure(model: Codec, image: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+def measure(model: Codec, image: np.ndarray, level: int | None = None
+            ) -> tuple[dict[str, float], np.ndarray]:
     """Codes an image for real and measures it.
 
     Args:
       model: an exported model.
       image: uint8 [H, W, 3].
+      level: as of `compress`.
 
     Returns:
       By name: bytes of the file, bpp (of that file), estimated_bpp (information content of its
@@ -142,7 +178,7 @@ def measure(model: Codec, image: np.ndarray) -> tuple[dict[str, float], np.ndarr
     """
     with recording() as encoding:
         start = time.perf_counter()
-        ntc = compress(model, image, max_pixels=sys.maxsize)
+        ntc = compress(model, image, sys.maxsize, level=level)
         encoding_time = time.perf_counter() - start
     with recording() as decoding:
         start = time.perf_counter()
@@ -179,14 +215,15 @@ def measure_file(model: Codec, image: np.ndarray, ntc: bytes, decoded: Decoded,
     }
 
 
-def measure_all(model: Codec, sources: list[data.Source], name: str | None = None
+def measure_all(model: Codec, sources: list[data.Source], name: str | None = None,
+                level: int | None = None
                 ) -> Iterator[tuple[dict[str, str | float], np.ndarray]]:
-    """`measure` for every image of a data set, with a progress bar called `name`.
+    """`measure` for every image of a data set, with a progress bar called `name`; at `level`.
 
     Yields:
       The row of each image, its name under "image", and the decoded image.
     """
-    measure(model, sources[0].read())  # the first run of each operation sets it up
+    measure(model, sources[0].read(), level)  # the first run of each operation sets it up
     for source in tqdm.tqdm(sources, desc=name, unit="image", disable=None):
-        row, decoded = measure(model, source.read())
+        row, decoded = measure(model, source.read(), level)
         yield {"image": source.name, **row}, decoded

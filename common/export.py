@@ -28,6 +28,7 @@ from common.cli import UserError
 from common.entropy import Tables
 from common.exact import Network
 from common.files import NPZ_ERRORS, replacing, write_json
+from common.levels import Levels
 from common.model import Codec
 
 FORMAT = 2
@@ -86,8 +87,8 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
     with precisions.policy(precision):
         model = build(model_class, config)
     load_weights(model, path)
+    model.tables = read_tables(path)
     try:
-        model.tables = Tables(**_arrays(path / "tables.npz"))
         networks = collections.defaultdict(dict)
         for key, array in _arrays(path / "networks.npz").items():
             name, _, key = key.partition("/")
@@ -95,9 +96,17 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
         model.networks = types.MappingProxyType(
             {name: Network.from_arrays(arrays) for name, arrays in networks.items()})
     except NPZ_ERRORS as error:
-        raise UserError(f"{path}: its tables or networks cannot be read ({error})") from None
+        raise UserError(f"{path}: its networks cannot be read ({error})") from None
     model.fingerprint, model.precision = fingerprint(path), precision
     return model
+
+
+def read_tables(path: str | os.PathLike) -> Tables:
+    """The range coder's tables of an exported model. Raises UserError."""
+    try:
+        return Tables(**_arrays(pathlib.Path(path) / "tables.npz"))
+    except NPZ_ERRORS as error:
+        raise UserError(f"{path}: its tables cannot be read ({error})") from None
 
 
 def build(model_class: type[Codec], config: dict) -> Codec:
@@ -188,6 +197,28 @@ def read_config(path: str | os.PathLike) -> dict:
         raise UserError(f"{path} is of format {config['format']}, which a later version of this "
                         f"software writes; this one reads formats 1 to {FORMAT}")
     return config
+
+
+def read_levels(path: str | os.PathLike) -> dict | None:
+    """Arguments of an exported model's `Levels`, but for the channels; None if it has one rate.
+
+    Raises:
+      UserError: as `read_config`.
+    """
+    return read_config(path).get("model", {}).get("levels")
+
+
+def build_levels(path: str | os.PathLike) -> Levels | None:
+    """The levels of an exported model, whose gains are not its own; None if it has one rate.
+
+    Raises:
+      UserError: as `read_config`, or its config is damaged.
+    """
+    arguments = read_levels(path)
+    try:
+        return Levels(channels=1, **arguments) if arguments else None
+    except TypeError as error:
+        raise UserError(f"{path}: its config is damaged ({error})") from None
 
 
 def read_module(path: str | os.PathLike) -> str:

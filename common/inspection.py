@@ -64,19 +64,20 @@ class Inspection(NamedTuple):
     strides: dict[str, int]
 
 
-def inspect(model: Codec, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_PIXELS
-            ) -> Inspection:
+def inspect(model: Codec, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_PIXELS,
+            level: int | None = None) -> Inspection:
     """Codes an image, and keeps what is seen on the way.
 
     Args:
       model: an exported model.
       image: uint8 [H, W, 3].
       max_pixels: larger images, after padding, are refused.
+      level: as of `coding.compress`.
 
     Raises:
       UserError: as `coding.compress`.
     """
-    ntc = coding.compress(model, image, max_pixels)
+    ntc = coding.compress(model, image, max_pixels, level=level)
     decoded = coding.decode(model, ntc)
     generated = model.generate(decoded.latents, quantizers.Round())
 
@@ -192,7 +193,7 @@ def _draw_panel(cell, panel, height, width):
 # --- Filters ----------------------------------------------------------------------------------
 
 
-def filters(model: Codec, values: np.ndarray) -> np.ndarray:
+def filters(model: Codec, values: np.ndarray, level: int | None = None) -> np.ndarray:
     """What each channel of y adds to an image (Yang & Mandt 2023).
 
     That is the image of y that is zero but for one element, less that of zeros. Where the
@@ -201,6 +202,7 @@ def filters(model: Codec, values: np.ndarray) -> np.ndarray:
     Args:
       model: any.
       values: float [C]; of that element in each channel.
+      level: of a model with levels, as of `coding.compress`.
 
     Returns:
       float32 [C, 3 * stride, 3 * stride, 3]; the element's position in the middle.
@@ -209,7 +211,9 @@ def filters(model: Codec, values: np.ndarray) -> np.ndarray:
     margin = (_AROUND - _SHOWN) * model.synthesis.stride
 
     def decode(y):
-        return model.to_image(tf.constant(y))[:, margin:-margin, margin:-margin].numpy()
+        at = model.level_latent(level, len(y))
+        x_hat = model.to_image(tf.constant(y), **at)
+        return x_hat[:, margin:-margin, margin:-margin].numpy()
 
     zeros = np.zeros([1, side, side, channels], np.float32)
     nothing, responses = decode(zeros), []
@@ -232,16 +236,16 @@ class ChannelUse(NamedTuple):
     sizes: np.ndarray
 
 
-def measure_channels(model: Codec, image: np.ndarray) -> ChannelUse:
+def measure_channels(model: Codec, image: np.ndarray, level: int | None = None) -> ChannelUse:
     """How the channels of y are used in a uint8 image [H, W, 3]."""
-    generated = model.generate(coding.infer(model, image), quantizers.Round())
+    generated = model.generate(coding.infer(model, image, level), quantizers.Round())
     bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, generated.latents))
     return ChannelUse(bits.sum(axis=(0, 1)) / (image.shape[0] * image.shape[1]),
                       np.sqrt(np.mean(y**2, axis=(0, 1))))
 
 
 def draw_filters(path: str | os.PathLike, model: Codec, title: str,
-                 uses: Sequence[ChannelUse] = ()) -> None:
+                 uses: Sequence[ChannelUse] = (), level: int | None = None) -> None:
     """Draws `filters`, each scaled to fill the range of colours around grey.
 
     Args:
@@ -250,6 +254,7 @@ def draw_filters(path: str | os.PathLike, model: Codec, title: str,
       title: what goes before the explanation.
       uses: of the channels in some images: those with the highest mean rates come first, and the
         elements are as large as there. Without any they are 1, in the order of the channels.
+      level: as of `filters`.
     """
     channels = model.analysis.out_channels
     if uses:
@@ -262,7 +267,7 @@ def draw_filters(path: str | os.PathLike, model: Codec, title: str,
         order, values = np.arange(channels), np.ones(channels)
         labels = [str(i) for i in order]
         value = "1"
-    response = filters(model, values)[order]
+    response = filters(model, values, level)[order]
     largest = np.abs(response).max(axis=(1, 2, 3), keepdims=True)
     pictures = 0.5 + response / (2 * np.maximum(largest, 1e-9))
     lines, size = -(-channels // _TILE_COLUMNS), pictures.shape[1] + _GAP

@@ -44,6 +44,7 @@ from common import (
     runs,
     schedules,
     tables,
+    targets,
 )
 from common.cli import UserError
 from common.files import replacing, write_json
@@ -135,14 +136,14 @@ class Refiner:
     Args:
       model: an exported model.
       config: a method.
-      rd_lambda: weight of the distortion.
+      rd_lambda: weight of the distortion; None for that of the level, in a model with levels.
       **objective: distortion, rate_weight and lpips_weight, as of `objectives.per_image`.
 
     Raises:
       UserError: the method's settings make none.
     """
 
-    def __init__(self, model: Codec, config, rd_lambda: float, **objective):
+    def __init__(self, model: Codec, config, rd_lambda: float | None, **objective):
         if config.quantizer not in _QUANTIZERS:
             raise UserError(f"unknown quantizer '{config.quantizer}' for inference; known: "
                             f"{', '.join(_QUANTIZERS)}")
@@ -153,22 +154,25 @@ class Refiner:
             raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
         self._model = model
         self._config = config
-        self._objective = dict(rd_lambda=rd_lambda, **objective)
+        self._rd_lambda = rd_lambda
+        self._objective = objective
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
         self._step = self._check = None
 
-    def __call__(self, x: tf.Tensor, progress: str | None = None) -> Refined:
+    def __call__(self, x: tf.Tensor, progress: str | None = None, level: int | None = None
+                 ) -> Refined:
         """Refines the latents that the encoder infers from images.
 
         Args:
           x: float32 [B, H, W, 3] in [0, 1].
           progress: what to call a progress bar; none by default.
+          level: of a model with levels, as of `Codec.infer`.
         """
-        latents = self._model.infer(x)
+        latents = self._model.infer(x, level=level)
         self._compile(latents)
-        moments = [tf.nest.map_structure(tf.zeros_like, latents) for _ in range(2)]
+        moments = [tf.nest.map_structure(tf.zeros_like, _movable(latents)) for _ in range(2)]
         best, best_loss, since_best = None, np.full(len(x), np.inf), 0
         traces = [[] for _ in x]
         loss = [np.nan] * len(x)
@@ -187,7 +191,8 @@ class Refiner:
                     better = measured["rd_loss"] < best_loss
                     best_loss = np.where(better, measured["rd_loss"], best_loss)
                     best = rounded if best is None else {
-                        name: tf.where(better[:, None, None, None], rounded[name], value)
+                        name: tf.where(tf.reshape(better, [-1, *[1] * (value.shape.rank - 1)]),
+                                       rounded[name], value)
                         for name, value in best.items()}
                     since_best = 0 if np.any(better) else since_best + 1
                     bar.set_postfix(rd_loss=float(np.mean(best_loss)))
@@ -198,11 +203,11 @@ class Refiner:
                 bar.update()
         return Refined(best, traces)
 
-    def infer(self, model: Codec, image: np.ndarray) -> Latents:
+    def infer(self, model: Codec, image: np.ndarray, level: int | None = None) -> Latents:
         """As `coding.infer`: the refined latents of a uint8 image [H, W, 3], in a batch of one."""
         _check_sides(image, self._objective, "the image")
         with stage("refinement"):
-            return self(data.to_float(image)[None], "refinement").latents
+            return self(data.to_float(image)[None], "refinement", level).latents
 
     def _temperature(self, step):
         if not self._config.temperature:
@@ -213,16 +218,23 @@ class Refiner:
         if self._step is not None:
             return
         image = tf.TensorSpec([None, None, None, 3], tf.float32)
-        spec = {name: tf.TensorSpec([None, None, None, value.shape[-1]], tf.float32)
-                for name, value in latents.items()}
+        moving = {name: tf.TensorSpec([None, None, None, value.shape[-1]], tf.float32)
+                  for name, value in _movable(latents).items()}
+        spec = {name: moving.get(name, tf.TensorSpec([None], tf.int32)) for name in latents}
         self._check = tf.function(self._check_graph, [image, spec], autograph=False)
         self._step = tf.function(
-            self._step_graph, [image, spec, [spec, spec], spec, tf.TensorSpec([], tf.int32)],
-            autograph=False)
+            self._step_graph,
+            [image, spec, [moving, moving], moving, tf.TensorSpec([], tf.int32)], autograph=False)
+
+    def _per_image(self, x, generated, **options):
+        rd_lambda = self._rd_lambda
+        if rd_lambda is None:
+            rd_lambda = self._model.levels.rd_lambda(generated.latents["level"])
+        return objectives.per_image(x, generated, rd_lambda, **self._objective, **options)
 
     def _check_graph(self, x, latents):
         generated = self._model.generate(latents, quantizers.Round())
-        measured = objectives.per_image(x, generated, eight_bit=True, **self._objective)
+        measured = self._per_image(x, generated, eight_bit=True)
         return measured, generated.latents, grid_of(generated)
 
     def _step_graph(self, x, latents, moments, grid, step):
@@ -230,25 +242,33 @@ class Refiner:
         quantizer = quantizers.OnGrid(
             _QUANTIZERS[self._config.quantizer](seed, self._temperature(step)), grid,
             quantizers.UniformNoise(seed).noise)
+        moving = _movable(latents)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(latents)
+            tape.watch(moving)
             generated = self._model.generate(latents, quantizer)
-            loss = objectives.per_image(x, generated, **self._objective)["rd_loss"]
+            loss = self._per_image(x, generated)["rd_loss"]
             # In bits, so that Adam's epsilon means the same for images of all sizes.
             bits = tf.reduce_sum(loss) * tf.cast(tf.size(x[0, :, :, 0]), tf.float32)
-        gradients = tape.gradient(bits, latents)
-        latents, moments = adam(latents, gradients, moments, step, self._rate(step))
-        return loss, latents, moments
+        gradients = tape.gradient(bits, moving)
+        moving, moments = adam(moving, gradients, moments, step, self._rate(step))
+        return loss, {**latents, **moving}, moments
+
+
+def _movable(latents: Latents) -> Latents:
+    """All latents but the level, which is what it is."""
+    return {name: value for name, value in latents.items() if name != "level"}
 
 
 def grid_of(generated: Generated) -> Latents:
     """For each latent the offset of its grid, of its shape; 0 if no quantizer met it."""
     return {name: tf.broadcast_to(generated.offsets.get(name, 0.0), tf.shape(value))
-            for name, value in generated.latents.items()}
+            for name, value in _movable(generated.latents).items()}
 
 
 def objective(path: str | os.PathLike, **given) -> dict:
     """What to refine for: rd_lambda, distortion, rate_weight and lpips_weight.
+
+    For a model with levels rd_lambda is None unless it is given: it is that of the level.
 
     Args:
       path: folder of an exported model.
@@ -258,14 +278,16 @@ def objective(path: str | os.PathLike, **given) -> dict:
       UserError: rd_lambda is neither given nor in the model's config, or not positive, or there is
         no such distortion.
     """
-    train = export.read_config(path).get("train", {})
+    levels, train = export.read_levels(path), export.read_config(path).get("train", {})
+    if levels:
+        train = {**train, "rd_lambda": None}
     # Models of earlier versions were all trained for MSE at a fixed lambda.
     defaults = dict(rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
     chosen = {name: train.get(name, default) if given.get(name) is None else given[name]
               for name, default in defaults.items()}
-    if chosen["rd_lambda"] is None:
+    if chosen["rd_lambda"] is None and not levels:
         raise UserError(f"the config of {path} has no train.rd_lambda; give one")
-    if not 0 < chosen["rd_lambda"] < math.inf:
+    if chosen["rd_lambda"] is not None and not 0 < chosen["rd_lambda"] < math.inf:
         raise UserError(f"rd_lambda is {chosen['rd_lambda']:g}; need a positive number")
     for name in ("rate_weight", "lpips_weight"):
         if not 0 <= chosen[name] < math.inf:
@@ -304,7 +326,8 @@ def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
         precision="auto",
         # The loss, rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS: that of the
         # model's training, for what is not given.
-        rd_lambda=config_dict.placeholder(float),
+        rd_lambda=config_dict.placeholder(float),  # of a model with levels: that of the level
+        quality=config_dict.placeholder(float),  # 0 to 100, for a model with levels; by default 50
         distortion=config_dict.placeholder(str),
         rate_weight=config_dict.placeholder(float),
         lpips_weight=config_dict.placeholder(float),
@@ -368,6 +391,9 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[ta
     batches = _batches(config)
     # What tables say of files holds on other machines.
     model = export.load(model_class, path)
+    level = targets.level(model, config.quality)
+    if config.rd_lambda is None:
+        config.rd_lambda = float(model.levels.rd_lambda(level))
     refiner = Refiner(model if chosen == "float32" else export.load(model_class, path, chosen),
                       config.itinf, **_objective(config))
     runs.claim(workdir, {**runs.record(model_class, config), "fingerprint": model.fingerprint},
@@ -377,14 +403,14 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[ta
         for batch in batches:
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
-                _refine(model, refiner, batch, config, workdir)
+                _refine(model, refiner, batch, level, config, workdir)
             rows |= {source: tables.read_row(
                 json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
     rows = [rows[source] for source in data.find(config.data)]
     rows.append(tables.mean_row(rows))
     tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
-                method=config.itinf.to_dict(), precision=chosen, dataset=config.data,
+                method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,
                 **_objective(config))
     return rows
 
@@ -413,19 +439,18 @@ def _batches(config) -> list[list[data.Source]]:
             for i in range(0, len(same), config.batch_size)]
 
 
-def _refine(model, refiner, batch, config, workdir):
+def _refine(model, refiner, batch, level, config, workdir):
     """Refines a batch of images, and writes the folders of those that have none."""
     pictures = [source.read() for source in batch]
     start = time.perf_counter()
-    refined = refiner(data.to_float(np.stack(pictures)), batch[0].name)
+    refined = refiner(data.to_float(np.stack(pictures)), batch[0].name, level)
     seconds = (time.perf_counter() - start) / len(batch)
     for i, (source, picture) in enumerate(zip(batch, pictures)):
         if _result(workdir, source).exists():
             continue
         latents = {name: value[i:i + 1] for name, value in refined.latents.items()}
-        base, *_ = _code(model, picture, coding.infer, config)
-        best, ntc, decoded, reconstruction = _code(
-            model, picture, lambda *_, latents=latents: latents, config)
+        base, *_ = _code(model, picture, coding.infer(model, picture, level), config)
+        best, ntc, decoded, reconstruction = _code(model, picture, latents, config)
         with replacing(workdir / _folder(source)) as folder:
             folder.mkdir()
             tables.write_csv(folder / "trace.csv", refined.traces[i])
@@ -446,9 +471,9 @@ def _objective(config):
             for name in ("rd_lambda", "distortion", "rate_weight", "lpips_weight")}
 
 
-def _code(model, picture, to_latents, config):
+def _code(model, picture, latents, config):
     """Of a file with these latents: its measurements, its bytes, their content, its image."""
-    ntc = coding.compress(model, picture, sys.maxsize, to_latents)
+    ntc = coding.encode(model, latents, *picture.shape[:2])
     decoded = coding.decode(model, ntc, sys.maxsize)
     reconstruction = coding.reconstruct(model, decoded)
     row = coding.measure_file(model, picture, ntc, decoded, reconstruction)

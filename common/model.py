@@ -13,6 +13,7 @@ Outside of graphs, where images are coded, infer and the synthesis take large im
 so do encode and decode (common/tiles.py).
 """
 
+import contextlib
 import types
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -20,9 +21,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import data, entropy, exact, images, quantizers, tiles
+from common import data, entropy, exact, images, quantizers, tiles, transforms
+from common.levels import Levels
 
-# Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's.
+# Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's. Models with
+# levels have a "level" too, int32 [B].
 Latents = dict[str, tf.Tensor]
 
 
@@ -66,10 +69,15 @@ class Generated(NamedTuple):
 class Codec(tf.keras.Model):
     """Base of the codecs: a nonlinear transform of the image and an entropy model of the latents.
 
-    Subclasses set `analysis` and `synthesis` and define `priors` and the four verbs. Images are
-    float32 in [0, 1], or to be inferred from also uint8, and may have any height and width.
+    Subclasses define `_priors`, `_infer_hyper` and the other three verbs. Images are float32 in
+    [0, 1], or to be inferred from also uint8, and may have any height and width.
+
+    Args:
+      analysis, synthesis: transforms as in `transforms.build`.
+      levels: None for a model of one rate; else arguments of `Levels` (common/levels.py).
 
     Attributes:
+      levels: see above.
       tables: the range coder's tables; None until `prepare_coding` or an exported model sets them.
       networks: in integers, those whose outputs encoder and decoder must agree on; set likewise.
       fingerprint: of the exported model that it was loaded from, else None.
@@ -82,13 +90,24 @@ class Codec(tf.keras.Model):
     fingerprint: str | None = None
     precision: str = "float32"
 
-    def __init__(self):
+    def __init__(self, analysis, synthesis, levels: dict | None = None):
         # Whatever the precision of its transforms, Keras should not round the images.
         super().__init__(dtype="float32")
+        self.analysis = transforms.build(analysis)
+        self.synthesis = transforms.build(synthesis)
+        self.levels = levels and Levels(self.analysis.out_channels, **levels)
+        if self.levels:
+            self.levels.condition("analysis", self.analysis)
+            self.levels.condition("synthesis", self.synthesis)
 
     @property
     def priors(self) -> list:
         """The priors, in the order of their distributions within `tables`."""
+        return [*self._priors, *([self.levels] if self.levels else [])]
+
+    @property
+    def _priors(self) -> list:
+        """Those of all latents but the level."""
         raise NotImplementedError
 
     @property
@@ -106,11 +125,44 @@ class Codec(tf.keras.Model):
         """The transforms that take large images in tiles."""
         return [self.analysis, self.synthesis]
 
-    def infer(self, x: tf.Tensor, training: bool = False) -> Latents:
+    def infer(self, x: tf.Tensor, training: bool = False, level=None) -> Latents:
         """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C].
 
-        `training` lets batch normalisation take the statistics of the batch.
+        Args:
+          x: the image.
+          training: let batch normalisation take the statistics of the batch.
+          level: of a model with levels, for all images or int32 [B]; by default that in the middle.
         """
+        return self.at_level(self.to_latent(x, training, level), training, level)
+
+    def at_level(self, y: tf.Tensor, training: bool = False, level=None) -> Latents:
+        """The latents at a level, of an image for which `to_latent` returned `y`.
+
+        That is the same for all levels unless convolutions have scales. Arguments as of `infer`.
+        """
+        latents = self.level_latent(level, _batch(y))
+        if latents:
+            y = self.levels.apply_gain(y, latents["level"])
+        return {**latents, "y": y, **self._infer_hyper(y, training)}
+
+    def level_latent(self, level, batch) -> Latents:
+        """The latent "level" int32 [batch], in a model with levels; else none.
+
+        Raises:
+          ValueError: the model has no such level, or none at all.
+        """
+        if self.levels is None:
+            if level is not None:
+                raise ValueError("this model was trained for one rate: it has no levels")
+            return {}
+        if level is None:
+            level = self.levels.at_quality(50)
+        if isinstance(level, int) and not 0 <= level < self.levels.count:
+            raise ValueError(f"level {level}: this model has 0 to {self.levels.count - 1}")
+        return {"level": self.levels.latent(level, batch)}
+
+    def _infer_hyper(self, y: tf.Tensor, training: bool) -> Latents:
+        """The other latents of an image, from y at its level."""
         raise NotImplementedError
 
     def generate(self, latents: Latents, quantizer, training: bool = False) -> Generated:
@@ -132,26 +184,56 @@ class Codec(tf.keras.Model):
         """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
         raise NotImplementedError
 
-    def call(self, x: tf.Tensor) -> Generated:
+    def call(self, x: tf.Tensor, level=None) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
-        generated = self.generate(self.infer(x), quantizers.Round())
+        generated = self.generate(self.infer(x, level=level), quantizers.Round())
         return generated._replace(x_hat=images.crop_to(generated.x_hat, x))
 
-    def to_latent(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
-        """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride."""
+    def to_latent(self, x: tf.Tensor, training: bool = False, level=None) -> tf.Tensor:
+        """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride.
+
+        In a model with levels it is y before its gain; see `at_level`. Arguments as of `infer`.
+        """
         stride = self.analysis.stride
 
         def centred(x):
             x = data.to_float(x) if x.dtype == np.uint8 else x
             return images.pad_to_multiple(x, stride) - 0.5
 
-        return tiles.run(self.analysis, x, down=stride, before=centred, training=training)
+        with self._at(self.level_latent(level, _batch(x)).get("level")):
+            return tiles.run(self.analysis, x, down=stride, before=centred, training=training)
 
     def to_image(self, y: tf.Tensor, training: bool = False,
-                 finish: Callable[[tf.Tensor], tf.Tensor] = tf.identity) -> tf.Tensor:
-        """Quantised y -> image at the padded size; `finish` acts on each of its pixels."""
-        return tiles.run(self.synthesis, y, up=self.synthesis.stride,
-                         after=lambda x: finish(x + 0.5), training=training)
+                 finish: Callable[[tf.Tensor], tf.Tensor] = tf.identity, *,
+                 level: tf.Tensor | None = None) -> tf.Tensor:
+        """Quantised y -> image at the padded size; `finish` acts on each of its pixels.
+
+        In a model with levels y is that of `level`, int32 [B].
+        """
+        def unamplified(y):
+            return self.levels.apply_inverse(y, level) if self.levels else y
+
+        with self._at(level):
+            return tiles.run(self.synthesis, y, up=self.synthesis.stride, before=unamplified,
+                             after=lambda x: finish(x + 0.5), training=training)
+
+    def _at(self, level):
+        return self.levels.at(level) if self.levels else contextlib.nullcontext()
+
+    def _level_bits(self, latents: Latents) -> dict[str, tf.Tensor]:
+        """The information content of the level, by name; empty in a model of one rate."""
+        return {"level": self.levels.bits(latents["level"])} if self.levels else {}
+
+    def _encode_level(self, latents: Latents, coder) -> None:
+        if self.levels:
+            self.levels.encode(latents["level"], coder, self._level_number)
+
+    def _decode_level(self, coder) -> Latents:
+        return {"level": self.levels.decode(coder, self._level_number)} if self.levels else {}
+
+    @property
+    def _level_number(self):
+        return sum(prior.distributions for prior in self._priors)
 
     def initialize(self) -> None:
         """Creates all weights."""
@@ -180,3 +262,8 @@ class Codec(tf.keras.Model):
         self.update_offsets()
         self.tables = entropy.Tables.build(self.priors)
         self.networks = types.MappingProxyType(self.integer_networks())
+
+
+def _batch(x) -> int | tf.Tensor:
+    """Length of the first axis; of a large array without making a tensor of it."""
+    return tf.shape(x)[0] if x.shape[0] is None else x.shape[0]

@@ -29,19 +29,22 @@ def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, **options
 
 
 def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
-              rate_weight=1.0, lpips_weight: float = 0.0, eight_bit: bool = False
+              rate_weight=1.0, lpips_weight: float = 0.0, weight=1.0, eight_bit: bool = False
               ) -> dict[str, tf.Tensor]:
-    """The loss  rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS  and its parts.
+    """The loss and its parts,
+
+        weight * (rate_weight * bpp + rd_lambda * distortion + lpips_weight * LPIPS).
 
     Rates are in bits per pixel of `x`, MSE is on the 0..255 scale, everything in float32.
 
     Args:
       x: original, float32 [B, H, W, 3] in [0, 1].
       generated: from `Codec.generate`; its image may be larger than `x` and is cropped.
-      rd_lambda: weight of the distortion; float or scalar tensor.
+      rd_lambda: weight of the distortion; a float, or a tensor [] or [B].
       distortion: "mse", or "ms_ssim" for 1 - MS-SSIM.
       rate_weight: see above; float or scalar tensor.
       lpips_weight: see above. If it is 0, LPIPS is not measured.
+      weight: of an image among others; a float, or a tensor [B].
       eight_bit: measure on images rounded to 8 bits, as in evaluation. Has no gradient.
 
     Returns:
@@ -69,7 +72,7 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str 
     if lpips_weight:
         measured["lpips"] = lpips.network()(x, x_hat)
         loss += lpips_weight * measured["lpips"]
-    return {"rd_loss": loss, **measured}
+    return {"rd_loss": weight * loss, **measured}
 
 
 def check_side(side: int, name: str, distortion: str, lpips_weight: float) -> None:

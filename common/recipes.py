@@ -33,7 +33,7 @@ def yang2023() -> config_dict.ConfigDict:
         train=dict(
             num_steps=1_800_000,
             distortion="mse",  # or "ms_ssim": then rd_lambda is one of MS_SSIM_LAMBDAS
-            rd_lambda=0.01,
+            rd_lambda=0.01,  # models with levels have a range of them instead
             rd_lambda_warmup=dict(factor=10.0, until=0.2, at_most=0.01),
             lpips_weight=0.0,  # of LPIPS in the loss; its weights come with `make lpips`
             # Bits per pixel to train for: rd_lambda stays, and rate_control weighs the rate.
@@ -54,6 +54,17 @@ def yang2023() -> config_dict.ConfigDict:
             warm_start=config_dict.placeholder(str),
         ),
     ))
+
+
+def add_levels(config: config_dict.ConfigDict, rd_lambda=(0.0015, 0.06)) -> None:
+    """Makes the model of a config one for all rates, from one lambda to another (common/levels.py).
+
+    A level for every half of --quality's 0 to 100: files then differ by less than 2 % from one to
+    the next, and of 201 levels eight codings find that of a file of given size.
+    """
+    config.model.levels = dict(count=201, rd_lambda=rd_lambda, scales=True)
+    config.train.rd_lambda = config_dict.placeholder(float)
+    config.train.rd_lambda_warmup.factor = 1.0  # the high levels are warm
 
 
 def yang2020() -> config_dict.ConfigDict:

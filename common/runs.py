@@ -190,7 +190,7 @@ def _assemble(values: flags.FlagValues, package: str,
 
 # Runs of an experiment may differ in these, as entries of its sweep do. Of runs that differ in
 # others, the points would be of one curve.
-_NAMED = ("seed", "train.rd_lambda", "train.rate_target", "rd_lambda", "model")
+_NAMED = ("seed", "train.rd_lambda", "train.rate_target", "rd_lambda", "quality", "model")
 
 
 def _runname(name, config, telling, given) -> str:

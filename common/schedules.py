@@ -228,18 +228,19 @@ def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
         raise UserError(f"schedule {name}: {error}") from error
 
 
-def rd_lambda(step, value: float, num_steps: int, factor: float, until: float, at_most: float):
+def rd_lambda(step, value, num_steps: int, factor: float, until: float, at_most: float):
     """Lambda at `step`, float32: `factor` times `value` during the first part of training.
 
     Small lambdas start larger, so that the latents do not collapse (Yang & Mandt 2023).
 
     Args:
       step: integer or integer tensor.
-      value: the lambda to end with.
+      value: the lambda to end with, or a tensor of several.
       num_steps: length of training.
       factor: multiplier during warm-up.
       until: fraction of the training that warm-up takes.
       at_most: larger values of lambda are not warmed up.
     """
     warming = tf.cast(step, tf.float32) < until * num_steps
-    return tf.where(warming, value * (factor if value <= at_most else 1.0), value)
+    value = tf.convert_to_tensor(value, tf.float32)
+    return tf.where(warming & (value <= at_most), value * factor, value)

@@ -33,7 +33,7 @@ import tensorflow_compression as tfc
 
 from common import exact
 from common.cli import UserError
-from common.transforms import attention, layers
+from common.transforms import attention, convolution, layers
 
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes
 # up to 1.4 GB. Smaller tiles would be faster, but not those of HiFiC, whose synthesis sees far.
@@ -86,7 +86,7 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
         return after(transform(before(x), **options))
     if fits(x.shape[1] * up, x.shape[2] * up, max(up, down), side):
         x = before(x)
-        return after((transform if training is None else _graph(transform, x.shape[-1]))(x))
+        return after(transform(x) if training is None else _in_graph(transform, x))
     scale = Fraction(up, down)
     whole = Reach(grid=down).then(reach(transform))
     size = [math.ceil(length * scale) for length in x.shape[1:3]]
@@ -107,21 +107,28 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
         tile, [tf.convert_to_tensor(results.pop(0)) for _ in range(len(results))])
 
 
-def _graph(transform, channels) -> Callable:
-    """A transform that is not training, as a graph for inputs of all sizes.
+def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
+    """A transform that is not training, by a graph for inputs of all sizes.
 
     There, convolution, bias and activation are one operation, which takes a pass over memory each
     by themselves: a quarter of the time in bfloat16. The first call takes as long as without.
     """
-    if "_graph" not in transform.__dict__:
-        def call(x):
-            return transform(x, training=False)
+    # What depends on the level, see common/transforms/convolution.py, is faster for all images of
+    # a batch alike.
+    t = convolution.position.get(tf.zeros(1))
+    # Not by Keras's setattr, which would make a part of the model of it.
+    graphs = transform.__dict__.setdefault("_graphs", {})
+    key = min(len(t), 2)
+    if key not in graphs:
+        def call(x, t):
+            with convolution.at(t):
+                return transform(x, training=False)
 
-        # Not by Keras's setattr, which would make a part of the model of it.
-        transform.__dict__["_graph"] = tf.function(
-            call, [tf.TensorSpec([None, None, None, channels])], autograph=False
+        spec = tf.TensorSpec([1 if key == 1 else None])
+        graphs[key] = tf.function(
+            call, [tf.TensorSpec([None, None, None, x.shape[-1]]), spec], autograph=False
         ).get_concrete_function()  # or TensorFlow warns of as many traces as transforms
-    return transform.__dict__["_graph"]
+    return graphs[key](tf.convert_to_tensor(x), t)
 
 
 def _cut(size: int, unit: int, most: int) -> list[tuple[int, int]]:

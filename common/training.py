@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from common import (
     data,
@@ -43,6 +45,8 @@ from common.model import Codec
 
 # What the command line says of a component: its class, or arguments that the config need not have.
 _COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
+# How many levels are validated, if the codec has some.
+_LEVELS = 5
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
 
@@ -111,15 +115,17 @@ class Trainer(tf.keras.Model):
         key = quantizers.fold_in([self._config.seed, 0], step)
         quantizer = quantizers.for_training(
             self._config.train.quantizer, key, step, self._config.train.num_steps)
-        rd_lambda = schedules.rd_lambda(
-            step, self._config.train.rd_lambda, self._config.train.num_steps,
-            **self._config.train.rd_lambda_warmup)
+        level = self.draw_levels(x)
+        rd_lambda, weight = _weights(self.codec, self._config, level)
+        rd_lambda = schedules.rd_lambda(step, rd_lambda, self._config.train.num_steps,
+                                        **self._config.train.rd_lambda_warmup)
         with tf.GradientTape() as tape:
-            latents = self.codec.infer(x, training=True)
+            latents = self.codec.infer(x, training=True, level=level)
             generated = self.codec.generate(latents, quantizer, training=True)
             rate_weight = self._rate_weight(step, x, latents, generated)
             measured = objectives.rate_distortion(
-                x, generated, rd_lambda, rate_weight=rate_weight, **_objective(self._config))
+                x, generated, rd_lambda, weight=weight, rate_weight=rate_weight,
+                **_objective(self._config))
             additional, judged = self.additional_loss(
                 x, images.crop_to(generated.x_hat, x), generated.latents["y"])
             # The optimiser adds up the gradients of all replicas.
@@ -135,8 +141,23 @@ class Trainer(tf.keras.Model):
                 average.assign(decay * average + (1 - decay) * weight if weight.trainable
                                else weight)
         # Keras brings its learning rate up to date in `apply_gradients`.
-        return {**measured, **judged, "rd_lambda": rd_lambda, "rate_weight": rate_weight,
+        return {**measured, **judged, "rd_lambda": tf.reduce_mean(rd_lambda),
+                "rate_weight": rate_weight,
                 "learning_rate": tf.identity(self.optimizer.learning_rate)}
+
+    def draw_levels(self, x: tf.Tensor, stream: int = 1) -> tf.Tensor | None:
+        """The levels at which a step takes images: int32 [B], or None if the codec has none.
+
+        They are a function of seed, step, `stream` and the images' places in the batch of all
+        replicas together.
+        """
+        if not self.codec.levels:
+            return None
+        replicas, index = distribution.replica()
+        batch = tf.shape(x)[0]
+        key = quantizers.fold_in([self._config.seed, stream], self.optimizer.iterations)
+        levels = self.codec.levels.draw(key, replicas * batch)
+        return levels[index * batch:(index + 1) * batch]
 
     def note(self, measured: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The means over all replicas of what was measured in a step; `window` has them too."""
@@ -161,7 +182,7 @@ class Trainer(tf.keras.Model):
 
 
 class Validator:
-    """Validation: the objective of 8-bit images, on one device.
+    """Validation: the objective of 8-bit images, on one device; if there are levels, at some.
 
     Keras's `evaluate`, within `fit`, would share each image among all devices.
 
@@ -176,19 +197,36 @@ class Validator:
         self._config = config
         self._control = control
         self._measure = tf.function(
-            self._measure, input_signature=[tf.TensorSpec([1, None, None, 3])], autograph=False,
-            jit_compile=_jit_compile(config.train.jit_compile))
+            self._measure, autograph=False, jit_compile=_jit_compile(config.train.jit_compile),
+            input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1], tf.int32)])
 
-    def __call__(self, photos: tf.data.Dataset) -> dict[str, float]:
-        """The means over a data set as of `data.whole_images` of what the objective measures."""
-        rows = [self._measure(photo) for photo in photos]
-        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    def __call__(self, photos: tf.data.Dataset) -> dict[int, dict[str, float]]:
+        """The means over a data set as of `data.whole_images` of what the objective measures.
 
-    def _measure(self, x):
+        By level; in a model of one rate under 0.
+        """
+        levels = self._codec.levels.spread(_LEVELS) if self._codec.levels else [0]
+        rows = {level: [] for level in levels}
+        for photo in photos:
+            for level in levels:
+                rows[level].append(self._measure(photo, tf.constant([level])))
+        return {level: {name: float(np.mean([row[name] for row in of_level]))
+                        for name in of_level[0]} for level, of_level in rows.items()}
+
+    def _measure(self, x, level):
+        level = level if self._codec.levels else None
+        rd_lambda, weight = _weights(self._codec, self._config, level)
         rate_weight = self._control.mean_weight if self._control else 1.0
         return objectives.rate_distortion(
-            x, self._codec(x), self._config.train.rd_lambda, rate_weight=rate_weight,
+            x, self._codec(x, level), rd_lambda, weight=weight, rate_weight=rate_weight,
             eight_bit=True, **_objective(self._config))
+
+
+def _weights(codec, config, level):
+    """Lambda, and the weight of an image among others; of the images of a batch at levels [B]."""
+    if level is None:
+        return config.train.rd_lambda, 1.0
+    return codec.levels.rd_lambda(level), codec.levels.weight(level)
 
 
 class _Means(tf.Module):
@@ -328,11 +366,11 @@ class Journal(tf.keras.callbacks.Callback):
 
     def _settle(self) -> dict[str, float]:
         """What is to be done at the end of an interval; returns what validation measured."""
-        measured = self._validate()
+        by_level, measured = self._validate(), {}
         self._settling = True
         export.require_finite(self._trainer.codec, f"step {self.step}")
-        if measured:
-            self._take_note(measured)
+        if by_level:
+            measured = self._take_note(by_level)
         else:  # then the last is the best
             self._write_window()
             self._export()
@@ -344,20 +382,27 @@ class Journal(tf.keras.callbacks.Callback):
 
     def validate(self) -> None:
         """Measures and exports the model as it is before training."""
-        measured = self._validate()
-        if measured:
-            self._take_note(measured)
+        by_level = self._validate()
+        if by_level:
+            self._take_note(by_level)
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[int, dict[str, float]]:
         self._trainer.update_offsets()
         if self._validation is None:
             return {}
         return self._validator(self._validation)
 
-    def _take_note(self, measured: dict[str, float]) -> None:
+    def _take_note(self, by_level: dict[int, dict[str, float]]) -> dict[str, float]:
+        """Acts on what validation measured; returns the means over all levels."""
         self._write_window()
+        rows = [*by_level.values()]
+        measured = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         self._require_finite(measured["rd_loss"])
         self._write("validation", measured)
+        if self._trainer.codec.levels:
+            for level, row in by_level.items():
+                self._write(f"validation/level={level}", row)
+            self._write_curve(rows)
         self._write_pictures()
         self._rate.observe(measured["rd_loss"])
         control = self._trainer.rate_control
@@ -373,6 +418,7 @@ class Journal(tf.keras.callbacks.Callback):
         elif measured["rd_loss"] < float(self._best_loss):
             self._best_loss.assign(measured["rd_loss"])
             self._export()
+        return measured
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
@@ -406,6 +452,18 @@ class Journal(tf.keras.callbacks.Callback):
             for name, value in values.items():
                 tf.summary.scalar(f"{split}/{name}", value, self.step)
 
+    def _write_curve(self, rows):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([row["bpp"] for row in rows], [row["psnr"] for row in rows], "o-")
+        axes.set(xlabel="bits per pixel", ylabel="PSNR (RGB), dB", title=f"step {self.step}")
+        axes.grid(alpha=0.3)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        with self._writer.as_default():
+            picture = np.asarray(canvas.buffer_rgba())[None, ..., :3]
+            tf.summary.image("validation/curve", picture, self.step)
+
     def _write_pictures(self):
         with self._writer.as_default():
             for i, picture in enumerate(self._pictures):
@@ -432,6 +490,10 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike,
       UserError: a mistake in the config or the data, or a loss that is not finite.
     """
     workdir = pathlib.Path(workdir)
+    if config.model.get("levels"):  # one lambda says nothing of them
+        config = config.copy_and_resolve_references()
+        with config.train.ignore_type():
+            config.train.rd_lambda = None
     begun = bool(tf.train.latest_checkpoint(str(workdir / "checkpoints")))
     # A run goes on as it began, on any machine.
     chosen = precision.choose(
@@ -589,6 +651,12 @@ def _check(config, replicas: int) -> None:
     if config.train.export_dtype not in weights.DTYPES:
         raise UserError(f"train.export_dtype is '{config.train.export_dtype}'; known: "
                         f"{', '.join(weights.DTYPES)}")
+    if not config.model.get("levels") and config.train.rd_lambda is None:
+        raise UserError("train.rd_lambda is None, as for models with model.levels, which this one "
+                        "has not; give the lambda to train for")
+    if config.model.get("levels") and config.train.rate_target is not None:
+        raise UserError("train.rate_target is for models of one rate; those with model.levels have "
+                        "a range of them")
     if config.seed < 0:
         raise UserError(f"seed is {config.seed}; need at least 0")
     if config.data.batch_size % (config.data.crops_per_image * replicas):
@@ -607,8 +675,10 @@ def _check_distortion(config, validation_sources: list[data.Source]) -> None:
         objectives.check_side(side, name, config.train.distortion, config.train.lpips_weight)
     if config.train.distortion != "ms_ssim":
         return
-    if config.train.rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
-        raise UserError(f"train.rd_lambda {config.train.rd_lambda:g} is one for MSE: nothing would "
+    levels = config.model.get("levels")
+    rd_lambda = min(levels.rd_lambda) if levels else config.train.rd_lambda
+    if rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
+        raise UserError(f"rd_lambda {rd_lambda:g} is one for MSE: nothing would "
                         "be left of the image; for MS-SSIM, CompressAI has "
                         f"{min(recipes.MS_SSIM_LAMBDAS):g} to {max(recipes.MS_SSIM_LAMBDAS):g}")
 

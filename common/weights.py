@@ -6,6 +6,7 @@ Names follow the architecture, and depend neither on Python's attributes nor on 
     synthesis/0/activation/reparam_gamma   of the GDN that is the activation of that layer
     analysis/9/0/trunk/2/1/bias            a list of layers within a layer is numbered too
     z_prior/matrix_0, z_prior/offset       of a learned density
+    levels/log_gain, levels/analysis.9.0   gains of y, and scales of that layer's outputs by level
 
 Layers are counted from 0 in the order in which they compute, those without weights too. Kernels are
 [rows, columns, inputs, outputs], but for Keras's transposed convolutions, which `layers.deconv` has
@@ -44,7 +45,7 @@ def named(layers: Parts) -> dict[str, tf.Variable]:
     """
     found = {}
     for prefix, layer in layers.items():
-        inner = named(_inner(layer))
+        inner = named(within(layer))
         known = {weight.ref() for weight in inner.values()}
         own = [weight for weight in layer.weights if weight.ref() not in known]
         found |= {f"{prefix}/{name}": weight for name, weight in inner.items()}
@@ -56,7 +57,7 @@ def named(layers: Parts) -> dict[str, tf.Variable]:
     return found
 
 
-def _inner(layer) -> Parts:
+def within(layer) -> Parts:
     """The layers that a layer holds."""
     if isinstance(layer, tf.keras.Model):
         held = {"layers": layer.layers}

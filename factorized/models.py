@@ -8,7 +8,7 @@
 
 import tensorflow as tf
 
-from common import entropy, model, transforms
+from common import entropy, model
 from common.timing import stage
 
 
@@ -18,32 +18,36 @@ class FactorizedPrior(model.Codec):
     Args:
       analysis, synthesis: transforms as in `transforms.build`.
       use_offset: centre the integer grid of each channel on its median.
+      levels: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, use_offset: bool = True):
-        super().__init__()
-        self.analysis = transforms.build(analysis)
-        self.synthesis = transforms.build(synthesis)
+    def __init__(self, analysis, synthesis, use_offset: bool = True, levels=None):
+        super().__init__(analysis, synthesis, levels)
         self.prior = entropy.DeepFactorized(self.analysis.out_channels, use_offset)
 
     @property
-    def priors(self):
+    def _priors(self):
         return [self.prior]
 
-    def infer(self, x, training=False):
-        return {"y": self.to_latent(x, training)}
+    def _infer_hyper(self, y, training):
+        return {}
 
     def generate(self, latents, quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
-        return model.Generated(self.to_image(y_hat, training), {"y": y_hat},
-                               {"y": self.prior.bits(y_rate)}, {"y": self.prior.offset})
+        latents = {**latents, "y": y_hat}
+        bits = {**self._level_bits(latents), "y": self.prior.bits(y_rate)}
+        return model.Generated(
+            self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
+            {"y": self.prior.offset})
 
     def encode(self, latents, coder):
         with stage("coding"):
+            self._encode_level(latents, coder)
             symbols = tf.round(latents["y"] - self.prior.offset)
             coder.encode(symbols, self.prior.numbers(*symbols.shape[1:3]))
 
     def decode(self, coder, height, width):
         with stage("coding"):
+            level = self._decode_level(coder)
             symbols = coder.decode(self.prior.numbers(*self.latent_size(height, width)))
-            return {"y": tf.cast(symbols, tf.float32) + self.prior.offset}
+            return {**level, "y": tf.cast(symbols, tf.float32) + self.prior.offset}

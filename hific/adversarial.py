@@ -3,7 +3,8 @@
     loss of the codec           ... + weight * E[-log D(x̂, ŷ)]
     loss of the discriminator   E[-log D(x, ŷ)] + E[-log(1 - D(x̂, ŷ))]
 
-Every step takes two batches: the first trains the discriminator, then the second the codec.
+Every step takes two batches: the first trains the discriminator, then the second the codec. In a
+codec with levels, E is the same mean at all of them.
 """
 
 import tensorflow as tf
@@ -145,7 +146,8 @@ class Trainer(training.Trainer):
 
     def update_discriminator(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """A step of the discriminator's optimiser for a batch; returns what was measured."""
-        generated = self.codec.generate(self.codec.infer(x), quantizers.Round())
+        latents = self.codec.infer(x, level=self.draw_levels(x, stream=2))
+        generated = self.codec.generate(latents, quantizers.Round())
         x_hat, y_hat = generated.x_hat, generated.latents["y"]
         with tf.GradientTape() as tape:
             # One call, so that both halves see the same kernels.

@@ -121,11 +121,12 @@ class HiFiCMixture(mshyper.models.Hyperprior):
       hyper_synthesis: transform to 3 K M channels, as of `HiFiCMixtureHyperSynthesis`.
       likelihood: of each component, "normal" or "logistic".
       use_offset: centre the integer grid of each channel of z on its median.
+      levels: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 likelihood: str = "normal", use_offset: bool = True):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
+                 likelihood: str = "normal", use_offset: bool = True, levels=None):
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
         channels, outputs = self.analysis.out_channels, self.hyper_synthesis.out_channels
         components, rest = divmod(outputs, 3 * channels)
         if rest or not components:

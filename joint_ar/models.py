@@ -44,12 +44,13 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
       context: transform of y whose output depends on earlier positions only.
       entropy_parameters: transform of [phi, psi] to means and logarithms of scales, 2 M channels.
       use_offset: centre the integer grid of each channel of z on its median.
+      levels: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, context,
-                 entropy_parameters, use_offset: bool = True):
+                 entropy_parameters, use_offset: bool = True, levels=None):
         super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis,
-                         use_offset=use_offset)
+                         use_offset=use_offset, levels=levels)
         self.context = transforms.build(context)
         self.entropy_parameters = transforms.build(entropy_parameters)
         self._cached = None

@@ -56,11 +56,12 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
       analysis, synthesis, hyper_synthesis: transforms as in `transforms.build`.
       hyper_analysis: transform to 2 C channels, the posterior's mean and logarithm of scale.
       replay_steps: steps of optimisation of the posterior in coding, see mshyper/replay.py.
+      levels: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 replay_steps: int = 20):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
+                 replay_steps: int = 20, levels=None):
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
         self.z_prior = entropy.FineFactorized(self.hyper_analysis.out_channels // 2, Z_STEP)
         self.y_prior = conditional.MeanScale(entropy.ShiftedScaleTable(2**_SHIFT_BITS))
         self.replay_steps = replay_steps
@@ -71,12 +72,11 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         super().prepare_coding()
         self._memo = None, None
 
-    def infer(self, x, training=False):
-        y = self.to_latent(x, training)
+    def _infer_hyper(self, y, training):
         # From y itself, as in the paper, the decoder's posterior would be another one than that
         # which was trained, and cost more.
         y_hat, _ = quantizers.StraightThrough()(y, 0.0, "y")
-        return {"y": y, **self.posterior(y_hat, training)}
+        return self.posterior(y_hat, training)
 
     def posterior(self, y, training=False):
         """Mean "z" and "z_log_scale" of q(z | y), by the hyper-analysis, for y that is rounded."""
@@ -95,13 +95,15 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         psi = images.crop_to(self.hyper_synthesis(z, training=training), y_hat)
         p_y = self.y_prior.given(psi, quantizer.differentiable)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
+        latents = {**latents, "y": y_hat}
         bits = {
+            **self._level_bits(latents),
             "y": p_y.bits(y_rate),
             "z": self.z_prior.bits(z),
             "z_log_scale": log_q / math.log(2.0),
         }
         return model.Generated(
-            self.to_image(y_hat, training), {**latents, "y": y_hat}, bits,
+            self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": tf.zeros([])}, p_y.prediction)
 
     def integer_networks(self):
@@ -124,9 +126,9 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         return networks
 
     def encode(self, latents, coder):
-        """Takes bits from a `Stack`, and puts more on it.
+        """Takes bits from a `Stack`, and puts more on it, the level last.
 
-        Only y is coded. The posterior is the one that follows from it.
+        Of the others only y is coded. The posterior is the one that follows from it.
 
         Raises:
           CodingError: `coder` is no stack, or holds too few bits to draw z with.
@@ -136,6 +138,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
                                       "`python -m chain`")
         y = np.round(entropy.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
+        self._encode_level(latents, coder)
 
     def encode_with(self, y, posterior, coder):
         """`encode` of int32 y by any posterior, as `coded_posterior` returns it."""
@@ -147,12 +150,14 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
 
     def decode(self, coder, height, width):
         """The inverse of `encode`: y, and the posterior's mean as "z"."""
+        level = self._decode_level(coder)
         z = coder.decode(self.z_prior.numbers(*self.latent_size(height, width, "z")))
         integers, distributions = self._coded_prior(z, *self.latent_size(height, width))
         y = integers + coder.decode(distributions)
         mean, scales = self.coded_posterior(y, self.replay_steps)
         coder.unsample(z - mean, scales)
-        return {"y": tf.cast(y, tf.float32), "z": tf.cast(mean * Z_STEP, tf.float32)}
+        return {**level, "y": tf.cast(y, tf.float32),
+                "z": tf.cast(mean * Z_STEP, tf.float32)}
 
     def _coded_prior(self, z, height, width):
         """Where the tables of y lie on the integers, and which they are: int32 of y's shape."""

@@ -98,8 +98,9 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
     with replaying(model, steps):
         try:
             for height, width in tqdm.tqdm(sizes[::-1], unit="image", disable=None):
-                y = model.decode(stack, height, width)["y"]
-                x_hat = model.to_image(y)[0, :height, :width]
+                latents = model.decode(stack, height, width)
+                x_hat = model.to_image(latents["y"], level=latents.get("level"))
+                x_hat = x_hat[0, :height, :width]
                 pictures.insert(0, images.to_uint8(x_hat).numpy())
         except entropy.CodingError as error:
             raise UserError(f"the file cannot be decoded ({error})") from error
@@ -193,9 +194,9 @@ class _Counted(entropy.BitCounter):
         super().__init__(priors)
         self._stack = stack
 
-    def encode(self, symbols, distributions):
+    def encode(self, symbols, distributions, bounded=False):
         super().encode(symbols, distributions)
-        self._stack.encode(symbols, distributions)
+        self._stack.encode(symbols, distributions, bounded)
 
     def sample(self, distributions):
         symbols, before = self._stack.sample(distributions), self.bits

@@ -31,17 +31,16 @@ class Hyperprior(model.Codec):
 
     Args:
       analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
+      levels: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis):
-        super().__init__()
-        self.analysis = transforms.build(analysis)
-        self.synthesis = transforms.build(synthesis)
+    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, levels=None):
+        super().__init__(analysis, synthesis, levels)
         self.hyper_analysis = transforms.build(hyper_analysis)
         self.hyper_synthesis = transforms.build(hyper_synthesis)
 
     @property
-    def priors(self):
+    def _priors(self):
         return [self.z_prior, self.y_prior.table]
 
     @property
@@ -52,24 +51,24 @@ class Hyperprior(model.Codec):
     def tiled(self):
         return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
 
-    def infer(self, x, training=False):
-        y, stride = self.to_latent(x, training), self.hyper_analysis.stride
+    def _infer_hyper(self, y, training):
+        stride = self.hyper_analysis.stride
 
         def prepared(y):
             return images.pad_to_multiple(tf.abs(y) if self.y_prior.symmetric else y, stride)
 
-        z = tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
-                      side=tiles.LATENT_SIDE, training=training)
-        return {"y": y, "z": z}
+        return {"z": tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
+                               side=tiles.LATENT_SIDE, training=training)}
 
     def generate(self, latents, quantizer, training=False):
         z, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
         y, y_hat, offset, p_y = self._quantize(latents["y"], psi, quantizer)
+        latents = {**latents, "y": y_hat, "z": z_hat}
+        bits = {**self._level_bits(latents), "y": p_y.bits(y), "z": self.z_prior.bits(z)}
         return model.Generated(
-            self.to_image(y_hat, training), {"y": y_hat, "z": z_hat},
-            {"y": p_y.bits(y), "z": self.z_prior.bits(z)},
+            self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": offset, "z": self.z_prior.offset}, p_y.prediction)
 
     def _quantize(self, y, psi, quantizer):
@@ -93,6 +92,7 @@ class Hyperprior(model.Codec):
 
     def encode(self, latents, coder):
         with stage("coding"):
+            self._encode_level(latents, coder)
             z_symbols = tf.round(latents["z"] - self.z_prior.offset).numpy()
             coder.encode(z_symbols, self.z_prior.numbers(*z_symbols.shape[1:3]))
         with stage("hyper"):
@@ -101,12 +101,13 @@ class Hyperprior(model.Codec):
 
     def decode(self, coder, height, width):
         with stage("coding"):
+            level = self._decode_level(coder)
             z_symbols = coder.decode(self.z_prior.numbers(*self.latent_size(height, width, "z")))
         with stage("hyper"):
             outputs = self._hyper_synthesis_in_integers(
                 z_symbols, *self.latent_size(height, width))
         y = self._decode_y(outputs, coder)
-        return {"y": y, "z": tf.cast(z_symbols, tf.float32) + self.z_prior.offset}
+        return {**level, "y": y, "z": tf.cast(z_symbols, tf.float32) + self.z_prior.offset}
 
     def _hyper_synthesis_in_integers(self, z_symbols, height, width):
         """The network's outputs for y of this size, int16 or int32 each."""
@@ -139,10 +140,12 @@ class MeanScaleHyperprior(Hyperprior):
         and the hyper-analysis sees |y|.
       likelihood: of y, "normal" as in these papers, or "logistic".
       use_offset: centre the integer grid of each channel of z on its median.
+      levels: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 predict_mean: bool = True, likelihood: str = "normal", use_offset: bool = True):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis)
+                 predict_mean: bool = True, likelihood: str = "normal", use_offset: bool = True,
+                 levels=None):
+        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
         self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
         self.y_prior = conditional.MeanScale(entropy.scale_table(likelihood), predict_mean)

@@ -51,10 +51,12 @@ class Replay:
         self._channels = network.channels[0]
         self._unit = 2.0**-mean_bits
         self._shifts = shifts
+        self._tables_of_y = slice(
+            self._channels, self._channels + shifts * entropy.NUM_SCALES)
         self._scales = _powers(entropy.MIN_SCALE, _RATIO, entropy.NUM_SCALES)
         counts = [np.diff(cdf).astype(np.float64) for cdf in tables.split()]
         self._z_slopes = [_slopes(c) for c in counts[:self._channels]]
-        self._y_slopes = self._slopes_of_y(counts[self._channels:-1])
+        self._y_slopes = self._slopes_of_y(counts[self._tables_of_y])
 
     def __call__(self, y: np.ndarray, mean: np.ndarray, index: np.ndarray, steps: int
                  ) -> tuple[np.ndarray, np.ndarray]:
@@ -123,8 +125,8 @@ class Replay:
 
     def _slopes_of_y(self, counts):
         """For every symbol of every table of y, derivatives of -ln p by mean and by index."""
-        sizes = self._tables.sizes[self._channels:-1]
-        minima = self._tables.minima[self._channels:-1]
+        sizes = self._tables.sizes[self._tables_of_y]
+        minima = self._tables.minima[self._tables_of_y]
         starts = np.cumsum(sizes) - sizes
         by_mean, by_index = [], []
 

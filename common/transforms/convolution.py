@@ -11,6 +11,10 @@ operations differ, for on CPUs TensorFlow's have traps:
                        for each phase, `polyphase`
 """
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import tensorflow as tf
 import tensorflow_compression as tfc
 
@@ -20,9 +24,26 @@ from common import images
 # in polyphase form, though its kernels are padded to multiples of the stride.
 _LANES = 16
 
+# Where the images of a batch are in the range of their model's levels: float32 [B], -1 to 1.
+position = contextvars.ContextVar("position")
+
+
+@contextlib.contextmanager
+def at(t: tf.Tensor) -> Iterator[None]:
+    """Within the block, `position` is `t`."""
+    token = position.set(t)
+    try:
+        yield
+    finally:
+        position.reset(token)
+
 
 class SignalConv2D(tfc.SignalConv2D):
     """`tfc.SignalConv2D` with zeros beyond the border; see the module's docstring.
+
+    Attributes:
+      level_scale: None, or a variable [2, filters] of rows a and b. At an image's `position` t each
+        output is multiplied by exp(a t + b t^2), before the activation.
 
     Correlations may down-sample and convolutions may up-sample, each along both axes alike.
 
@@ -32,6 +53,8 @@ class SignalConv2D(tfc.SignalConv2D):
     Raises:
       ValueError: other strides.
     """
+
+    level_scale = None
 
     def __init__(self, filters: int, kernel_support, *, corr: bool, **kwargs):
         super().__init__(filters, kernel_support, corr=corr, padding="same_zeros", **kwargs)
@@ -44,17 +67,33 @@ class SignalConv2D(tfc.SignalConv2D):
                              "equal ones, down for a correlation and up for a convolution")
 
     def call(self, x):
+        kernel, bias = self.kernel, self.bias if self.use_bias else None
+        scale = self._scale(x.dtype)
+        if scale is not None and scale.shape[0] == 1:  # for all of the batch: spare a pass over y
+            kernel, bias = kernel * scale, bias * scale[0] if self.use_bias else None
+            scale = None
         if self.corr:
-            y = _correlate(x, self.kernel, self._stride)
+            y = _correlate(x, kernel, self._stride)
         elif self._stride == 1 and all(size % 2 for size in self.kernel_support):
-            y = _correlate(x, tf.reverse(self.kernel, [0, 1]), 1)
+            y = _correlate(x, tf.reverse(kernel, [0, 1]), 1)
         elif self.filters < _LANES and self._stride > 1:
-            y = polyphase(x, self.kernel, self._stride)
+            y = polyphase(x, kernel, self._stride)
         else:
-            y = _upsample(x, self.kernel, self._stride)
+            y = _upsample(x, kernel, self._stride)
         if self.use_bias:
-            y = tf.nn.bias_add(y, self.bias)
+            y = tf.nn.bias_add(y, bias)
+        if scale is not None:
+            y *= scale[:, None, None, :]
         return y if self.activation is None else self.activation(y)
+
+
+    def _scale(self, dtype):
+        """[B, filters], or [1, filters] if all images of the batch are at one position."""
+        if self.level_scale is None:
+            return None
+        t = position.get()[:, None]
+        linear, square = tf.unstack(self.level_scale)
+        return tf.cast(tf.exp(t * linear + t**2 * square), dtype)
 
 
 def _correlate(x, kernel, stride):

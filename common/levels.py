@@ -1,0 +1,179 @@
+"""One model for a range of rates: its level says which lambda a file was coded for.
+
+    loss at level l     w_l (bpp + lambda_l * distortion)
+    lambda_l            from the lowest to the highest, evenly spaced in the logarithm
+
+          ┌──────────┐         y  ┌──────────────────┐  ŷ              ┌───────────┐
+    x ───►│ analysis ├───► * ────►│ Q, entropy model ├───────► * ─────►│ synthesis │───► x̂
+          └──────────┘     ▲      └──────────────────┘         ▲       └───────────┘
+               gain[level] │                    inverse[level] │
+
+y is multiplied by a gain for each channel, and ŷ by another (Cui et al. 2021, "Asymmetric gained
+deep image compression with continuous rate adaptation"). The step of quantisation so is 1 / gain;
+the best step of a transform code falls with 1 / sqrt(lambda), and this is how gains begin. The
+inverse is learned by itself, for the synthesis wants the mean of what was rounded. Gains are
+learned at a few knots and interpolated between them, in their and lambda's logarithms: the number
+of levels is a matter of the file alone.
+
+With `scales`, the outputs of convolutions of analysis and synthesis (every `SignalConv2D`) are
+multiplied too, by exp(a t + b t^2) with t from -1 to 1 along log lambda (Choi et al. 2019,
+"Variable rate deep image compression with a conditional autoencoder"). Without, one analysis serves
+all levels. The hyper transforms see y after its gain, which is all that they need. The level is a
+latent of its own, int32 [B], that the file holds before all others.
+"""
+
+import math
+
+import numpy as np
+import tensorflow as tf
+
+from common import entropy, weights
+from common.transforms import convolution
+from common.transforms.convolution import SignalConv2D
+
+# Where gains are learned.
+_KNOTS = 5
+
+
+class Levels(tf.keras.layers.Layer):
+    """The levels of a codec: their lambdas, their gains, and how a file holds them.
+
+    As a prior (see common/entropy.py) it is the uniform distribution of the levels.
+
+    Args:
+      channels: of y.
+      count: number of levels, at least 2. A file of one of 201 spends 7.7 bits on it.
+      rd_lambda: those of the lowest and of the highest level.
+      scales: whether convolutions have scales by level.
+
+    Raises:
+      TypeError: these make no levels.
+    """
+
+    distributions = 1
+
+    def __init__(self, channels: int, count: int, rd_lambda: tuple[float, float],
+                 scales: bool = False):
+        super().__init__(dtype="float32", name="levels")
+        if not 2 <= count <= 4096:
+            raise TypeError(f"levels.count is {count}; need 2 to 4096")
+        if len(rd_lambda) != 2 or not 0 < rd_lambda[0] < rd_lambda[1] < math.inf:
+            raise TypeError(f"levels.rd_lambda is {rd_lambda}; need the lowest lambda and the "
+                            "highest")
+        low, high = rd_lambda
+        self.count = count
+        self.scales = scales
+        self._lowest, self._range = math.log(low), math.log(high / low)
+        # Natural logarithms, [knots, channels].
+        ideal = np.linspace(-self._range / 4, self._range / 4, _KNOTS)[:, None]
+        for name, sign in (("log_gain", 1), ("log_inverse", -1)):
+            initial = np.broadcast_to(sign * ideal, [_KNOTS, channels])
+            setattr(self, name, self.add_weight(
+                name, initial.shape, initializer=tf.keras.initializers.Constant(initial)))
+        # For one image at a time, ten operations by themselves take longer than a graph of them.
+        self._interpolated = tf.function(
+            self._interpolated, reduce_retracing=True, autograph=False)
+
+    def at_quality(self, quality: float) -> int:
+        """The level of a quality from 0 (lowest) to 100, to the nearest."""
+        return round(quality / 100 * (self.count - 1))
+
+    def quality(self, level: int) -> float:
+        """The inverse of `at_quality`."""
+        return 100 * level / (self.count - 1)
+
+    def spread(self, number: int) -> list[int]:
+        """So many levels from the lowest to the highest, or all if there are fewer."""
+        return sorted({round(level) for level in np.linspace(0, self.count - 1, number)})
+
+    def latent(self, level, batch) -> tf.Tensor:
+        """The latent of a level for all images, or of one for each: int32 [batch]."""
+        return tf.broadcast_to(tf.cast(level, tf.int32), [batch])
+
+    def draw(self, seed: tf.Tensor, batch) -> tf.Tensor:
+        """Random levels int32 [batch], a function of `seed` (int32 [2]) and the image's index.
+
+        Each is uniform within its share of the range, so that a batch covers all of it.
+        """
+        # Integers, of which floats are made here, are the same on every device.
+        integers = tf.random.stateless_uniform(
+            [batch], seed, None, None, tf.int32, alg="philox")
+        uniform = tf.cast(integers, tf.float32) * 2.0**-32 + 0.5
+        places = tf.cast(tf.range(batch), tf.float32) + uniform
+        level = places / tf.cast(batch, tf.float32) * self.count
+        return tf.minimum(tf.cast(level, tf.int32), self.count - 1)
+
+    def rd_lambda(self, level) -> tf.Tensor:
+        """Lambda of each level, float32 of the shape of `level`."""
+        return tf.exp(self._lowest + self._range * self._position(level))
+
+    def weight(self, level) -> tf.Tensor:
+        """The weight of a level in the loss, float32 of the shape of `level`.
+
+        That is (lambda / middle lambda)^(-1/2). Losses grow with about sqrt(lambda); so weighted,
+        neither end of the range dominates.
+        """
+        return tf.exp(self._range * (0.5 - self._position(level)) / 2)
+
+    def condition(self, name: str, transform: tf.keras.layers.Layer) -> None:
+        """Has the convolutions of a transform depend on the level, if there are scales.
+
+        These are weights of the levels, not of the transform, whose own remain those of a model of
+        one rate. They are named by the convolution's place: "analysis.9.0.trunk.2".
+        """
+        if not self.scales:
+            return
+        if isinstance(transform, SignalConv2D):
+            scale = self.add_weight(name, [2, transform.filters], initializer="zeros")
+            transform.__dict__["level_scale"] = scale  # not by Keras's setattr, as just said
+        for key, layer in weights.within(transform).items():
+            self.condition(f"{name}.{key}", layer)
+
+    def at(self, level: tf.Tensor):
+        """A block within which transforms work at levels [B]."""
+        return convolution.at(2 * self._position(level) - 1)
+
+    def apply_gain(self, y: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+        """y [B, h, w, C] of the analysis -> y to be quantised, at levels [B]."""
+        return y * self._interpolated(self.log_gain, level)
+
+    def apply_inverse(self, y: tf.Tensor, level: tf.Tensor) -> tf.Tensor:
+        """Quantised y [B, h, w, C] -> what the synthesis gets, at levels [B]."""
+        return y * self._interpolated(self.log_inverse, level)
+
+    def _position(self, level):
+        """From 0 to 1."""
+        return tf.cast(level, tf.float32) / (self.count - 1)
+
+    def _interpolated(self, logarithms, level):
+        distance = (_KNOTS - 1) * self._position(level)[:, None] - tf.range(float(_KNOTS))
+        shares = tf.nn.relu(1 - tf.abs(distance))
+        return tf.exp(tf.matmul(shares, logarithms))[:, None, None, :]
+
+    def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """One pmf, over 0 .. count - 1."""
+        return [np.full(self.count, 1 / self.count)], np.zeros(1, np.int32)
+
+    def symbol_bits(self, symbols: np.ndarray, distributions: np.ndarray) -> np.ndarray:
+        """Information content of levels [N], in bits."""
+        del distributions
+        return np.full(symbols.shape, math.log2(self.count), np.float32)
+
+    def bits(self, level: tf.Tensor) -> tf.Tensor:
+        """Information content of each level, float32 of the shape of `level`."""
+        return tf.fill(tf.shape(level), math.log2(self.count))
+
+    def encode(self, level: tf.Tensor, coder, number: int) -> None:
+        """Writes the level [1] of an image with distribution `number`.
+
+        Raises:
+          CodingError: there is no such level.
+        """
+        coder.encode(level, np.array([number]), bounded=True)
+
+    def decode(self, coder, number: int) -> tf.Tensor:
+        """Reads a level, int32 [1]. Raises CodingError."""
+        level = coder.decode(np.array([number]), bounded=True)
+        if not 0 <= level[0] < self.count:
+            raise entropy.CodingError(f"level {level[0]} of a model with {self.count}")
+        return tf.constant(level)

@@ -1,0 +1,16 @@
+"""The mean-scale hyperprior of mbt2018.py for all rates, with M = 320 (common/levels.py)."""
+
+from common import recipes
+from mshyper.configs import mbt2018
+
+
+def get_config(recipe="yang2023"):
+    config = mbt2018.get_config(recipe)
+    config.model.analysis.channels = (192, 192, 192, 320)
+    config.model.hyper_synthesis.channels = (192, 288, 640)
+    recipes.add_levels(config)
+    return config
+
+
+def get_hyper():
+    return [{}]
