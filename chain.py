@@ -5,11 +5,12 @@
 """
 
 import argparse
+import functools
 import pathlib
 import sys
 
 import codec
-from common import export, images, tables
+from common import export, images, tables, targets
 from common.cli import UserError, report
 from common.files import replacing
 from mshyper import chain
@@ -39,6 +40,7 @@ def _compress(args):
     payload = codec.read(pathlib.Path(args.payload)) if args.payload else b""
     require_bits_back(args.model)
     model, to_latents = codec.load_encoder(args)
+    to_latents = functools.partial(to_latents, level=targets.level(model, args.quality))
     pictures = [images.read(path, args.max_pixels) for path in args.paths]
     with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
         ntb, rows = chain.compress(model, pictures, payload, to_latents, args.max_pixels)
@@ -60,18 +62,18 @@ def _decompress(args):
     ntb = codec.read(source)
     _, _, _, length, sizes, _, _ = chain.unseal(ntb)
     digits = len(str(len(sizes) - 1))
-    targets = [folder / f"{source.stem}-{i:0{digits}}.png" for i in range(len(sizes))]
-    targets += [folder / f"{source.stem}.payload"] if length else []
-    for target in targets:
+    outputs = [folder / f"{source.stem}-{i:0{digits}}.png" for i in range(len(sizes))]
+    outputs += [folder / f"{source.stem}.payload"] if length else []
+    for target in outputs:
         if target.exists() and not args.force:
             raise UserError(f"{target} exists already; --force overwrites it")
     pictures, payload = chain.decompress(
         load_model(args.model, args.precision), ntb, args.max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
-    for target, picture in zip(targets, pictures):
+    for target, picture in zip(outputs, pictures):
         images.write(target, picture)
     if payload:
-        with replacing(targets[-1]) as temporary:
+        with replacing(outputs[-1]) as temporary:
             temporary.write_bytes(payload)
     print(f"{source}: {len(pictures)} images and a payload of {len(payload)} bytes, in {folder}")
 
@@ -89,7 +91,8 @@ def main(argv: list[str]) -> None:
     shared.add_argument("--max_pixels", type=int, default=chain.MAX_PIXELS, metavar="N",
                         help="refuse more, in all images together (default: %(default)s)")
     command = commands.add_parser(
-        "compress", parents=[shared, codec.REFINEMENT], help=_compress.__doc__)
+        "compress", parents=[shared, codec.REFINEMENT, codec.quality_option()],
+        help=_compress.__doc__)
     command.add_argument("paths", nargs="+", metavar="IMAGE", help="image files, in this order")
     command.add_argument("--output", required=True, help="the .ntb file")
     command.add_argument("--payload", help="any file to send along, whose bits the images use")

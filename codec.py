@@ -1,17 +1,22 @@
 """Real files: compress | decompress | info | benchmark | inspect.
 
     python -m codec compress --model mshyper-small-1 photo.png [photo.ntc]
-    python -m codec compress --model mshyper-small-1 --refine sga photo.png
+    python -m codec compress --model mshyper-small-3 --quality 70 photo.png
+    python -m codec compress --model mshyper-small-3 --max_bytes 200000 folder --output_dir small
+    python -m codec compress --model mshyper-small-3 --refine sga photo.png
+    convert photo.tif png:- | python -m codec compress --model mshyper-small-3 - > photo.ntc
     python -m codec decompress photo.ntc [photo.png]
     python -m codec info photo.ntc
     python -m codec benchmark --model mshyper-small-1 --dataset kodak
     python -m codec inspect --model mshyper-small-1 photo.png [figure.png]
     python -m codec inspect --filters --model mshyper-small-1 [photo.png ...] [filters.png]
 
-Several inputs, or folders, may be given at once: the model is loaded once.
+Several inputs, or folders, may be given at once: the model is loaded once. `-` is standard input,
+or as an output standard output.
 """
 
 import argparse
+import os
 import pathlib
 import resource
 import sys
@@ -20,7 +25,7 @@ from collections.abc import Callable
 import numpy as np
 import tqdm
 
-from common import coding, data, export, images, inspection, itinf, tables
+from common import coding, data, export, images, inspection, itinf, tables, targets
 from common import precision as precisions
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
@@ -32,6 +37,9 @@ from hific.models import HiFiC
 from joint_ar.models import JointAutoregressive
 from mshyper.bits_back import BitsBackHyperprior
 from mshyper.models import MeanScaleHyperprior
+
+# As an input standard input, as an output standard output.
+PIPE = pathlib.Path("-")
 
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).
 CODECS = {
@@ -73,7 +81,7 @@ def load_model(name: str, precision: str = "float32") -> Codec:
 
 
 def load_encoder(args: argparse.Namespace
-                 ) -> tuple[Codec, Callable[[Codec, np.ndarray], Latents]]:
+                 ) -> tuple[Codec, Callable[[Codec, np.ndarray, int | None], Latents]]:
     """The model, and where latents come from, as arguments of `REFINEMENT` and --model ask for.
 
     Raises:
@@ -93,23 +101,44 @@ def load_encoder(args: argparse.Namespace
 
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
-    jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
+    target = _target(args)
+    jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,), pipes=True)
     model, to_latents = load_encoder(args)
+    if target:
+        targets.require_levels(model, str(target))
+    elif model.levels:
+        target = targets.Target("quality", 50)
 
-    def compress_one(source, target):
-        image = images.read(source, args.max_pixels)
-        ntc = coding.compress(model, image, args.max_pixels, to_latents)
-        with replacing(target) as temporary:
-            temporary.write_bytes(ntc)
+    def compress_one(source, output):
+        image = images.read(read(source) if source == PIPE else source, args.max_pixels)
+        if target:
+            coded = targets.compress(model, image, target, closest=args.closest,
+                                     to_latents=to_latents, max_pixels=args.max_pixels)
+        else:
+            coded = targets.Coded(coding.compress(model, image, args.max_pixels, to_latents))
+        write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
-        return f"{target}: {len(ntc)} bytes, {8 * len(ntc) / pixels:.4f} bpp"
+        reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
+        if coded.level is not None:
+            reached.append(f"quality {model.levels.quality(coded.level):g}")
+        if target and target.kind == "psnr":
+            reached.append(f"{coded.psnr:.2f} dB")
+        return f"{_shown(output)}: {', '.join(reached)}"
 
     _run(jobs, compress_one)
 
 
+def _target(args) -> targets.Target | None:
+    given = [(kind, getattr(args, kind)) for kind in targets.KINDS
+             if getattr(args, kind) is not None]
+    if args.closest and (not given or given[0][0] == "quality"):
+        raise UserError("--closest is for --bpp, --max_bytes and --psnr, which may be out of reach")
+    return targets.Target(*given[0]) if given else None
+
+
 def decompress(args: argparse.Namespace) -> None:
     """.ntc files to image files."""
-    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.SUFFIXES)
+    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.SUFFIXES, pipes=True)
     loaded = {}
 
     def decompress_one(source, target):
@@ -119,8 +148,11 @@ def decompress(args: argparse.Namespace) -> None:
         if name not in loaded:
             loaded[name] = load_model(name, args.precision)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)
-        images.write(target, image)
-        return f"{target}: {image.shape[1]} x {image.shape[0]}"
+        if target == PIPE:
+            write(target, images.to_png(image))
+        else:
+            images.write(target, image)
+        return f"{_shown(target)}: {image.shape[1]} x {image.shape[0]}"
 
     _run(jobs, decompress_one)
 
@@ -130,10 +162,19 @@ def info(args: argparse.Namespace) -> None:
     def describe(source, _):
         ntc = read(source)
         fields = Container.unpack(ntc, args.max_pixels)
-        name = _released(fields.fingerprint) or "not in the zoo"
+        name = args.model or _released(fields.fingerprint)
+        at = ""
+        if name:
+            path = export.find(name)
+            if not export.fingerprint(path).startswith(fields.fingerprint):
+                raise UserError(f"written by model {fields.fingerprint}, not by {name}")
+            level = coding.read_level(path, fields)
+            if level is not None:
+                at = f", level {level} of 0 to {export.read_levels(path)['count'] - 1}"
         return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
                 f"({8 * len(ntc) / fields.width / fields.height:.4f} bpp), stream of "
-                f"{len(fields.stream)} bytes, model {fields.fingerprint} ({name})")
+                f"{len(fields.stream)} bytes, model {fields.fingerprint} "
+                f"({name or 'not in the zoo'}){at}")
 
     _run([(path, None) for path in _expand(args.paths, (SUFFIX,))], describe)
 
@@ -141,7 +182,8 @@ def info(args: argparse.Namespace) -> None:
 def benchmark(args: argparse.Namespace) -> None:
     """Rate, distortion and seconds of every image of a data set, and their means."""
     model = load_model(args.model, args.precision)
-    rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset))]
+    level = targets.level(model, args.quality)
+    rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset), level=level)]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, columns=(
         "image", "bytes", "bpp", "estimated_bpp", "integer_bpp", "psnr", "ms_ssim",
@@ -154,7 +196,7 @@ def benchmark(args: argparse.Namespace) -> None:
     if args.output:
         tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
                     dataset=args.dataset, peak_memory_gib=peak,
-                    precision=model.precision)
+                    precision=model.precision, level=level)
         print(f"written: {args.output}.json, {args.output}.csv")
 
 
@@ -169,11 +211,13 @@ def inspect(args: argparse.Namespace) -> None:
     outputs = () if args.output_dir else inspection.SUFFIXES
     jobs = _jobs(args, images.SUFFIXES, ".inspect.png", outputs, inspection.is_photograph)
     model = load_model(args.model)
+    level = targets.level(model, args.quality)
 
     def inspect_one(source, target):
         image = images.read(source, args.max_pixels)
-        inspected = inspection.inspect(model, image, args.max_pixels)
-        inspection.draw(target, inspected, f"{source.name}, {args.model}")
+        inspected = inspection.inspect(model, image, args.max_pixels, level)
+        at = "" if level is None else f", quality {model.levels.quality(level):g}"
+        inspection.draw(target, inspected, f"{source.name}, {args.model}{at}")
         return str(target)
 
     _run(jobs, inspect_one)
@@ -191,16 +235,19 @@ def _inspect_filters(args):
     _require_free([target], args, inspection.is_photograph)
     sources = _expand(photos, images.SUFFIXES)
     model = load_model(args.model)
-    uses = [inspection.measure_channels(model, images.read(source, args.max_pixels))
+    level = targets.level(model, args.quality)
+    uses = [inspection.measure_channels(model, images.read(source, args.max_pixels), level)
             for source in sources]
-    inspection.draw_filters(target, model, args.model, uses)
+    inspection.draw_filters(target, model, args.model, uses, level)
     print(target)
 
 
-def _jobs(args, suffixes, new_suffix, outputs, is_input=None
+def _jobs(args, suffixes, new_suffix, outputs, is_input=None, pipes=False
           ) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Pairs of input and output file. Raises UserError before any work as `_require_free`."""
     paths = [pathlib.Path(path) for path in args.paths]
+    if pipes and PIPE in paths:
+        return _pipes(paths, args, outputs)
     if len(paths) == 2 and paths[1].suffix.lower() in outputs and not paths[0].is_dir():
         if args.output_dir:
             raise UserError(f"give either the output {paths[1]} or --output_dir, not both")
@@ -210,6 +257,18 @@ def _jobs(args, suffixes, new_suffix, outputs, is_input=None
                 for path in _expand(paths, suffixes)]
     _require_free([target for _, target in jobs], args, is_input)
     return jobs
+
+
+def _pipes(paths, args, outputs):
+    """`_jobs` where one of the paths is standard input or output."""
+    source, target = paths[0], paths[-1]
+    if args.output_dir or len(paths) > 2 or (
+            target != PIPE and target.suffix.lower() not in outputs):
+        raise UserError("- is standard input, or as the second of two paths standard output; it "
+                        f"goes with one output ({' '.join(outputs)}), and no --output_dir")
+    if target != PIPE:
+        _require_free([target], args)
+    return [(source, target)]
 
 
 def _require_free(targets, args, is_input=None):
@@ -246,15 +305,21 @@ def _expand(paths, suffixes) -> list[pathlib.Path]:
     return files
 
 
+def _shown(output) -> str:
+    return "standard output" if output == PIPE else str(output)
+
+
 def _run(jobs, job: Callable) -> None:
     """Runs every job; a broken input does not keep the others from being done."""
     failures = 0
+    out = sys.stderr if any(target == PIPE for _, target in jobs) else sys.stdout
     for source, target in tqdm.tqdm(jobs, unit="file", disable=None if len(jobs) > 1 else True):
         try:
-            tqdm.tqdm.write(job(source, target))
+            tqdm.tqdm.write(job(source, target), file=out)
         except UserError as error:
             failures += 1
-            message = str(error) if str(source) in str(error) else f"{source}: {error}"
+            name = "standard input" if source == PIPE else str(source)
+            message = str(error) if name in str(error) else f"{name}: {error}"
             tqdm.tqdm.write(f"error: {message}", file=sys.stderr)
     if failures:
         if len(jobs) > 1:
@@ -263,11 +328,27 @@ def _run(jobs, job: Callable) -> None:
 
 
 def read(path: pathlib.Path) -> bytes:
-    """The bytes of a file. Raises UserError."""
+    """The bytes of a file, or of standard input. Raises UserError."""
+    if path == PIPE:
+        return sys.stdin.buffer.read()
     try:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+def write(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file whole, or to standard output. Raises UserError."""
+    if path == PIPE:
+        try:
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        except OSError as error:
+            sys.stdout = open(os.devnull, "w")  # or Python tries again when it ends
+            raise UserError(f"standard output: {error.strerror}") from None
+        return
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _find_by_fingerprint(fingerprint: str) -> str:
@@ -302,6 +383,31 @@ REFINEMENT.add_argument("--refine_lambda", "--refine-lambda", type=float, metava
                         help="for the loss bpp + X * distortion (default: the model's training)")
 
 
+def quality_option() -> argparse.ArgumentParser:
+    """The argument of commands that take a model with levels at one of them."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--quality", type=float, metavar="Q", help="of a model with levels: 0 "
+                        "(smallest files) to 100 (default: 50)")
+    return parser
+
+
+def _add_targets(command: argparse.ArgumentParser) -> None:
+    """The dials of `compress`."""
+    group = command.add_argument_group(
+        "dials", "what files of a model with levels should be: at most one of these")
+    group = group.add_mutually_exclusive_group()
+    group.add_argument("--quality", type=float, metavar="Q",
+                       help="0 (smallest files) to 100 (default: 50)")
+    group.add_argument("--bpp", type=float, metavar="R",
+                       help="the best file of at most R bits per pixel")
+    group.add_argument("--max_bytes", "--max-bytes", type=float, metavar="N",
+                       help="the best file of at most N bytes")
+    group.add_argument("--psnr", type=float, metavar="D",
+                       help="the smallest file with a PSNR of at least D dB")
+    command.add_argument("--closest", action="store_true",
+                         help="if that is out of reach, the file that comes closest")
+
+
 def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m codec", description="Learned image compression: files.")
@@ -324,6 +430,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "compress", parents=[files(), outputs, REFINEMENT, precision_option("auto")],
         help=compress.__doc__)
     command.add_argument("--model", required=True, help=model_help)
+    _add_targets(command)
     command.set_defaults(command=compress)
     command = commands.add_parser(
         "decompress", parents=[files(), outputs, precision_option("auto")],
@@ -331,16 +438,19 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=decompress)
     command = commands.add_parser("info", parents=[files()], help=info.__doc__)
+    command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=info)
     command = commands.add_parser(
-        "benchmark", parents=[precision_option("float32")], help=benchmark.__doc__)
+        "benchmark", parents=[precision_option("float32"), quality_option()],
+        help=benchmark.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--dataset", default="photos/validation",
                          help="name of a data set, folder or glob (default: %(default)s)")
     command.add_argument("--output", help="write OUTPUT.json and OUTPUT.csv")
     command.set_defaults(command=benchmark)
     command = commands.add_parser(
-        "inspect", parents=[files("*", coding.MAX_WHOLE_PIXELS), outputs], help=inspect.__doc__)
+        "inspect", parents=[files("*", coding.MAX_WHOLE_PIXELS), outputs, quality_option()],
+        help=inspect.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--filters", action="store_true", help="draw what each channel of y adds "
                          "to an image; the last path is the figure (default: filters.png), those "

@@ -21,8 +21,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads an image file the way an image viewer shows it.
+def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads an image file, or the bytes of one, the way an image viewer shows it.
 
     EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is
     laid over white, 16-bit grey is rounded to 8 bits (of 16-bit colour, Pillow keeps the high
@@ -36,8 +36,9 @@ def read(path: str | os.PathLike, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         `max_pixels` pixels.
     """
     Image.MAX_IMAGE_PIXELS = max(MAX_PIXELS, max_pixels)
+    path = "standard input" if isinstance(source, bytes) else source
     try:
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             if image.width * image.height > max_pixels:
                 raise UserError(f"{path} has {image.width} x {image.height} pixels, more than "
                                 f"{max_pixels / 1e6:g} megapixels")
@@ -93,6 +94,13 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     options |= dict.fromkeys((".jpg", ".jpeg"), dict(quality=95, subsampling="4:4:4"))
     with replacing(path) as temporary:
         Image.fromarray(image).save(temporary, **options.get(temporary.suffix.lower(), {}))
+
+
+def to_png(image: np.ndarray) -> bytes:
+    """A uint8 array [H, W, 3] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
