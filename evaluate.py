@@ -3,9 +3,11 @@
     python -m evaluate --runs experiments/mshyper-mbt2018 mshyper-small-1 --dataset kodak
 
 A run is the folder of a run, of an experiment (all its runs), of an exported model, or a name of
-the zoo. Models of one folder are the points of one curve. Below OUTPUT/<dataset>/ appear
+the zoo. Models of one folder are the points of one curve. A model with levels is a curve by itself,
+<folder>-<run>, of --points levels from the lowest to the highest, each of which is called
+<run>-level=<level>. Below OUTPUT/<dataset>/ appear
 
-    <curve>/<run>.json     every image of one model
+    <curve>/<run>.json     every image of one model, or of one of its levels
     <curve>.json           the curve, in CompressAI's results schema
     curves.csv             all points
     curves.png             the plot, with any published curves asked for
@@ -17,6 +19,7 @@ LPIPS, FID and KID judge what PSNR does not see; their networks' weights come wi
 
 import argparse
 import contextlib
+import functools
 import json
 import pathlib
 import re
@@ -33,7 +36,9 @@ from common.cli import UserError, report
 from common.files import replacing, write_json
 from common.inception import Inception
 from common.lpips import Lpips
+from common.model import Codec
 
+POINTS = 7  # of the curve of a model with levels; 13 would have these among them
 _CROP = 256  # sides of the figure's crops, in pixels
 
 # Names in our tables -> names in CompressAI's results files.
@@ -44,13 +49,15 @@ _SCHEMA = {"bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb",
 def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[pathlib.Path]]:
     """The exported models behind the names of runs, grouped into curves.
 
+    The name of a model's curve is a matter of the model alone, not of what else is evaluated.
+
     Args:
       names: of runs.
       keep_going: leave out those of which the rest could not be evaluated, with a line each.
 
     Raises:
       UserError: a name leads to no exported model, a run of an experiment has none yet, or two
-        folders have one name; or there is no model at all.
+        curves have one name; or there is no model at all.
     """
     curves, folders = {}, {}
     for name in names:
@@ -59,10 +66,14 @@ def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[path
             with _leaving_out(keep_going):
                 model = export.find(run).resolve()
                 folder = model.parent.parent if model.name == "model" else model.parent
-                if folders.setdefault(folder.name, folder) != folder:
-                    raise UserError(f"{folders[folder.name]} and {folder} would be curves of one "
-                                    "name; evaluate them into two folders --output")
-                curves.setdefault(folder.name, []).append(model)
+                curve = folder.name
+                with contextlib.suppress(UserError):  # of a damaged model, when it is measured
+                    if export.read_levels(model):
+                        curve += f"-{run_name(model)}"  # as in the zoo
+                if folders.setdefault(curve, folder) != folder:
+                    raise UserError(f"{folders[curve]} and {folder} would be curves of one name; "
+                                    "evaluate them into two folders --output")
+                curves.setdefault(curve, []).append(model)
     if not curves:
         raise UserError(f"there is nothing to evaluate in {', '.join(names)}")
     return curves
@@ -98,61 +109,88 @@ class Judges(NamedTuple):
 
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
                    save_images: bool, skip_existing: bool, judges: Judges,
-                   precision: str = "float32") -> dict:
-    """Codes every image of a data set with one model.
+                   precision: str = "float32", points: int = POINTS) -> list[dict]:
+    """Codes every image of a data set with one model, at each of its points.
 
     Args:
       model_path: folder of an exported model.
       dataset: name, folder or glob.
-      output: folder that gets <run>.json, and the decoded images below <run>/.
+      output: folder that gets <run>.json for each point, and its decoded images below <run>/.
       save_images: write the decoded images.
-      skip_existing: read <run>.json if it is of this model and data set already.
+      skip_existing: read those <run>.json that are of this model and data set already.
       judges: see there.
       precision: of the transforms, as of `codec.load_model`.
+      points: how many, at most, in a model with levels; as of `points_of`.
 
     Returns:
-      The content of <run>.json: the model, its fingerprint and lambda, precision and environment,
-      a row for each image and the row of means, which has FID and KID too.
+      The content of <run>.json of each point: the model's fingerprint, the point as from
+      `points_of`, precision and environment, a row for each image and the row of means, which has
+      FID and KID too.
     """
-    name = run_name(model_path)
-    path = output / f"{name}.json"
-    sources, rows = data.find(dataset), []
+    sources = data.find(dataset)
     names = [source.name for source in sources]
     facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset,
              "precision": precisions.choose(precision)}
-    if skip_existing and (not save_images or (output / name).is_dir()):
-        found = read_result(path, facts, names, judges)
-        if found:
-            return found
     if save_images and len({decoded_path(output, image) for image in names}) < len(names):
         raise UserError(f"images of {dataset} have the same name; their decoded ones would too")
-    model = codec.load_model(model_path, facts["precision"])
-    comparison = fidelity.Comparison(judges.inception) if judges.inception else None
-    with replacing(output / name) as folder:
-        folder.mkdir(parents=True)
-        for source, (row, decoded) in zip(sources, coding.measure_all(model, sources, name)):
+    load = functools.cache(lambda: codec.load_model(model_path, facts["precision"]))
+    results = []
+    for run, point in points_of(model_path, points).items():
+        path, folder, result = output / f"{run}.json", output / run, None
+        if skip_existing and (not save_images or folder.is_dir()):
+            result = read_result(path, facts, names, judges)
+        if not result:
+            result = {
+                "run": run, **facts, **point, **tables.environment(),
+                **_measure(load(), point.get("level"), sources, folder, save_images, judges)}
+            write_json(path, result)
+        results.append(result)
+    return results
+
+
+def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
+    """What is measured of an exported model, by the names of the results.
+
+    Args:
+      model_path: its folder.
+      number: of levels, from the lowest to the highest, or all if it has fewer.
+
+    Returns:
+      For each point its rd_lambda and rate_target; if it has levels its level and quality too.
+    """
+    run, levels = run_name(model_path), export.build_levels(model_path)
+    train = export.read_config(model_path)["train"]
+    target = {"rate_target": train.get("rate_target")}
+    if not levels:
+        return {run: {"rd_lambda": train["rd_lambda"], **target}}
+    return {f"{run}-level={level}": {
+        "level": level, "quality": levels.quality(level),
+        "rd_lambda": float(levels.rd_lambda(level)), **target} for level in levels.spread(number)}
+
+
+def _measure(model: Codec, level: int | None, sources: list[data.Source], folder: pathlib.Path,
+             save_images: bool, judges: Judges) -> dict:
+    """Codes all images at one point; leaves them in `folder`, or with `save_images` false nothing.
+
+    Returns:
+      The row of means as "mean", and as "images" the row of each image.
+    """
+    comparison, rows = fidelity.Comparison(judges.inception) if judges.inception else None, []
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        for source, (row, decoded) in zip(
+                sources, coding.measure_all(model, sources, folder.name, level)):
             if judges.lpips:
                 row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
             if comparison:
                 comparison.add(source.read(), decoded)
             rows.append(row)
             if save_images:
-                images.write(decoded_path(folder, row["image"]), decoded)
+                images.write(decoded_path(temporary, row["image"]), decoded)
     if not save_images:  # those of another model may have been there
-        shutil.rmtree(output / name)
-    train = export.read_config(model_path)["train"]
-    result = {
-        "run": name,
-        **facts,
-        "rd_lambda": train["rd_lambda"],
-        "rate_target": train.get("rate_target"),
-        **tables.environment(),
-        "mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
-        "images": rows,
-    }
-    output.mkdir(parents=True, exist_ok=True)
-    write_json(path, result)
-    return result
+        shutil.rmtree(folder)
+    return {"mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
+            "images": rows}
 
 
 def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judges) -> dict | None:
@@ -175,7 +213,7 @@ def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judge
 
 
 def run_name(model_path: pathlib.Path) -> str:
-    """What the results of an exported model are called."""
+    """What the results of an exported model are called; of one with levels, how they begin."""
     return model_path.parent.name if model_path.name == "model" else model_path.name
 
 
@@ -261,6 +299,23 @@ def draw_crops(path: pathlib.Path, sources: list[data.Source],
         figure.savefig(temporary, dpi=150)
 
 
+def _columns(curves: dict[str, list[dict]], folder: pathlib.Path
+             ) -> list[tuple[str, dict, pathlib.Path]]:
+    """What `draw_crops` shows of curves: every model, each at one level if it has some."""
+    columns = []
+    for name, results in curves.items():
+        if "level" in results[0]:
+            middle = min(results, key=lambda result: abs(result["quality"] - 50))
+            titled = {f"{name}, quality {middle['quality']:g}": middle}
+        elif len(results) == 1:
+            titled = {name: results[0]}
+        else:
+            titled = {f"{name} {result['run']}": result for result in results}
+        columns += [(title, result, folder / name / result["run"])
+                    for title, result in titled.items()]
+    return columns
+
+
 def _crop(image):
     top, left = (max(0, side - _CROP) // 2 for side in image.shape[:2])
     return image[top:top + _CROP, left:left + _CROP]
@@ -284,7 +339,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         "again; the weights come with `make inception`")
     parser.add_argument("--figure", type=int, default=0, metavar="N",
                         help="draw crops of the first N images beside those of every model, in the "
-                        "order of RUN")
+                        "order of RUN; of a model with levels at the point that is nearest to "
+                        "quality 50")
+    parser.add_argument("--points", type=int, default=POINTS, metavar="N",
+                        help="of the curve of a model with levels, from its lowest level to its "
+                        "highest (default: %(default)s)")
     parser.add_argument("--skip_existing", action="store_true",
                         help="do not repeat evaluations that are there already")
     parser.add_argument("--keep_going", action="store_true",
@@ -298,6 +357,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise UserError("--published (the file) and --curves (the names) need each other")
     if args.figure < 0:
         raise UserError(f"--figure {args.figure}: need the number of images to draw")
+    if args.points < 2:
+        raise UserError(f"--points {args.points}: a curve needs 2 or more")
     return args
 
 
@@ -325,26 +386,25 @@ def run(argv: list[str], collect: bool = True) -> None:
     for name, models in find_runs(args.runs, args.keep_going).items():
         for model in models:
             with _leaving_out(args.keep_going):
-                curves.setdefault(name, []).append(evaluate_model(
+                results = evaluate_model(
                     model, args.dataset, folder / name, args.save_images or args.figure > 0,
-                    args.skip_existing, judges, args.precision))
+                    args.skip_existing, judges, args.precision, args.points)
+                curves.setdefault(name, []).extend(results)
     if not collect:
         return
     if not curves:
         raise UserError("no run is left to evaluate")
     for name, results in curves.items():
         write_json(folder / f"{name}.json", to_schema(name, results))
-    rows = [{"curve": name, "run": result["run"], "rd_lambda": result["rd_lambda"],
-             "rate_target": result.get("rate_target"),
+    rows = [{"curve": name, "run": result["run"],
+             **{key: result.get(key) for key in ("level", "quality", "rd_lambda", "rate_target")},
              **{key: value for key, value in result["mean"].items() if key != "image"}}
             for name, results in curves.items() for result in results]
     tables.write_csv(folder / "curves.csv", rows)
     plot(folder / "curves.png", curves, published, args.dataset)
     if args.figure:
-        draw_crops(folder / "crops.png", data.find(args.dataset)[:args.figure], [
-            (name if len(results) == 1 else f"{name} {result['run']}", result,
-             folder / name / result["run"])
-            for name, results in curves.items() for result in results])
+        draw_crops(folder / "crops.png", data.find(args.dataset)[:args.figure],
+                   _columns(curves, folder))
     print(tables.render(rows, columns=(
         "curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y", "ms_ssim", *judges.scores,
         "encoding_time", "decoding_time")))

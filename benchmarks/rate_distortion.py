@@ -4,11 +4,12 @@
 
 Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
 RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of
-LPIPS too if its weights are there. Models of one folder, and a codec's qualities, are the points of
-a curve. Each curve is compared with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT
-appear
+LPIPS too if its weights are there. Models of one folder, a codec's qualities, and levels of a model
+that has some are the points of a curve (names are those of evaluate.py). Each curve is compared
+with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT appear
 
-    <curve>/<run>.json      every image of one model, or at one quality of a codec
+    <curve>/<run>.json      every image of one model, at one of its levels if it has some, or at one
+                            quality of a codec
     points.csv              the means of all points
     curves.json             the same with versions, settings and sources, and the comparison
     curves.png, curves.svg  the plot
@@ -32,7 +33,7 @@ import configs
 import evaluate
 from benchmarks import bd, classical, versus_jpeg
 from benchmarks.side_by_side import RESULTS
-from common import data, files, metrics, tables
+from common import data, export, files, metrics, tables
 from common.cli import UserError, report
 from common.lpips import Lpips
 
@@ -133,9 +134,9 @@ def _curve(kind: str, about: dict, results: list[dict]) -> Curve:
 def model_curve(paths: list[pathlib.Path], dataset: str, output: pathlib.Path,
                 judges: evaluate.Judges) -> Curve:
     """The curve of exported models, measured as far as it is not below `output` yet."""
-    results = [evaluate.evaluate_model(path, dataset, output, save_images=False,
-                                       skip_existing=True, judges=judges) for path in paths]
-    return _curve("model", {"fingerprints": [result["fingerprint"] for result in results]}, results)
+    results = [result for path in paths for result in evaluate.evaluate_model(
+        path, dataset, output, save_images=False, skip_existing=True, judges=judges)]
+    return _curve("model", {"fingerprints": [export.fingerprint(path) for path in paths]}, results)
 
 
 def codec_curve(name: str, dataset: str, output: pathlib.Path, judges: evaluate.Judges) -> Curve:

@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from common import data, lpips
+from common import data, export, lpips
+from tests import test_models
 
 
 @pytest.fixture(scope="session")
@@ -13,6 +14,21 @@ def photo() -> np.ndarray:
     """A photograph, uint8 [400, 600, 3]."""
     sources = {source.name: source for source in data.find("photos/validation")}
     return sources["coffee.png"].read()
+
+
+@pytest.fixture(scope="session")
+def levels_model(tmp_path_factory, photo) -> pathlib.Path:
+    """Folder of an exported model with 21 levels, as the third of a family of the zoo."""
+    arguments = {**test_models.CONFIGS["mean_scale"],
+                 "levels": dict(count=21, rd_lambda=(0.0015, 0.06))}
+    model, x = test_models.CLASSES["mean_scale"](**arguments), photo[None, :128, :192]
+    model.initialize()
+    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    record = {"package": "mshyper", "module": "models", "model": arguments,
+              "train": {"rd_lambda": None}}
+    path = tmp_path_factory.mktemp("zoo") / "family" / "3"
+    export.save(model, record, path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,20 @@ def test_models_of_one_family_are_one_curve(dataset, tmp_path, output):
     assert row["points"] == 2 and row["bd_rate"] < 0 and "two points" in row["note"]
 
 
+def test_levels_of_a_model_are_one_curve(dataset, tmp_path, levels_model):
+    folder = folder_for(dataset, tmp_path)
+    result = run(dataset, folder, "--codecs=", "--anchor", "family-3", models=[str(levels_model)])
+    curve, levels = result["curves"]["family-3"], (0, 3, 7, 10, 13, 17, 20)
+    assert curve["kind"] == "model" and result["comparison"] == []
+    assert curve["fingerprints"] == [export.fingerprint(levels_model)]
+    assert {point["run"] for point in curve["points"]} == {f"3-level={level}" for level in levels}
+    measured = [json.loads((folder / f"family-3/3-level={level}.json").read_text())["mean"]["bpp"]
+                for level in levels]
+    assert [point["bpp"] for point in curve["points"]] == sorted(measured)
+    with open(folder / "points.csv") as file:
+        assert [row["curve"] for row in csv.DictReader(file)] == ["family-3"] * 7
+
+
 # --- Comparison and plot ----------------------------------------------------------------------
 
 
