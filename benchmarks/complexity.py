@@ -145,7 +145,8 @@ Support = Callable[[tuple[int, int], int], np.ndarray]
 def configurations() -> dict[str, dict]:
     """`config.model` of the configs of training by path, in the order of `MODELS`, each only once.
 
-    Those for bits-back coding are left out: their posterior's optimisation is most of the work.
+    Those for bits-back coding are left out: their posterior's optimisation is most of the work. So
+    are those with levels, whose transforms are those of a model of one rate.
 
     Raises:
       UserError: a config is not in `MODELS`, and no other's model either; or `MODELS` has one that
@@ -153,6 +154,7 @@ def configurations() -> dict[str, dict]:
     """
     found = {str(path.relative_to(ROOT)): _model(path) for path in ROOT.glob("*/configs/*.py")
              if path.stem not in ("itinf", "mbt2018_bb", "small_bb")}
+    found = {path: model for path, model in found.items() if "levels" not in model}
     known = {path: found[path] for path in MODELS if path in found}
     packages = [(path.partition("/")[0], model) for path, model in known.items()]
     wrong = [path for path in MODELS if path not in found]

@@ -6,7 +6,8 @@ The rows are those of table 1 of Yang, Bamler & Mandt 2020:
     M2  SGA and bits-back         A2  straight-through        A5  bits-back without SGA
     M3  the model as it is        A3  uniform noise           A6  bits-back, nothing optimised
 
-M1, M3 and A1 to A4 need `--model`, the others `--bits_back_model`, trained with the same lambda.
+M1, M3 and A1 to A4 need `--model`, the others `--bits_back_model`, trained with the same lambda. A
+model with levels codes at quality 50, and its lambda is that of this level.
 All methods take the same number of steps, without an early end; their schedules scale with it.
 What is measured are files: of bits-back, what the file has more than its payload, which is random
 and longer than the bits that the image takes. Seconds are those of encoding: of a method's first
@@ -25,7 +26,7 @@ from ml_collections import config_dict
 
 import codec
 from chain import load_model
-from common import coding, data, export, itinf, metrics, tables
+from common import coding, data, export, itinf, metrics, tables, targets
 from common.cli import UserError, report
 from mshyper import chain
 
@@ -79,6 +80,14 @@ def _bits_back(model, method, image, infer):
     return len(ntb) - len(payload), row["information"], decoded, seconds
 
 
+def _objective(name, model):
+    """What an exported model was trained for; of one with levels, at the level that codes here."""
+    objective = itinf.objective(export.find(name))
+    if model.levels:
+        objective["rd_lambda"] = float(model.levels.rd_lambda(targets.level(model, None)))
+    return objective
+
+
 def _middle(image, size):
     top, left = (max(0, side - size) // 2 if size else 0 for side in image.shape[:2])
     return image[top:, left:][:size, :size]
@@ -122,13 +131,13 @@ def main(argv: list[str]) -> None:
                         help="writes OUTPUT.json and OUTPUT.csv (default: %(default)s)")
     args = parser.parse_args(argv)
     model = codec.load_model(args.model)
-    objective = itinf.objective(export.find(args.model))
+    objective = _objective(args.model, model)
     rd_lambda = objective.pop("rd_lambda")
     if objective != dict(distortion="mse", rate_weight=1.0, lpips_weight=0.0):
         raise UserError(f"{args.model} was not trained for bpp + lambda * MSE, as this table needs")
     bits_back_model = load_model(args.bits_back_model) if args.bits_back_model else None
-    if bits_back_model and itinf.objective(
-            export.find(args.bits_back_model))["rd_lambda"] != rd_lambda:
+    if bits_back_model and _objective(
+            args.bits_back_model, bits_back_model)["rd_lambda"] != rd_lambda:
         raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
     models = {False: model, True: bits_back_model}
     methods = args.methods or [

@@ -8,7 +8,8 @@ Every image is coded and decoded with transforms in float32 and in bfloat16. Aga
                 it takes more for the same MSE, (dR + lambda dMSE) / R: to first order, for the
                 model has been trained until -dR / dMSE is lambda
 
-Means over images; those of single images are in the JSON.
+A model with levels codes at quality 50, and lambda is that of this level. Means over images; those
+of single images are in the JSON.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import tqdm
 
 import codec
 from benchmarks import side_by_side
-from common import coding, data, export, metrics, precision, tables
+from common import coding, data, export, metrics, precision, tables, targets
 from common.cli import report
 
 _MODELS = ("mshyper-small-1", "mshyper-small-2", "joint_ar-small-2")
@@ -62,7 +63,9 @@ def main() -> None:
     means, images = [], {}
     for name in args.models:
         models = {chosen: codec.load_model(name, chosen) for chosen in side_by_side.PRECISIONS}
-        rd_lambda = export.read_config(export.find(name))["train"]["rd_lambda"]
+        level = targets.level(models["float32"], None)
+        rd_lambda = (export.read_config(export.find(name))["train"]["rd_lambda"] if level is None
+                     else float(models["float32"].levels.rd_lambda(level)))
         rows = [{"image": source.name, **compare(models, rd_lambda, source.read())}
                 for source in tqdm.tqdm(data.find(args.dataset), desc=name, disable=None)]
         images[name] = rows

@@ -3,7 +3,8 @@
 The page has the plots and the comparison of a run of benchmarks.rate_distortion, and photographs:
 the original, what a model makes of it and what classical codecs make of it at equal bytes, two at a
 time with a divider to drag between them. A classical codec has the best quality whose file is no
-larger than the model's. The page needs no network and no other file.
+larger than the model's, which --quality sets for a model with levels. The page needs no network and
+no other file.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from PIL import Image
 import codec
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import coding, data, tables
+from common import coding, data, tables, targets
 from common.cli import UserError, report
 from common.files import replacing
 from common.model import Codec
@@ -48,7 +49,7 @@ class Picture(NamedTuple):
     Attributes:
       name: of the codec, or "Original".
       image: uint8 [H, W, 3].
-      quality: of a classical codec, or "".
+      quality: of a classical codec or a model with levels, or "".
       row: rate and distortions by name, as from `rate_distortion.measure`; none of the original.
     """
 
@@ -77,8 +78,8 @@ def find_images(names: list[str], dataset: str) -> list[data.Source]:
     return found
 
 
-def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: evaluate.Judges
-         ) -> list[Picture]:
+def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: evaluate.Judges,
+         level: int | None = None) -> list[Picture]:
     """A photograph, what a model makes of it, and classical codecs with as many bytes at most.
 
     Args:
@@ -87,13 +88,16 @@ def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: 
       model: an exported model.
       codecs: keys of `classical.CODECS` that take a quality.
       judges: LPIPS, or none.
+      level: at which the model codes; None if it has one rate.
     """
     def picture(name, file, decoded, quality=""):
         return Picture(name, decoded, quality,
                        rate_distortion.measure(image, len(file), decoded, judges))
 
-    ntc = coding.compress(model, image)
-    pictures = [Picture("Original", image), picture(name, ntc, coding.decompress(model, ntc))]
+    ntc = coding.compress(model, image, level=level)
+    quality = "" if level is None else f"{model.levels.quality(level):g}"
+    pictures = [Picture("Original", image),
+                picture(name, ntc, coding.decompress(model, ntc), quality)]
     for each in map(classical.find, codecs):
         quality, file = each.largest(image, len(ntc))
         text = f"{quality}" if len(file) <= len(ntc) else f"{quality}, its smallest file"
@@ -240,7 +244,8 @@ def read_results(folder: pathlib.Path) -> dict:
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
+        prog="python -m benchmarks.report", description=__doc__.partition("\n")[0],
+        parents=[codec.quality_option()])
     parser.add_argument("--results", type=pathlib.Path, default=rate_distortion.OUTPUT / "kodak",
                         help="folder that benchmarks.rate_distortion wrote (default: "
                         "benchmarks/results/rate_distortion/kodak)")
@@ -261,8 +266,9 @@ def main(argv: list[str]) -> None:
     results = read_results(args.results)
     sources = find_images(args.images, results["dataset"])
     model, judges = codec.load_model(args.model), rate_distortion.load_judges()
+    level = targets.level(model, args.quality)
     text = page(results, [
-        (source.name, code(source.read(), args.model, model, args.codecs, judges))
+        (source.name, code(source.read(), args.model, model, args.codecs, judges, level))
         for source in sources])
     with replacing(args.output) as temporary:
         # A file name need not be valid Unicode.

@@ -12,7 +12,7 @@ with TensorFlow, the model, and the image.
                 weights are fresh, from fixed seeds: neither memory nor work depends on them, but
                 for the length of the stream.
 
-Models are names of the zoo, folders, or configs.
+Models are names of the zoo, folders, or configs; those with levels code at quality 50.
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Each image is coded by each model to a real file. JPEG (4:2:0, optimised Huffman tables) codes it
 at every quality from 1 to 95; its size at the model's PSNR is interpolated, in the logarithm,
 between the two qualities around it. Sizes are compared image by image; images at whose PSNR there
-is no JPEG are left out and counted.
+is no JPEG are left out and counted. A model with levels codes at quality 50.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import tqdm
 
 import codec
 from benchmarks.side_by_side import RESULTS
-from common import coding, data, export, files, jpeg, metrics, tables
+from common import coding, data, export, files, jpeg, metrics, tables, targets
 from common.cli import report
 from mshyper.bits_back import BitsBackHyperprior
 
@@ -44,10 +44,12 @@ def main() -> None:
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
     models = {name: codec.load_model(name) for name in args.models}
+    levels = {name: targets.level(model, None) for name, model in models.items()}
     rows = {name: [] for name in models}
     for source in tqdm.tqdm(data.find(args.dataset), unit="image", disable=None):
         image = source.read()
-        measured = {name: coding.measure(model, image)[0] for name, model in models.items()}
+        measured = {name: coding.measure(model, image, levels[name])[0]
+                    for name, model in models.items()}
         sizes = jpeg_bytes_at(image, [row["psnr"] for row in measured.values()])
         for (name, row), size in zip(measured.items(), sizes):
             rows[name].append({
@@ -71,6 +73,7 @@ def main() -> None:
     files.write_json(path, {
         "date": datetime.date.today().isoformat(), "dataset": args.dataset, **tables.environment(),
         "fingerprints": {name: model.fingerprint for name, model in models.items()},
+        "levels": levels,
         "means": means, "rows": rows})
     print(f"written: {path}")
 

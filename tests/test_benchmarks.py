@@ -1,12 +1,15 @@
 import argparse
 import functools
+import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import codec
+import configs
 from benchmarks import (
     inference_speed,
     optimizers,
@@ -15,8 +18,9 @@ from benchmarks import (
     sga_landscape,
     side_by_side,
     transforms,
+    versus_jpeg,
 )
-from common import coding, images
+from common import coding, export, images
 from common.transforms import REGISTRY
 
 
@@ -159,3 +163,45 @@ def test_what_a_precision_costs_is_nothing_for_the_same_model(photo):
     row = precision.compare({"float32": model, "bfloat16": other}, 0.0025, photo)
     assert 0 < row["samples differ"] < 0.3 and abs(row["decoding: dB lost"]) < 0.02
     assert row["by more than 1"] < 0.003 and 0 < abs(row["rate at equal MSE"]) < 0.02
+
+
+# --- Models with levels, which code at quality 50 -------------------------------------------------
+
+
+@pytest.fixture
+def small_picture(photo, tmp_path):
+    """Path of it."""
+    path = tmp_path / "photo.png"
+    images.write(path, photo[100:196, 200:296])
+    return path
+
+
+def test_a_released_model_with_levels_is_compared_with_jpeg(
+        levels_model, small_picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(configs, "ZOO_DIR", tmp_path / "zoo")
+    monkeypatch.setattr(versus_jpeg, "RESULTS", tmp_path)
+    # No JPEG is as bad as this model.
+    monkeypatch.setattr(versus_jpeg, "jpeg_bytes_at", lambda image, psnrs: [1.0 for _ in psnrs])
+    shutil.copytree(levels_model, tmp_path / "zoo/family/3")
+    monkeypatch.setattr("sys.argv", ["versus_jpeg", "--dataset", str(small_picture)])
+    versus_jpeg.main()
+    results = json.loads((tmp_path / "versus_jpeg.json").read_text())
+    assert results["levels"] == {"family-3": 10}
+    assert results["fingerprints"] == {"family-3": export.fingerprint(levels_model)}
+    model, image = codec.load_model(levels_model), images.read(small_picture)
+    assert results["rows"]["family-3"][0]["bytes"] == len(coding.compress(model, image, level=10))
+
+
+def test_lambda_of_a_model_with_levels_is_that_of_the_level(
+        levels_model, small_picture, monkeypatch):
+    lambdas = []
+
+    def compare(models, rd_lambda, image):
+        lambdas.append(rd_lambda)
+        return {"by at most": 0}
+
+    monkeypatch.setattr(precision, "compare", compare)
+    monkeypatch.setattr("sys.argv", ["precision", "--models", str(levels_model), "--dataset",
+                                     str(small_picture)])
+    precision.main()
+    assert lambdas == [pytest.approx(math.sqrt(0.0015 * 0.06))]

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+import codec
 from benchmarks import inference_table
-from common import images
+from common import coding, images
 
 
 def row(method, image, bpp, mse, steps):
@@ -46,6 +47,18 @@ def test_command(photo, tmp_path, capsys):
     with pytest.raises(SystemExit):
         inference_table.main([*arguments, "--model", "mshyper-small-1"])
     assert "another" in capsys.readouterr().err
+
+
+def test_a_model_with_levels_codes_at_the_middle_one(photo, tmp_path, levels_model):
+    images.write(tmp_path / "a.png", photo[100:164, 200:264])
+    inference_table.main(["--dataset", str(tmp_path / "a.png"), "--model", str(levels_model),
+                          "--methods", "base", "--output", str(tmp_path / "table")])
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["rd_lambda"] == pytest.approx((0.0015 * 0.06)**0.5)
+    base, = table["rows"]
+    ntc = coding.compress(codec.load_model(levels_model), photo[100:164, 200:264], level=10)
+    assert base["bytes"] == len(ntc)
+    assert base["rd_loss"] == pytest.approx(base["bpp"] + table["rd_lambda"] * base["mse"])
 
 
 def test_the_summary_needs_no_base():

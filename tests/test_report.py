@@ -101,11 +101,25 @@ def test_classical_codecs_have_no_more_bytes_than_the_model(photo, monkeypatch, 
         assert picture.row["psnr"] == metrics.psnr(image, picture.image)
 
 
+def test_a_model_with_levels_codes_at_the_quality_asked_for(
+        levels_model, photo, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
+    path = tmp_path / "page.html"
+    report.main(["--results", str(folder), "--model", str(levels_model), "--quality", "20",
+                 "--images", "a&b", "--codecs", "--output", str(path)])
+    model, image = codec.load_model(levels_model), images.read(folder / "photographs/a&b.png")
+    sizes = [len(coding.compress(model, image, level=level)) for level in (4, 10)]
+    text = path.read_text()
+    assert f"<td>{sizes[0]:,}</td>" in text and f"<td>{sizes[1]:,}</td>" not in text
+    assert "<td>20</td>" in text
+
+
 @pytest.mark.parametrize("arguments, message", [
     (["--results", "nowhere"], "benchmarks.rate_distortion writes it"),
     (["--output", "nowhere/page.html"], "there is no folder nowhere"),
     (["--images", "kodim99"], "kodim99"),
     (["--model", "none-1"], "no model 'none-1'"),
+    (["--quality", "20"], "--quality needs a model with levels"),
 ])
 def test_mistakes_are_one_line(arguments, message, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
