@@ -344,7 +344,8 @@ def write(path: pathlib.Path, content: bytes) -> None:
             sys.stdout.buffer.write(content)
             sys.stdout.buffer.flush()
         except OSError as error:
-            sys.stdout = open(os.devnull, "w")  # or Python tries again when it ends
+            # Or Python tries again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise UserError(f"standard output: {error.strerror}") from None
         return
     with replacing(path) as temporary:
