@@ -14,6 +14,7 @@ from PIL import Image
 
 import codec
 import configs
+from benchmarks import dials
 from common import (
     coding,
     distribution,
@@ -334,6 +335,19 @@ def test_files_are_as_good_as_wanted(model, pictures, tmp_path, capsys):
         assert found >= wanted - 1e-5 and f"{found:.2f} dB" in capsys.readouterr().out
         below = coding.compress(model, pictures["a"], level=level - 1)
         assert metrics.psnr(pictures["a"], coding.decompress(model, below)) < wanted
+
+
+@pytest.mark.parametrize("kind", ["max_bytes", "psnr"])
+def test_the_benchmark_measures_how_close_they_come(kind, model, pictures):
+    ends = dials.reach(model, pictures["b"])[kind]
+    assert dials.between(kind, ends, 0) == ends[0] < dials.between(kind, ends, 0.5) < ends[1]
+    target = targets.Target(kind, dials.between(kind, ends, 0.5))
+    row = dials.meet(model, pictures["b"], target)
+    assert 0 <= row["gap"] < 0.2 and 3 <= row["codings"] <= 6 and row["seconds"] > 0
+    coded = targets.compress(model, pictures["b"], target)
+    reached = (metrics.psnr(pictures["b"], coding.decompress(model, coded.ntc)) - target.value
+               if kind == "psnr" else 1 - len(coded.ntc) / target.value)
+    assert row["gap"] == pytest.approx(reached)
 
 
 def test_targets_out_of_reach(model, pictures, tmp_path, capsys):
