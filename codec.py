@@ -30,6 +30,7 @@ from common import precision as precisions
 from common.cli import UserError, report
 from common.container import SUFFIX, Container
 from common.files import replacing
+from common.levels import DEFAULT_QUALITY
 from common.model import Codec, Latents
 from factorized.models import FactorizedPrior
 from hific.mixture import HiFiCMixture
@@ -107,7 +108,7 @@ def compress(args: argparse.Namespace) -> None:
     if target:
         targets.require_levels(model, str(target))
     elif model.levels:
-        target = targets.Target("quality", 50)
+        target = targets.Target("quality", DEFAULT_QUALITY)
 
     def compress_one(source, output):
         image = images.read(read(source) if source == PIPE else source, args.max_pixels)

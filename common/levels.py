@@ -31,6 +31,9 @@ from common import entropy, weights
 from common.transforms import convolution
 from common.transforms.convolution import SignalConv2D
 
+# What a level is chosen by when nobody says; see `Levels.at_quality`.
+DEFAULT_QUALITY = 50
+
 # Where gains are learned.
 _KNOTS = 5
 

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import data, entropy, exact, images, quantizers, tiles, transforms
-from common.levels import Levels
+from common.levels import DEFAULT_QUALITY, Levels
 
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's. Models with
 # levels have a "level" too, int32 [B].
@@ -156,7 +156,7 @@ class Codec(tf.keras.Model):
                 raise ValueError("this model was trained for one rate: it has no levels")
             return {}
         if level is None:
-            level = self.levels.at_quality(50)
+            level = self.levels.at_quality(DEFAULT_QUALITY)
         if isinstance(level, int) and not 0 <= level < self.levels.count:
             raise ValueError(f"level {level}: this model has 0 to {self.levels.count - 1}")
         return {"level": self.levels.latent(level, batch)}

@@ -14,6 +14,7 @@ import numpy as np
 
 from common import coding, export, images, metrics
 from common.cli import UserError
+from common.levels import DEFAULT_QUALITY
 from common.model import Codec, Latents
 from common.timing import stage
 
@@ -57,7 +58,7 @@ class Target:
 
 
 def level(model: Codec, quality: float | None) -> int | None:
-    """The level of a quality, by default 50; None for a model of one rate.
+    """The level of a quality, or of the default one; None for a model of one rate.
 
     Raises:
       UserError: `quality` is not 0 to 100, or it is given for a model of one rate.
@@ -65,7 +66,8 @@ def level(model: Codec, quality: float | None) -> int | None:
     if quality is not None:
         Target("quality", quality)
         require_levels(model, "--quality")
-    return model.levels and model.levels.at_quality(50 if quality is None else quality)
+    return model.levels and model.levels.at_quality(
+        DEFAULT_QUALITY if quality is None else quality)
 
 
 def require_levels(model: Codec, asked: str) -> None:

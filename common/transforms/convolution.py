@@ -86,7 +86,6 @@ class SignalConv2D(tfc.SignalConv2D):
             y *= scale[:, None, None, :]
         return y if self.activation is None else self.activation(y)
 
-
     def _scale(self, dtype):
         """[B, filters], or [1, filters] if all images of the batch are at one position."""
         if self.level_scale is None:
