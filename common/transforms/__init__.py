@@ -15,11 +15,12 @@ from common.transforms import (
     joint2018,
     mbt2018,
     pixelcnn,
+    residual,
     yang2023,
 )
 
 _MODULES = (advdnic, bls2017, elic2022, hific2020, hyper2018, joint2018, mbt2018, pixelcnn,
-            yang2023)
+            residual, yang2023)
 
 REGISTRY = {
     name: cls

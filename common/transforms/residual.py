@@ -1,0 +1,65 @@
+"""Residual bottlenecks as in ELIC, none of them on large feature maps: for CPUs.
+
+    analysis    image  9x9 /4, RBs   5x5 /2, RBs   5x5 /2, RBs   1x1   y
+    synthesis   y      the same backwards: 1x1   RBs, 5x5 x2, ...      image
+
+    RB          x + [1x1 to half the channels, ReLU, 3x3, ReLU, 1x1](x)    (He et al. 2022)
+
+On CPUs an activation or a GDN of the feature maps at half the image's resolution takes longer than
+the convolutions beside it, for it does little with each number that it reads. Here the first
+convolution goes to a quarter of the resolution at once, and most of the work is at an eighth and a
+sixteenth.
+"""
+
+from common.transforms.layers import Residual, Transform, conv, deconv
+
+
+class ResidualAnalysis(Transform):
+    """Image [B, H, W, 3] -> y [B, H/16, W/16, channels[-1]].
+
+    Args:
+      channels: outputs of the three strided layers, and of the last.
+      blocks: number of bottlenecks after each strided layer.
+      kernel: of the strided layers but the first.
+      activation: of the strided layers, "gdn" or None.
+    """
+
+    stride = 16
+
+    def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None):
+        *inner, last = channels
+        layers = []
+        for width, number, size, stride in zip(
+                inner, blocks, (9, kernel, kernel), (4, 2, 2), strict=True):
+            layers += [conv(width, size, stride, activation), *_bottlenecks(width, number)]
+        super().__init__([*layers, conv(last, 1)], out_channels=last)
+
+
+class ResidualSynthesis(Transform):
+    """y [B, h, w, C] -> image [B, 16 h, 16 w, channels[-1]].
+
+    Args:
+      channels: outputs of the first layer, and of the strided ones.
+      blocks: number of bottlenecks before each strided layer.
+      kernel: of the strided layers but the last.
+      activation: of the strided layers but the last, "igdn" or None.
+    """
+
+    stride = 16
+
+    def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None):
+        *inner, last = channels
+        first, second, third = inner
+        layers = [conv(first, 1)]
+        for width, number, arguments in zip(inner, blocks, (
+                (second, kernel, 2, activation), (third, kernel, 2, activation), (last, 9, 4)),
+                strict=True):
+            layers += [*_bottlenecks(width, number), deconv(*arguments)]
+        super().__init__(layers, out_channels=last)
+
+
+
+def _bottlenecks(channels, number):
+    return [Residual([conv(channels // 2, 1, activation="relu"),
+                      conv(channels // 2, 3, activation="relu"),
+                      conv(channels, 1)]) for _ in range(number)]
