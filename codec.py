@@ -139,7 +139,7 @@ def _target(args) -> targets.Target | None:
 
 def decompress(args: argparse.Namespace) -> None:
     """.ntc files to image files."""
-    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.SUFFIXES, pipes=True)
+    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.WRITTEN, pipes=True)
     loaded = {}
 
     def decompress_one(source, target):

@@ -1,9 +1,10 @@
 """Image files, and the padding that lets a model take images of any size."""
 
+import collections
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +13,45 @@ from PIL import Image, ImageCms, ImageOps
 from common.cli import UserError
 from common.files import replacing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+Image.init()
+# Formats that Pillow opens and that are not read here: they need other programs, are no pictures of
+# pixels, or what Pillow reads of them is a smaller picture or has no agreed range of values.
+_OTHER = {"BUFR": "BUFR", "EPS": "PostScript", "FITS": "FITS", "GRIB": "GRIB", "HDF5": "HDF5",
+          "IPTC": "IPTC", "MPEG": "MPEG video", "PALM": "Palm", "PCD": "Photo CD", "PDF": "PDF",
+          "WMF": "Windows metafile"}
+# What is read: formats as Pillow names them, and the suffixes of their files.
+FORMATS = tuple(sorted(
+    {*Image.OPEN, "MPO"} & {*Image.registered_extensions().values()} - {*_OTHER}))
+SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items()
+                 if name in FORMATS)
+# Known formats of pictures that are not read, by suffix.
+NOT_READ = {
+    **{suffix: _OTHER[name] for suffix, name in Image.registered_extensions().items()
+       if name in _OTHER},
+    **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif", ".avci"), "HEIF"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".raf",
+                     ".orf", ".rw2", ".raw", ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf",
+                     ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl", ".gpr"), "camera raw"),
+    ".jxl": "JPEG XL", ".jxr": "JPEG XR", ".wdp": "JPEG XR", ".hdp": "JPEG XR", ".jls": "JPEG-LS",
+    ".jph": "HTJ2K", ".jhc": "HTJ2K", ".svg": "SVG", ".svgz": "SVG", ".djvu": "DjVu",
+    ".djv": "DjVu", ".mng": "MNG", ".jng": "JNG", ".dpx": "DPX", ".cin": "Cineon",
+    ".hdr": "Radiance HDR", ".exr": "OpenEXR", ".dcm": "DICOM", ".psb": "Photoshop, large",
+    ".xcf": "GIMP", ".kra": "Krita", ".ai": "Illustrator", ".bpg": "BPG", ".flif": "FLIF",
+    ".pam": "PAM",
+}
+
+# Formats that are written: the suffixes, the longest side that they can hold, and how.
+_WRITTEN = {
+    "PNG": (None, {}),
+    "JPEG": (65500, dict(quality=95, subsampling="4:4:4")),
+    "WEBP": (16383, dict(lossless=True)),
+    "TIFF": (None, {}), "BMP": (None, {}), "DIB": (None, {}), "PPM": (None, {}),
+    "JPEG2000": (None, {}), "QOI": (None, {}), "TGA": (65535, {}), "PCX": (65534, {}),
+    "SGI": (65535, {}), "GIF": (65535, {}),
+    "AVIF": (32768, dict(quality=95, subsampling="4:4:4")),
+}
+WRITTEN = tuple(suffix for suffix, name in Image.registered_extensions().items()
+                if name in _WRITTEN and suffix not in (".pbm", ".pgm", ".pfm", ".bw", ".rgba"))
 
 # A few kilobytes shall not ask for gigabytes of memory.
 MAX_PIXELS = 200_000_000
@@ -80,20 +119,60 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
+         ) -> tuple[list, str]:
+    """Which files of a folder are taken, by their suffixes.
+
+    Returns:
+      The paths that are taken, as they came, and what is said of the others, '' if there are none:
+      '2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s)'. Hidden files are neither; `._NAME`
+      is what macOS keeps beside a file NAME.
+    """
+    taken, left = [], collections.Counter()
+    for path in paths:
+        name = os.path.basename(path).lower()
+        if name.startswith("._"):
+            continue
+        if name.endswith(suffixes):
+            taken.append(path)
+        elif not name.startswith("."):
+            suffix = os.path.splitext(name)[1]
+            left["folder(s)" if os.path.isdir(path) else suffix or "without a suffix"] += 1
+    return taken, ", ".join(
+        f"{count} {kind}" + f" ({NOT_READ.get(kind)}: format not read here)" * (kind in NOT_READ)
+        for kind, count in sorted(left.items(), key=lambda item: (-item[1], item[0])))
+
+
+def check_size(path: str | os.PathLike, height: int, width: int) -> None:
+    """Whether `write` can write an image of these sides to this name.
+
+    Raises:
+      UserError: the suffix names no format that is written, or one that cannot hold such sides.
+    """
+    suffix = os.path.splitext(path)[1].lower()
+    if suffix not in WRITTEN:
+        raise UserError(f"{path}: write to a name that ends in one of {' '.join(WRITTEN)}")
+    name = Image.registered_extensions()[suffix]
+    longest, _ = _WRITTEN[name]
+    if longest and max(height, width) > longest:
+        raise UserError(f"{path}: {name} holds at most {longest} pixels a side, not {width} x "
+                        f"{height}; write PNG or TIFF instead")
+
+
 def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 array [H, W, 3] in the format that the suffix of `path` names.
 
-    All formats are lossless but JPEG, which is written at quality 95 without subsampling.
+    All formats are lossless but JPEG and AVIF, which are written at quality 95 without subsampling,
+    and GIF, which holds 256 colours.
 
     Raises:
-      UserError: the suffix names no image format, or the file cannot be written.
+      UserError: the suffix names no image format that is written, the format cannot hold the sides,
+        or the file cannot be written.
     """
-    if os.path.splitext(path)[1].lower() not in SUFFIXES:
-        raise UserError(f"{path}: write to a name that ends in one of {' '.join(SUFFIXES)}")
-    options = {".webp": dict(lossless=True)}
-    options |= dict.fromkeys((".jpg", ".jpeg"), dict(quality=95, subsampling="4:4:4"))
+    check_size(path, *image.shape[:2])
+    name = Image.registered_extensions()[os.path.splitext(path)[1].lower()]
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, **options.get(temporary.suffix.lower(), {}))
+        Image.fromarray(image).save(temporary, name, **_WRITTEN[name][1])
 
 
 def to_png(image: np.ndarray) -> bytes:

@@ -163,13 +163,55 @@ def test_failed_write_keeps_the_old_file(tmp_path, photo):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("suffix", images.SUFFIXES)
+@pytest.mark.parametrize("suffix", images.WRITTEN)
 def test_every_suffix_can_be_written(tmp_path, photo, suffix):
     crop = photo[:64, :48]
     images.write(tmp_path / f"a{suffix.upper()}", crop)
     read = images.read(tmp_path / f"a{suffix.upper()}")
     assert np.mean(np.abs(read - crop.astype(float))) < 6
+    if suffix not in (".jpg", ".jpeg", ".jpe", ".jfif", ".avif", ".avifs", ".gif"):
+        np.testing.assert_array_equal(read, crop)
     assert [p.name for p in tmp_path.iterdir()] == [f"a{suffix.upper()}"]
+
+
+def test_what_is_written_is_read_and_the_usual_formats_are_both():
+    assert set(images.WRITTEN) < set(images.SUFFIXES)
+    assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".avif", ".jp2",
+            ".jfif", ".gif"} < set(images.WRITTEN)
+
+
+def test_every_suffix_that_pillow_knows_is_read_or_named_as_not_read():
+    assert set(Image.registered_extensions()) <= {*images.SUFFIXES, *images.NOT_READ}
+    assert not set(images.SUFFIXES) & set(images.NOT_READ)
+    assert {".heic", ".heif", ".jxl", ".dng", ".nef", ".svg", ".pdf"} < set(images.NOT_READ)
+
+
+@pytest.mark.parametrize("suffix, longest", [
+    (".webp", 16383), (".jpg", 65500), (".JFIF", 65500), (".gif", 65535), (".tga", 65535),
+    (".sgi", 65535), (".pcx", 65534), (".avif", 32768), (".png", None), (".tif", None)])
+def test_limits_of_a_format_are_known_before_and_are_the_real_ones(tmp_path, suffix, longest):
+    path = tmp_path / f"a{suffix}"
+    images.write(path, np.zeros([1, longest or 70000, 3], np.uint8))
+    assert images.read(path).shape == (1, longest or 70000, 3)
+    if longest:
+        name = Image.registered_extensions()[suffix.lower()]
+        for sides in ((1, longest + 1), (longest + 1, 1)):
+            with pytest.raises(UserError, match=f"a{suffix}: {name} holds at most {longest}"):
+                images.check_size(path, *sides)
+            with pytest.raises(UserError, match=f"a{suffix}: {name} holds at most {longest}"):
+                images.write(path, np.zeros([*sides, 3], np.uint8))
+        assert images.read(path).shape == (1, longest, 3)
+
+
+def test_what_is_left_out_of_a_folder_is_counted_and_named(tmp_path):
+    (tmp_path / "inner").mkdir()
+    names = ["a.png", "B.JPG", "c.heic", "d.HEIC", "e.txt", "f", "._a.png", ".DS_Store", "inner"]
+    taken, left = images.sift([tmp_path / name for name in names])
+    assert [path.name for path in taken] == ["a.png", "B.JPG"]
+    assert left == ("2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s), "
+                    "1 without a suffix")
+    assert images.sift(["a.png", "b.npy", "._c.npy"], (".npy",)) == (["b.npy"], "1 .png")
+    assert images.sift(["a.png", "._a.png"]) == (["a.png"], "")
 
 
 def test_to_uint8_rounds_and_clips():
