@@ -1,15 +1,23 @@
 """Image files, and the padding that lets a model take images of any size."""
 
 import collections
+import contextlib
+import functools
 import io
+import itertools
 import os
+import sys
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image, ImageCms, ImageOps
+from absl import logging
+from PIL import Image, TiffImagePlugin
 
+from common import colour, metadata
 from common.cli import UserError
 from common.files import replacing
 
@@ -20,10 +28,9 @@ _OTHER = {"BUFR": "BUFR", "EPS": "PostScript", "FITS": "FITS", "GRIB": "GRIB", "
           "IPTC": "IPTC", "MPEG": "MPEG video", "PALM": "Palm", "PCD": "Photo CD", "PDF": "PDF",
           "WMF": "Windows metafile"}
 # What is read: formats as Pillow names them, and the suffixes of their files.
-FORMATS = tuple(sorted(
-    {*Image.OPEN, "MPO"} & {*Image.registered_extensions().values()} - {*_OTHER}))
+FORMATS = tuple(sorted({*Image.OPEN} & {*Image.registered_extensions().values()} - {*_OTHER}))
 SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items()
-                 if name in FORMATS)
+                 if name in (*FORMATS, "MPO"))  # which opens as JPEG
 # Known formats of pictures that are not read, by suffix.
 NOT_READ = {
     **{suffix: _OTHER[name] for suffix, name in Image.registered_extensions().items()
@@ -57,32 +64,95 @@ WRITTEN = tuple(suffix for suffix, name in Image.registered_extensions().items()
 MAX_PIXELS = 200_000_000
 # Pillow raises an error at twice its limit; between the two it would only warn, and we refuse.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+_LIMIT = threading.Lock()  # held while Pillow's limit is another
+# What is odd in a file but does not keep it from being shown.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+# Tags of TIFF files.
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 255, 262, 50706
+# How to show an image that is stored in an EXIF orientation.
+_TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+              4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+              6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+              8: Image.Transpose.ROTATE_90}
+
+
+# How files of formats that are not read begin.
+_BEGINNINGS = {
+    b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"II\xbc": "JPEG XR", b"%PDF": "PDF",
+    b"%!PS": "PostScript", b"v/1\x01": "OpenEXR", b"#?R": "Radiance HDR", b"gimp xcf": "GIMP",
+    b"AT&TFORM": "DjVu", b"FUJIFILMCCD-RAW": "camera raw", b"8BPS\0\2": "Photoshop, large"}
+_BRANDS = {**dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+                           "HEIF"), b"crx ": "camera raw"}
 
 
 def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file, or the bytes of one, the way an image viewer shows it.
 
-    EXIF orientation is applied, an embedded colour profile is converted to sRGB, transparency is
-    laid over white, 16-bit grey is rounded to 8 bits (of 16-bit colour, Pillow keeps the high
-    byte), and grey becomes RGB.
+    Orientation is applied, a colour profile is converted to sRGB, transparency is laid over white,
+    16 bits are rounded to 8, and grey becomes RGB. Other metadata is not looked at, so that nothing
+    but pixels decides whether a file can be read. Of several pictures the first is read, and a
+    warning says so.
 
     Returns:
       uint8 array [H, W, 3].
 
     Raises:
-      UserError: the file is missing, empty, truncated, not an image, or has more than
-        `max_pixels` pixels.
+      UserError: the file is missing, empty, truncated, not an image or of a format that is not read
+        here, its picture is only a thumbnail, or it has more than `max_pixels` pixels.
     """
-    Image.MAX_IMAGE_PIXELS = max(MAX_PIXELS, max_pixels)
-    path = "standard input" if isinstance(source, bytes) else source
+    with _opened(source, max_pixels) as (image, file):
+        colours, opacity = _decode(image, file)
+        _check_pixels(source, image, max_pixels)  # some formats know only now
+        rgb = colour.to_srgb(colours, image.info.get("icc_profile"))
+        rgb = colour.over_white(rgb, opacity)
+        turn = _TRANSPOSE.get(metadata.orientation(image.info.get("exif")))
+        pixels = np.asarray(rgb if turn is None else rgb.transpose(turn))
+        _say_first(_name(source), _count_pictures(image))
+    return pixels
+
+
+def size(path: str | os.PathLike) -> tuple[int, int]:
+    """Height and width of an image file as it is shown, from its headers alone.
+
+    Raises:
+      UserError: as `read`, but what is wrong behind the headers is not noticed.
+    """
+    with _opened(path, MAX_PIXELS, pixels=False) as (image, _):
+        sides = image.size[::-1]
+        return sides[::-1] if metadata.orientation(image.info.get("exif")) >= 5 else sides
+
+
+def _name(source) -> str | os.PathLike:
+    return "standard input" if isinstance(source, bytes) else source
+
+
+@contextlib.contextmanager
+def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = True
+            ) -> Iterator[tuple[Image.Image, BinaryIO]]:
+    """Yields an image of which the headers are read, and what was read.
+
+    Whatever goes wrong, here or in the block, is a UserError.
+    """
+    path, start = _name(source), b""
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            if image.width * image.height > max_pixels:
-                raise UserError(f"{path} has {image.width} x {image.height} pixels, more than "
-                                f"{max_pixels / 1e6:g} megapixels")
-            image.load()
-            return np.asarray(_to_rgb(image))
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            if not file.seekable():
+                file = io.BytesIO(file.read())
+            start = file.read(1024)
+            file.seek(0)
+            file, info = metadata.needed(file, pixels)
+            with _limited(max_pixels):
+                image = Image.open(file, formats=FORMATS)
+            with image:
+                if image.format == "TIFF":
+                    _turn_to_picture(image, path, start)
+                _check_pixels(source, image, max_pixels)
+                image.info.update(info)
+                yield image, file
+    except UserError:
+        raise
     except Image.DecompressionBombError:
         raise UserError(f"{path} has more than {max_pixels / 1e6:g} megapixels") from None
     except FileNotFoundError:
@@ -90,33 +160,159 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not an image file") from None
     except Image.UnidentifiedImageError:
-        raise UserError(f"{path} is not an image file (or is empty)") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error})") from None
+        name = _format_not_read(path, start)
+        raise UserError(
+            f"{path}: {name}: format not read here; convert it to PNG, JPEG or TIFF" if name else
+            f"{path} is not an image file (or is empty or damaged)") from None
+    except Exception as error:  # of a decoder: of any kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as an image ({reason})") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit grey; 65535 = 257 * 255
-        samples = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((samples + 128) // 257).astype(np.uint8)).convert("RGB")
+@contextlib.contextmanager
+def _limited(max_pixels: int) -> Iterator[None]:
+    """Lets Pillow open images of `max_pixels` pixels, if these are more than usual."""
+    if max_pixels <= MAX_PIXELS:
+        yield
+        return
+    with _LIMIT:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _check_pixels(source, image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise UserError(f"{_name(source)} has {image.width} x {image.height} pixels, more than "
+                        f"{max_pixels / 1e6:g} megapixels")
+    if not image.width * image.height:
+        raise UserError(f"{_name(source)} has no pixels ({image.width} x {image.height})")
+
+
+def _format_not_read(path, start: bytes) -> str | None:
+    """Name of the known format that a file which Pillow does not open has, by content or suffix."""
+    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
+        return _BRANDS[start[8:12]]
+    if b"<svg" in start:
+        return "SVG"
+    for beginning, name in _BEGINNINGS.items():
+        if start.startswith(beginning):
+            return name
+    return NOT_READ.get(os.path.splitext(path)[1].lower()) if start else None
+
+
+def _turn_to_picture(image: Image.Image, path, start: bytes) -> None:
+    """Turns a TIFF file to its first page that is no smaller copy of another, and counts those.
+
+    Raises:
+      UserError: there is none, or the pages are previews of what a camera's sensor saw.
+    """
+    if (_DNG_VERSION in image.tag_v2 or start[8:10] == b"CR"
+            or os.path.splitext(path)[1].lower() in NOT_READ):
+        raise UserError(f"{path}: camera raw: format not read here, and what else the file holds "
+                        "are previews; convert it to PNG, JPEG or TIFF")
+    pages = []
+    with contextlib.suppress(Exception):  # the end, or a page that cannot be read
+        for page in itertools.count():
+            image.seek(page)
+            if not _is_reduced(image):
+                pages.append(page)
+    if not pages:
+        raise UserError(f"{path}: what can be read of it is only a smaller copy of the picture "
+                        "(a thumbnail); convert it to PNG, JPEG or another TIFF")
+    image.seek(pages[0])
+    image.info["icc_profile"] = image.tag_v2.get(TiffImagePlugin.ICCPROFILE)  # of this page
+    image.info["pictures"] = len(pages)
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether a page says that it is a smaller copy or a mask, or has a larger one below it."""
+    tags = image.tag_v2
+    if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
+        return True
+    below = tags.get(TiffImagePlugin.SUBIFD, ())
+    for offset in below if isinstance(below, tuple) else (below,):
+        directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
+        image.fp.seek(offset)
+        directory.load(image.fp)
+        if directory.get(TiffImagePlugin.IMAGEWIDTH, 0) > tags[TiffImagePlugin.IMAGEWIDTH]:
+            return True
+    return False
+
+
+def _count_pictures(image: Image.Image) -> int:
+    if "pictures" in image.info:
+        return image.info["pictures"]
+    if image.format == "PSD":  # counts its layers
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # a damaged one behind the first
+        return 1
+
+
+@functools.cache
+def _say_first(path, pictures: int) -> None:
+    if pictures > 1:
+        logging.warning("%s: read the first of %d pictures", path, pictures)
+
+
+def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Image | None]:
+    """Colours (mode 1, L, I;16, RGB, ...) and opacity (mode L, or None) of an opened image."""
+    raw = image.tile[0].args if image.tile else ""
+    raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+    if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in raw and not raw.startswith("RGBa"):
+        return _decode_deep(image, file, raw)
+    image.load()
     if image.mode == "F":
         raise ValueError("floating-point samples have no agreed range; convert it to 8 or 16 bits")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image).convert("RGB")
-    if image.mode == "P":
-        image = image.convert("RGB")
-    if profile and image.mode in ("RGB", "CMYK"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            return ImageCms.profileToProfile(
-                image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            pass  # A damaged profile is ignored, as viewers do.
-    return image.convert("RGB")
+    if image.mode.startswith("I"):
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535:
+            raise ValueError("32-bit samples have no agreed range; convert it to 8 or 16 bits")
+        if raw.startswith("I;12"):
+            samples = (samples.astype(np.uint32) * 65535 + 2047) // 4095
+        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # 0 is white
+            samples = 65535 - samples
+        samples = samples.astype(np.uint16)
+        return Image.fromarray(samples), _opacity(image, samples)
+    if raw in ("L;2", "L;4") and "transparency" in image.info:  # is given in 2 or 4 bits
+        image.info["transparency"] *= 85 if raw == "L;2" else 17
+    return colour.split(image)
+
+
+def _decode_deep(image: Image.Image, file: BinaryIO, raw: str
+                 ) -> tuple[Image.Image, Image.Image | None]:
+    """Colours of 16 bits, rounded. Pillow decodes their high bytes or, in the other order, the low.
+
+    The rounding makes a step of 1/255 where cutting off makes one of 1/256.
+    """
+    file.seek(0)
+    low = Image.open(file, formats=[image.format])
+    if image.tell():
+        low.seek(image.tell())
+    order = "B" if raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little") else "L"
+    other = "RGBA" if raw.startswith("LA") else raw[:-1] + order  # LA: four bytes, as they are
+    low.tile = [
+        tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+        for tile in low.tile]
+    samples = np.asarray(low).astype(np.uint16)
+    if raw.startswith("LA"):
+        samples = samples[..., ::2] << 8 | samples[..., 1::2]
+        opacity = Image.fromarray(colour.round_samples(samples[..., 1]))
+        return Image.fromarray(np.ascontiguousarray(samples[..., 0])), opacity
+    samples |= np.asarray(image).astype(np.uint16) << 8
+    rounded = colour.round_samples(samples)
+    if image.mode == "RGB":
+        return Image.fromarray(rounded), _opacity(image, samples)
+    return colour.split(Image.frombytes(image.mode, rounded.shape[1::-1], rounded.tobytes()))
+
+
+def _opacity(image: Image.Image, samples: np.ndarray) -> Image.Image | None:
+    key = image.info.get("transparency")
+    return None if key is None else colour.opaque_but(samples, key)
 
 
 def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
@@ -125,8 +321,8 @@ def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXE
 
     Returns:
       The paths that are taken, as they came, and what is said of the others, '' if there are none:
-      '2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s)'. Hidden files are neither; `._NAME`
-      is what macOS keeps beside a file NAME.
+      '2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s)'. Hidden files are neither;
+      `._NAME` is what macOS keeps beside a file NAME.
     """
     taken, left = [], collections.Counter()
     for path in paths:
