@@ -1,7 +1,7 @@
 """Data sets of photographs, and random crops of them that depend on nothing but (seed, step).
 
 A data set is named by an entry of `configs.DATASETS`, by `photos/train`, `photos/validation` or
-`photos` (both), or by any file, folder or glob of PNG / JPEG / WebP / .npy files.
+`photos` (both), or by any file, folder or glob of image files (`images.SUFFIXES`) or .npy files.
 """
 
 import concurrent.futures
@@ -56,11 +56,7 @@ class Source:
         """Height and width, from the file's header alone. Raises UserError."""
         if self.path.suffix.lower() == ".npy":
             return _open_npy(self.path).shape[-3:-1]
-        try:
-            with Image.open(self.path) as image:
-                return image.height, image.width
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UserError(f"{self.path}: cannot be read as an image ({error})") from None
+        return images.size(self.path)
 
     def read(self) -> np.ndarray:
         """The image, uint8 [H, W, 3]. Raises UserError."""
@@ -76,26 +72,35 @@ class Source:
 
 
 def find(name: str) -> list[Source]:
-    """The images of a data set, sorted by name.
+    """The images of a data set, sorted by name. A warning counts and names the files left out.
 
     Raises:
       UserError: the name is neither a data set nor a path, or no image file is there.
     """
-    paths = _find_paths(name)
-    sources = []
-    for path in paths:
+    paths, left_out = images.sift(_find_paths(name), _SUFFIXES)
+    if left_out:
+        images.warn_once(f"data set '{name}': left out {left_out}")
+    sources, errors = [], []
+    for path in map(pathlib.Path, paths):
         if path.suffix.lower() != ".npy":
             sources.append(Source(path))
             continue
-        array = _open_npy(path)
+        try:
+            array = _open_npy(path)
+        except UserError as error:
+            logging.warning("skipped: %s", error)
+            errors.append(error)
+            continue
         sources += [Source(path)] if array.ndim == 3 else [
             Source(path, i) for i in range(len(array))]
+    if errors and not sources:
+        raise errors[0]
     if not sources:
-        raise UserError(f"data set '{name}' has no images ({' '.join(_SUFFIXES)})")
+        raise UserError(f"data set '{name}' has no images" + (left_out and f", only {left_out}"))
     return sources
 
 
-def _find_paths(name: str) -> list[pathlib.Path]:
+def _find_paths(name: str) -> list[str | pathlib.Path]:
     dataset, _, split = name.partition("/")
     if dataset == "photos" and split in ("", *_PHOTOS):
         return [_in_package(package, file) for part in ([split] if split else _PHOTOS)
@@ -113,7 +118,7 @@ def _find_paths(name: str) -> list[pathlib.Path]:
         if not paths:
             known = ", ".join(["photos", *configs.DATASETS])
             raise UserError(f"'{name}' is neither a data set ({known}) nor a path with image files")
-    return [pathlib.Path(path) for path in paths if path.lower().endswith(_SUFFIXES)]
+    return paths
 
 
 def _in_package(package: str, file: str) -> pathlib.Path:
@@ -129,8 +134,9 @@ def _in_package(package: str, file: str) -> pathlib.Path:
 def _open_npy(path: pathlib.Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as an array ({error})") from None
+    except Exception as error:  # a damaged header raises errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: cannot be read as an array ({reason})") from None
     if array.ndim not in (3, 4) or array.shape[-1] != 3 or array.dtype not in (
             np.uint8, np.float32) or 0 in array.shape:
         raise UserError(f"{path}: need uint8 or float32 of shape [H, W, 3] or [N, H, W, 3], "
@@ -277,10 +283,13 @@ def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: 
 
 
 def whole_images(sources: list[Source]) -> tf.data.Dataset:
-    """Whole images, one a batch: float32 [1, H, W, 3] in [0, 1]."""
+    """Whole images, one a batch: float32 [1, H, W, 3] in [0, 1]; without what cannot be read."""
     def read():
         for source in sources:
-            yield source.read()
+            try:
+                yield source.read()
+            except UserError as error:
+                logging.warning("skipped: %s", error)
 
     return (tf.data.Dataset.from_generator(
         read, output_signature=tf.TensorSpec([None, None, 3], tf.uint8))

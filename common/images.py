@@ -109,7 +109,9 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
         rgb = colour.over_white(rgb, opacity)
         turn = _TRANSPOSE.get(metadata.orientation(image.info.get("exif")))
         pixels = np.asarray(rgb if turn is None else rgb.transpose(turn))
-        _say_first(_name(source), _count_pictures(image))
+        pictures = _count_pictures(image)
+    if pictures > 1:
+        warn_once(f"{_name(source)}: read the first of {pictures} pictures")
     return pixels
 
 
@@ -163,7 +165,7 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
         name = _format_not_read(path, start)
         raise UserError(
             f"{path}: {name}: format not read here; convert it to PNG, JPEG or TIFF" if name else
-            f"{path} is not an image file (or is empty or damaged)") from None
+            f"{path} is not an image file (or is empty, damaged or of an unusual kind)") from None
     except Exception as error:  # of a decoder: of any kind
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: cannot be read as an image ({reason})") from None
@@ -254,16 +256,19 @@ def _count_pictures(image: Image.Image) -> int:
 
 
 @functools.cache
-def _say_first(path, pictures: int) -> None:
-    if pictures > 1:
-        logging.warning("%s: read the first of %d pictures", path, pictures)
+def warn_once(message: str) -> None:
+    """Logs a warning that this process has not logged before."""
+    logging.warning("%s", message)
 
 
 def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Image | None]:
     """Colours (mode 1, L, I;16, RGB, ...) and opacity (mode L, or None) of an opened image."""
+    if image.format == "TIFF" and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
+        _read_planes(image)
     raw = image.tile[0].args if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
-    if image.mode in ("RGB", "RGBA", "CMYK") and ";16" in raw and not raw.startswith("RGBa"):
+    deep = ";16" in raw and not raw.startswith("RGBa")
+    if deep and image.mode in ("RGB", "RGBA", "CMYK"):
         return _decode_deep(image, file, raw)
     image.load()
     if image.mode == "F":
@@ -283,6 +288,15 @@ def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Imag
     return colour.split(image)
 
 
+def _read_planes(image: Image.Image) -> None:
+    """Lets libtiff read colours of 16 bits stored one after the other, which Pillow takes for 8."""
+    if set(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE)) == {16} and image.tile[0][0] == "raw":
+        image.use_load_libtiff = True
+        image.tile = [image.tile[0]._replace(
+            codec_name="libtiff", extents=(0, 0, *image._tile_size), offset=0,
+            args=(f"{image.mode};16N", False, image.tag_v2.offset))]
+
+
 def _decode_deep(image: Image.Image, file: BinaryIO, raw: str
                  ) -> tuple[Image.Image, Image.Image | None]:
     """Colours of 16 bits, rounded. Pillow decodes their high bytes or, in the other order, the low.
@@ -293,6 +307,8 @@ def _decode_deep(image: Image.Image, file: BinaryIO, raw: str
     low = Image.open(file, formats=[image.format])
     if image.tell():
         low.seek(image.tell())
+    if low.tile[0][0] != image.tile[0][0]:
+        _read_planes(low)
     order = "B" if raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little") else "L"
     other = "RGBA" if raw.startswith("LA") else raw[:-1] + order  # LA: four bytes, as they are
     low.tile = [

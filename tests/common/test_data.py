@@ -2,11 +2,13 @@ import logging
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 import configs
 from common import data
 from common.cli import UserError
+from tests.common import pictures
 
 
 def save_plain(folder, count, size=(20, 24)):
@@ -86,6 +88,26 @@ def test_every_photo_is_a_colour_photograph_of_the_stated_size(source):
     assert np.mean(np.abs(image[..., 0] - image[..., 2].astype(float))) > 5
 
 
+def test_what_a_folder_has_besides_is_counted_and_named_once(tmp_path, caplog):
+    save_plain(tmp_path, 2)
+    (tmp_path / "inner").mkdir()
+    for name in ("a.heic", "b.HEIC", "c.txt", "._00.png", ".DS_Store", "d.avif", "e.jfif"):
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        found = names(data.find(str(tmp_path)))
+        data.find(str(tmp_path))
+    assert found == ["00.png", "01.png", "d.avif", "e.jfif"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"data set '{tmp_path}': left out 2 .heic (HEIF: format not read here), 1 .txt, "
+        "1 folder(s)"]
+
+
+def test_a_folder_of_formats_that_are_not_read_is_a_user_error_that_names_them(tmp_path):
+    (tmp_path / "a.heic").touch()
+    with pytest.raises(UserError, match="no images, only 1 .heic .HEIF: format not read here"):
+        data.find(str(tmp_path))
+
+
 # --- Arrays -----------------------------------------------------------------------------------
 
 
@@ -136,6 +158,23 @@ def test_truncated_array_is_a_user_error(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY")
     with pytest.raises(UserError, match="a.npy"):
         data.find(str(tmp_path))
+
+
+def test_a_damaged_array_does_not_end_a_folder(tmp_path, caplog):
+    save_plain(tmp_path, 2)
+    np.save(tmp_path / "a.npy", np.zeros((4, 4, 3), np.uint8))
+    whole = (tmp_path / "a.npy").read_bytes()
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        part = bytearray(whole)
+        for at in rng.integers(0, 128, 3):
+            part[at] = rng.integers(256)
+        path = tmp_path / f"b{i}.npy"
+        path.write_bytes(part)
+        sources = data.find(str(tmp_path))
+        assert names(sources)[:3] == ["00.png", "01.png", "a.npy"]
+        path.unlink()
+    assert "b0.npy" in caplog.text
 
 
 # --- Crops ------------------------------------------------------------------------------------
@@ -260,6 +299,37 @@ def test_file_that_vanishes_during_training_is_replaced(tmp_path, caplog):
         drawer.draw(6)
 
 
+def odd_files(photo):
+    """A picture whose notes cannot be written back, and one that its decoder cannot end."""
+    damaged = bytearray(pictures.saved(photo[:64, :64], "AVIF"))
+    damaged[len(damaged) // 2:] = bytes(len(damaged) - len(damaged) // 2)
+    return {"turned.jpg": pictures.saved(photo[:24, :32], "JPEG", exif=pictures.exif(6)),
+            "damaged.avif": bytes(damaged)}
+
+
+@pytest.mark.parametrize("cache_gib", [4.0, 0.0])
+def test_odd_files_end_neither_training_nor_its_continuation(tmp_path, photo, caplog, cache_gib):
+    save_plain(tmp_path, 3)
+    for name, content in odd_files(photo).items():
+        (tmp_path / name).write_bytes(content)
+    batches = list(data.training_batches(crops(tmp_path, cache_gib=cache_gib), 2, 0, 6))
+    assert len(batches) == 6 and "damaged.avif" in caplog.text
+    assert "turned.jpg" not in caplog.text
+    again = list(data.training_batches(crops(tmp_path, cache_gib=cache_gib), 2, 3, 6))
+    np.testing.assert_array_equal(batches[3:], again)
+
+
+def test_a_file_that_is_damaged_during_training_is_passed_over_in_the_graph(
+        tmp_path, photo, caplog):
+    folder = save_plain(tmp_path, 2)
+    (folder / "c.avif").write_bytes(pictures.saved(photo[:64, :64], "AVIF"))
+    drawer = crops(folder, cache_gib=0)
+    (folder / "c.avif").write_bytes(odd_files(photo)["damaged.avif"])
+    batches = list(data.training_batches(drawer, 1, 0, 6))
+    assert sorted({round(float(255 * batch.numpy().max())) for batch in batches}) == [0, 1]
+    assert caplog.text.count("c.avif") == 1
+
+
 def test_only_broken_files_are_a_user_error(tmp_path):
     for name in ("a.png", "b.jpg"):
         (tmp_path / name).write_text("no image")
@@ -293,6 +363,14 @@ def test_whole_images_come_one_by_one(tmp_path, photo):
     first, second = data.whole_images(data.find(str(tmp_path)))
     assert (first.shape, second.shape) == ((1, 30, 41, 3), (1, 7, 5, 3))
     np.testing.assert_allclose(second[0], photo[:7, :5] / 255.0, rtol=1e-6)
+
+
+def test_whole_images_go_on_without_one_that_vanishes(tmp_path, caplog):
+    sources = data.find(str(save_plain(tmp_path, 3)))
+    (tmp_path / "01.png").unlink()
+    assert [round(255 * float(tf.reduce_max(image))) for image in data.whole_images(sources)] == [
+        0, 2]
+    assert "01.png" in caplog.text
 
 
 def test_readable_names_what_cannot_be_read(tmp_path, caplog):

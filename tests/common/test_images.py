@@ -1,13 +1,24 @@
+import concurrent.futures
+import logging
+import os
 import struct
+import threading
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from common import images
 from common.cli import UserError
+from tests.common import pictures
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 def save(path, array, mode=None, **options):
@@ -69,13 +80,6 @@ def test_sixteen_bit_grey_is_rounded(tmp_path):
     assert np.all(read == read[..., :1])
 
 
-def test_sixteen_bit_rgb_is_right_within_a_level(tmp_path):
-    # Pillow itself drops the low byte of these.
-    path = tmp_path / "a.png"
-    write_png(path, 16, b"\0" + struct.pack(">HHH", 129, 511, 65535))
-    np.testing.assert_allclose(images.read(path).astype(int), [[[1, 2, 255]]], atol=1)
-
-
 def test_float_samples_are_refused(tmp_path):
     path = save(tmp_path / "a.tiff", np.full((2, 2), 0.5, np.float32))
     with pytest.raises(UserError, match="a.tiff.*float"):
@@ -116,6 +120,342 @@ def test_colour_profile_is_converted_to_srgb(tmp_path):
 def test_damaged_colour_profile_is_ignored(tmp_path, photo):
     path = save(tmp_path / "a.png", photo[:8, :8], icc_profile=b"not a profile")
     np.testing.assert_array_equal(images.read(path), photo[:8, :8])
+
+
+# --- Colours ----------------------------------------------------------------------------------
+
+GREYS = np.array([[0, 1, 2, 5, 20, 64, 128, 200, 255]], np.uint8)
+LINEAR = pictures.grey_profile(1.0)
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "TIFF"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_grey_profile(suffix, deep):
+    samples = GREYS.astype(np.uint16) * 257 if deep else GREYS
+    read = images.read(pictures.saved(samples, suffix, icc_profile=LINEAR))
+    np.testing.assert_allclose(read[0, :, 0], pictures.srgb(GREYS[0] / 255), atol=0.6)
+    assert np.all(read == read[..., :1])
+
+
+def test_grey_profile_of_a_jpeg():
+    file = pictures.saved(np.full([16, 16], 128, np.uint8), "JPEG", icc_profile=LINEAR)
+    np.testing.assert_array_equal(images.read(file), np.full([16, 16, 3], 188))
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_grey_profile_with_alpha_comes_before_the_white_below(depth):
+    kind, most = (">BB", 255) if depth == 8 else (">HH", 65535)
+    row = b"".join(struct.pack(kind, int(grey) * most // 255, 51 * most // 255)
+                   for grey in GREYS[0])
+    profile = (b"iCCP", b"x\0\0" + zlib.compress(LINEAR))
+    read = images.read(pictures.png((GREYS.size, 1), depth, 4, [row], [profile]))
+    np.testing.assert_allclose(
+        read[0, :, 0], 204 + pictures.srgb(GREYS[0] / 255) / 5, atol=1)
+
+
+def test_profile_of_a_grey_image_for_colours_and_the_other_way_round(photo):
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    read = images.read(pictures.saved(GREYS, "PNG", icc_profile=srgb))
+    np.testing.assert_allclose(read[0, :, 1].astype(int), GREYS[0], atol=1)
+    read = images.read(pictures.saved(photo[:8, :8], "PNG", icc_profile=LINEAR))
+    np.testing.assert_array_equal(read, photo[:8, :8])  # which cannot be meant
+
+
+@pytest.mark.parametrize("with_profile", [False, True])
+def test_lab(photo, with_profile):
+    srgb, lab = (ImageCms.createProfile(space) for space in ("sRGB", "LAB"))
+    image = ImageCms.profileToProfile(
+        Image.fromarray(photo[:40, :50]), srgb, lab, outputMode="LAB")
+    options = dict(icc_profile=ImageCms.ImageCmsProfile(lab).tobytes()) if with_profile else {}
+    read = images.read(pictures.saved(image, "TIFF", **options))
+    assert np.mean(np.abs(read - photo[:40, :50].astype(float))) < 2
+
+
+def test_palette_with_a_profile(photo):
+    swapped = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for old, new in ((b"rXYZ", b"----"), (b"gXYZ", b"rXYZ"), (b"----", b"gXYZ")):
+        swapped = swapped.replace(old, new, 1)
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    read = images.read(pictures.saved(image, "PNG", icc_profile=swapped))
+    np.testing.assert_allclose(read, [[[0, 255, 0], [0, 0, 255]]], atol=2)
+
+
+def rounded(samples):
+    return (samples.astype(int) * 255 + 32767) // 65535
+
+
+@pytest.mark.parametrize("kind, bands", [(2, 3), (4, 2), (6, 4)])
+def test_sixteen_bit_png_is_rounded(rng, kind, bands):
+    samples = rng.integers(0, 65536, [60, 70, bands])
+    samples[..., bands - 1] = 65535 if bands in (2, 4) else samples[..., bands - 1]
+    file = pictures.png((70, 60), 16, kind, [row.astype(">u2").tobytes() for row in samples])
+    colours = samples[..., :1] if bands == 2 else samples[..., :3]
+    np.testing.assert_array_equal(images.read(file), np.broadcast_to(rounded(colours), (60, 70, 3)))
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("compression", [1, 8])
+@pytest.mark.parametrize("planes", [1, 2])
+def test_sixteen_bit_tiff_is_rounded(rng, order, compression, planes):
+    samples = rng.integers(0, 65536, [6, 7, 3])
+    parts = list(samples.transpose(2, 0, 1)) if planes == 2 else [samples]
+    parts = [part.astype(order + "u2").tobytes() for part in parts]
+    parts = [zlib.compress(part) for part in parts] if compression == 8 else parts
+    begins = np.cumsum([8, *map(len, parts)])[:-1].tolist()
+    tags = pictures.tiff_tags(7, 6, (16,) * 3, 2, _284=(3, [planes]), _259=(3, [compression]),
+                              _273=(4, begins), _279=(4, [len(part) for part in parts]))
+    read = images.read(pictures.tiff([(tags, b"".join(parts))], order))
+    if planes == 1:
+        np.testing.assert_array_equal(read, rounded(samples))
+    else:  # libtiff's planes come with their high bytes
+        np.testing.assert_array_equal(read, samples >> 8)
+
+
+def test_twelve_bits_and_white_as_zero(rng):
+    samples = rng.integers(0, 4096, [2, 4])
+    packed = b"".join(bytes([a >> 4, (a & 15) << 4 | b >> 8, b & 255])
+                      for a, b in samples.reshape(-1, 2))
+    read = images.read(pictures.tiff([(pictures.tiff_tags(4, 2, (12,)), packed)]))
+    np.testing.assert_array_equal(read[..., 0], (samples * 255 + 2047) // 4095)
+    deep = (samples * 16).astype("<u2")
+    read = images.read(pictures.tiff([(pictures.tiff_tags(4, 2, (16,), 0), deep.tobytes())]))
+    np.testing.assert_array_equal(read[..., 0], rounded(65535 - deep.astype(int)))
+
+
+def test_samples_without_a_range_are_refused():
+    with pytest.raises(UserError, match="32-bit samples"):
+        images.read(pictures.saved(np.array([[70000, 3]], np.int32), "TIFF"))
+
+
+@pytest.mark.parametrize("depth, key, row, width, expected", [
+    (1, 1, [0b01000000], 2, [0, 255]),
+    (2, 2, [0b00011011], 4, [0, 85, 255, 255]),
+    (4, 7, [0x07, 0x71], 4, [0, 255, 255, 17]),
+    (8, 7, [0, 7, 1], 3, [0, 255, 1]),
+    (16, 1000, [3, 232, 3, 233], 2, [255, 4])])
+def test_transparent_grey(depth, key, row, width, expected):
+    file = pictures.png((width, 1), depth, 0, [row], [(b"tRNS", struct.pack(">H", key))])
+    np.testing.assert_array_equal(images.read(file)[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("depth, other", [(8, [1, 2, 4]), (16, [1, 2, 3])])
+def test_transparent_colour(depth, other):
+    key = [1, 2, 3] if depth == 8 else [257, 514, 771]
+    near = other if depth == 8 else [257, 514, 772]  # the same high bytes
+    row = struct.pack(">6B" if depth == 8 else ">6H", *key, *near)
+    file = pictures.png((2, 1), depth, 2, [row], [(b"tRNS", struct.pack(">3H", *key))])
+    np.testing.assert_array_equal(images.read(file), [[[255] * 3, other]])
+
+
+def test_opacities_of_a_palette():
+    chunks = [(b"PLTE", bytes([0, 100, 200, 4, 5, 6])), (b"tRNS", bytes([51, 255]))]
+    read = images.read(pictures.png((2, 1), 8, 3, [[0, 1]], chunks))
+    np.testing.assert_allclose(read.astype(int), [[[204, 224, 244], [4, 5, 6]]], atol=1)
+
+
+# --- What nobody needs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_beside_a_tag_that_cannot_be_written_back(photo, suffix):
+    stored = photo[:64, :96]
+    options = dict(lossless=True) if suffix == "WEBP" else {}
+    file = pictures.saved(stored, suffix, exif=pictures.exif(6), **options)
+    read = images.read(file)
+    assert read.shape == (96, 64, 3)
+    assert np.mean(np.abs(read - np.rot90(stored, -1).astype(float))) < 6
+
+
+@pytest.mark.parametrize("exif", [
+    b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", pictures.exif(0), pictures.exif(9),
+    pictures.exif(6)[:20], b"Exif\0\0XX" + pictures.exif(6)[8:]])
+def test_damaged_orientation_is_none(exif):
+    assert images.metadata.orientation(exif) == 1
+
+
+def test_orientation_is_found_in_both_orders():
+    assert images.metadata.orientation(pictures.exif(6)) == 6
+    big = b"MM\0*" + struct.pack(">IHHHIHH", 8, 1, 0x0112, 3, 1, 8, 0)
+    assert images.metadata.orientation(big) == 8
+
+
+def test_text_of_any_length_and_damaged_notes_of_a_png(photo):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "x" * 1_600_000, zip=True)
+    for i in range(4):
+        text.add_itxt(f"b{i}", "y" * 20_000_000, zip=True)
+    file = pictures.saved(photo[:40, :50], "PNG", pnginfo=text)
+    file = pictures.add_chunks(
+        file, [(b"tEXt", b"a\0b", 1), (b"zTXt", b"a\0\1b"), (b"eXIf", b"MM"), (b"pHYs", b"")],
+        [(b"zTXt", b"a\0\0" + zlib.compress(bytes(30_000_000))), (b"abCD", b"", 3)])
+    np.testing.assert_array_equal(images.read(file), photo[:40, :50])
+
+
+@pytest.mark.parametrize("size", [3_000_000, 100_000_000])
+def test_profile_of_any_size_that_is_none(photo, size):
+    profile = (b"iCCP", b"x\0\0" + zlib.compress(bytes(size)))
+    file = pictures.add_chunks(pictures.saved(photo[:40, :50], "PNG"), [profile])
+    np.testing.assert_array_equal(images.read(file), photo[:40, :50])
+
+
+def test_profile_of_more_than_a_megabyte():
+    profile = LINEAR + bytes(2_000_000)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    chunk = (b"iCCP", b"x\0\0" + zlib.compress(profile))
+    file = pictures.add_chunks(pictures.saved(GREYS, "PNG"), [chunk])
+    np.testing.assert_allclose(images.read(file)[0, :, 0], pictures.srgb(GREYS[0] / 255), atol=0.6)
+
+
+@pytest.mark.parametrize("segment", [
+    b"\xff\xe0\0\x07JFIF\0", b"\xff\xe1\0\x0cExif\0\0II*\0", b"\xff\xe2\0\x0eICC_PROFILE\0",
+    b"\xff\xe2\0\x08MPF\0II", b"\xff\xed\0\x18Photoshop 3.0\0" + b"8BIM" * 2,
+    b"\xff\xee\0\x08Adobe\0", b"\xff\xfe\0\x02"])
+def test_damaged_notes_of_a_jpeg(photo, segment):
+    file = pictures.saved(photo[:40, :50], "JPEG")
+    np.testing.assert_array_equal(images.read(file[:2] + segment + file[2:]), images.read(file))
+
+
+# --- Several pictures -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "gif", "png", "webp", "mpo", "avif"])
+def test_the_first_of_several_pictures_is_read_and_said_once(tmp_path, photo, caplog, suffix):
+    frames = [Image.fromarray(photo[top:top + 40, :50]) for top in (0, 40, 80)]
+    path = tmp_path / f"a.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    with caplog.at_level(logging.WARNING, logger="absl"):
+        read = images.read(path)
+        images.read(path)
+    assert np.mean(np.abs(read - photo[:40, :50].astype(float))) < 12
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [f"{path}: read the first of 3 pictures"]
+
+
+def test_one_picture_needs_no_words(tmp_path, photo, caplog):
+    for suffix in images.WRITTEN:
+        images.write(tmp_path / f"a{suffix}", photo[:20, :20])
+        images.read(tmp_path / f"a{suffix}")
+    assert not caplog.records
+
+
+THUMBNAIL = (pictures.tiff_tags(2, 2, _254=(4, [1])), bytes(4))
+WHOLE = (pictures.tiff_tags(4, 4), bytes(range(16)))
+
+
+@pytest.mark.parametrize("pages", [[WHOLE, THUMBNAIL], [THUMBNAIL, WHOLE],
+                                   [THUMBNAIL, THUMBNAIL, WHOLE]])
+def test_thumbnails_are_passed_over(pages, caplog):
+    read = images.read(pictures.tiff(pages))
+    np.testing.assert_array_equal(read[..., 0], np.arange(16).reshape(4, 4))
+    assert not caplog.records
+
+
+def test_a_profile_of_another_page_is_not_used():
+    other = {**pictures.tiff_tags(4, 4), 34675: (7, LINEAR)}
+    read = images.read(pictures.tiff([WHOLE, (other, WHOLE[1])]))
+    np.testing.assert_array_equal(read[..., 0], np.arange(16).reshape(4, 4))
+
+
+@pytest.mark.parametrize("file", [
+    pictures.tiff([THUMBNAIL]),
+    pictures.tiff([THUMBNAIL], sub=[WHOLE]),
+    pictures.tiff([(pictures.tiff_tags(2, 2), bytes(4))], sub=[WHOLE])],
+    ids=["alone", "flagged", "smaller"])
+def test_what_is_only_a_thumbnail_is_refused(file):
+    with pytest.raises(UserError, match="thumbnail"):
+        images.read(file)
+
+
+def test_previews_of_cameras_are_refused(tmp_path):
+    with pytest.raises(UserError, match="camera raw: format not read here"):
+        images.read(pictures.tiff([(pictures.tiff_tags(4, 4, _50706=(1, [1, 4, 0, 0])), WHOLE[1])]))
+    (tmp_path / "a.NEF").write_bytes(pictures.tiff([WHOLE]))
+    with pytest.raises(UserError, match="a.NEF: camera raw: format not read here"):
+        images.read(tmp_path / "a.NEF")
+
+
+# --- Files ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, content, format", [
+    ("a.heic", b"?", "HEIF"), ("a.jpg", b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
+    ("a.jxl", b"\xff\x0a", "JPEG XL"), ("a", b"<?xml version='1.0'?><svg/>", "SVG"),
+    ("a.eps", b"%!PS-Adobe-3.0", "PostScript"), ("a.png", b"%PDF-1.4", "PDF"),
+    ("a.cr3", b"\0\0\0\x18ftypcrx " + bytes(20), "camera raw"), ("a.EXR", b"?", "OpenEXR")])
+def test_formats_that_are_not_read_are_named(tmp_path, name, content, format):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: {format}: format not read here"):
+        images.read(tmp_path / name)
+
+
+def test_what_a_file_is_counts_and_not_its_name(tmp_path, photo):
+    path = tmp_path / "a.heic"
+    path.write_bytes(pictures.saved(photo[:8, :8], "PNG"))
+    np.testing.assert_array_equal(images.read(path), photo[:8, :8])
+
+
+@pytest.mark.parametrize("error", [
+    struct.error("x"), RuntimeError("x"), SystemError("x"), MemoryError(), zlib.error("x"),
+    SyntaxError("x"), ValueError("a\nb"), OverflowError("x"), KeyError("x"), AttributeError("x"),
+    RecursionError("x"), AssertionError(), OSError("x"), EOFError(), ZeroDivisionError("x")],
+    ids=lambda error: type(error).__name__)
+def test_any_error_of_a_decoder_is_one_line_with_the_path(tmp_path, photo, monkeypatch, error):
+    images.write(tmp_path / "a.bmp", photo[:8, :8])
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Image.Image, "load", fail)
+    with pytest.raises(UserError, match="a.bmp: cannot be read as an image") as raised:
+        images.read(tmp_path / "a.bmp")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif", "gif", "jp2"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_size_is_that_of_the_image_that_is_read(tmp_path, photo, suffix, turned):
+    path = tmp_path / f"a.{suffix}"
+    exif = dict(exif=pictures.exif(6)) if turned and suffix not in ("gif", "jp2") else {}
+    Image.fromarray(photo[:40, :50]).save(path, **exif)
+    assert images.size(path) == images.read(path).shape[:2] == (
+        (50, 40) if exif else (40, 50))
+
+
+def test_size_reads_headers_alone(tmp_path, photo):
+    images.write(tmp_path / "a.png", photo)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    assert images.size(tmp_path / "b.png") == photo.shape[:2]
+    with pytest.raises(UserError, match="b.png"):
+        images.read(tmp_path / "b.png")
+
+
+def test_reading_leaves_pillow_as_it_was_also_in_threads(tmp_path, photo):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "x" * 1_600_000, zip=True)
+    Image.fromarray(photo[:40, :50]).save(tmp_path / "a.png", pnginfo=text)
+    before = (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, warnings.filters[:])
+    limits = [images.MAX_PIXELS, 10 * images.MAX_PIXELS, 1999] * 20
+
+    def read(limit):
+        try:
+            return images.read(tmp_path / "a.png", limit).shape
+        except UserError as error:
+            return "megapixels" in str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, limits)) == [(40, 50, 3), (40, 50, 3), True] * 20
+    assert before == (Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, warnings.filters[:])
+
+
+def test_a_pipe_is_read(tmp_path, photo):
+    os.mkfifo(tmp_path / "a.png")
+    file = pictures.saved(photo[:8, :8], "PNG")
+    writer = threading.Thread(target=(tmp_path / "a.png").write_bytes, args=[file])
+    writer.start()
+    np.testing.assert_array_equal(images.read(tmp_path / "a.png"), photo[:8, :8])
+    writer.join()
 
 
 @pytest.mark.parametrize("content", [b"", b"some text", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
@@ -240,17 +580,6 @@ def test_padding_repeats_the_edge_and_is_undone_by_cropping(photo, size, padded)
     dynamic, back = there_and_back(x)
     np.testing.assert_array_equal(dynamic, expected)
     np.testing.assert_array_equal(back, x)
-
-
-def write_png(path, depth, rows):
-    """An RGB PNG file of one pixel; Pillow writes none of 16 bits."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(
-            ">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 1, 1, depth, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def test_more_pixels_than_allowed(tmp_path):
