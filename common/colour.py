@@ -1,6 +1,7 @@
 """Colours of decoded images as a viewer shows them: sRGB, 8 bits, over white."""
 
 import io
+import struct
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -8,6 +9,19 @@ from PIL import Image, ImageCms
 # Colours that a profile is for, and the mode in which littleCMS takes them.
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}
 _NO_OPTIMISATION = 0x0100  # littleCMS's tables are off by up to 9 of 255 in dark greys
+
+
+def gamma_profile(gamma: float) -> bytes | None:
+    """A profile of sRGB's primaries for samples whose light is their power `gamma`.
+
+    None if that is what sRGB is about, or nothing that a screen can be.
+    """
+    if abs(gamma / 2.2 - 1) < 0.05 or not 0.5 <= gamma <= 5:
+        return None
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    begin = profile.index(b"para\0\0\0\0\0\3")  # the curve, of seven parameters
+    power = struct.pack(">4s4xH2xi", b"para", 0, round(65536 * gamma))
+    return profile[:begin] + power + profile[begin + len(power):]
 
 
 def to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:

@@ -35,8 +35,8 @@ def is_photograph(path: str | os.PathLike) -> bool:
     try:
         with Image.open(path) as image:
             return not image.info.get("Software", "").startswith("Matplotlib")
-    except OSError:
-        return False
+    except Exception:  # of any decoder; reading it says what is wrong
+        return True
 
 
 # --- An image ---------------------------------------------------------------------------------

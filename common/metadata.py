@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from common import colour
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_PROFILE = 1 << 26  # bytes when unpacked; the largest in use have some megabytes
 
@@ -65,7 +67,7 @@ def orientation(exif: bytes | None) -> int:
 
 
 def _png(file: BinaryIO, pixels: bool) -> tuple[BinaryIO, dict]:
-    out, profile, exif = io.BytesIO(), None, None
+    out, profile, gamma, exif = io.BytesIO(), None, None, None
     out.write(file.read(8))
     frames, default_image = 0, 0
     for kind, head, body in _png_chunks(file):
@@ -78,11 +80,15 @@ def _png(file: BinaryIO, pixels: bool) -> tuple[BinaryIO, dict]:
             out.write(head + body)
         elif kind == b"iCCP":
             profile = _unpacked_profile(body[:-4])
+        elif kind in (b"gAMA", b"sRGB"):  # of which the second has the last word
+            gamma = kind == b"gAMA" and gamma is None and body[:4]
         elif kind == b"eXIf":
             exif = body[:-4]
         elif kind == b"fcTL":  # of an animation; the image may be its first frame, or none
             frames += 1
     out.seek(0)
+    if profile is None and gamma:
+        profile = colour.gamma_profile(1e5 / max(1, int.from_bytes(gamma, "big")))
     return out, {"icc_profile": profile, "exif": exif,
                  "pictures": frames + default_image if frames else 1}
 

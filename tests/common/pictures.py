@@ -88,18 +88,31 @@ def tiff_tags(width, height, bits=(8,), photometric=1, **more):
 
 def grey_profile(gamma):
     """An ICC profile of greys of a gamma."""
+    return _profile(b"mntr", b"GRAY", b"XYZ ", [
+        (b"kTRC", b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2))])
+
+
+def cmyk_profile():
+    """An ICC profile of inks: full black alone is grey of half the lightness of paper."""
+    ramp = bytes(range(256))
+    lab = b"".join(bytes([lightness, 128, 128]) for lightness in (255, 128, *14 * (0,)))
+    table = b"mft1" + bytes(4) + struct.pack(">BBBx", 4, 3, 2) + struct.pack(
+        ">9i", *(65536 * (i % 4 == 0) for i in range(9))) + 4 * ramp + lab + 3 * ramp
+    return _profile(b"prtr", b"CMYK", b"Lab ", [(b"A2B0", table)])
+
+
+def _profile(device, space, connection, tags):
     white = struct.pack(">3i", 63190, 65536, 54061)  # D50
     tags = [
         (b"wtpt", b"XYZ " + bytes(4) + white),
-        (b"kTRC", b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)),
         (b"desc", b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(82)),
-        (b"cprt", b"text" + bytes(4) + b"x\0\0\0")]
+        (b"cprt", b"text" + bytes(4) + b"x\0\0\0"), *tags]
     table, body = struct.pack(">I", len(tags)), b""
     for name, content in tags:
         table += name + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(content))
         body += content + b"\0" * (-len(content) % 4)
     head = struct.pack(">I4sI4s4s4s12x4s28x", 128 + len(table) + len(body), b"lcms", 0x02100000,
-                       b"mntr", b"GRAY", b"XYZ ", b"acsp") + white
+                       device, space, connection, b"acsp") + white
     return head.ljust(128, b"\0") + table + body
 
 

@@ -153,6 +153,40 @@ def test_grey_profile_with_alpha_comes_before_the_white_below(depth):
         read[0, :, 0], 204 + pictures.srgb(GREYS[0] / 255) / 5, atol=1)
 
 
+@pytest.mark.parametrize("chunks, gamma", [
+    ([(b"gAMA", 100000)], 1.0), ([(b"gAMA", 45455)], None), ([(b"gAMA", 0)], None),
+    ([(b"sRGB", None), (b"gAMA", 100000)], None), ([(b"gAMA", 100000), (b"sRGB", None)], None)])
+def test_gamma_of_a_png(chunks, gamma):
+    chunks = [(name, b"\0" if value is None else struct.pack(">I", value))
+              for name, value in chunks]
+    file = pictures.add_chunks(
+        pictures.saved(np.repeat(GREYS[..., None], 3, axis=2), "PNG"), chunks)
+    expected = pictures.srgb(GREYS[0] / 255) if gamma else GREYS[0]
+    np.testing.assert_allclose(images.read(file)[0, :, 1].astype(int), expected, atol=1)
+
+
+@pytest.mark.parametrize("suffix", ["TIFF", "JPEG"])
+def test_cmyk_profile(suffix):
+    paper_and_black = Image.new("CMYK", (32, 16))
+    paper_and_black.paste((0, 0, 0, 255), (16, 0, 32, 16))
+    profile = pictures.cmyk_profile()
+    read = images.read(pictures.saved(paper_and_black, suffix, icc_profile=profile))
+    np.testing.assert_allclose(read[8, 4].astype(int), [255] * 3, atol=2)
+    np.testing.assert_allclose(read[8, 27].astype(int), [119] * 3, atol=3)  # L* = 50
+
+
+def test_profile_of_a_jpeg_2000_file():
+    file = pictures.saved(np.full([16, 16], 128, np.uint8), "JPEG2000")
+    at = file.index(b"colr") - 4
+    [length] = struct.unpack_from(">I", file, at)
+    box = b"colr\2\0\0" + LINEAR
+    header = file.index(b"jp2h") - 4
+    [whole] = struct.unpack_from(">I", file, header)
+    file = (file[:header] + struct.pack(">I", whole + len(box) + 4 - length) + file[header + 4:at]
+            + struct.pack(">I", len(box) + 4) + box + file[at + length:])
+    np.testing.assert_array_equal(images.read(file), np.full([16, 16, 3], 188))
+
+
 def test_profile_of_a_grey_image_for_colours_and_the_other_way_round(photo):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     read = images.read(pictures.saved(GREYS, "PNG", icc_profile=srgb))
