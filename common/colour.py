@@ -39,7 +39,7 @@ def to_srgb(colours: Image.Image, profile: bytes | None) -> Image.Image:
             return _convert(colours, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
         except Exception:  # whatever littleCMS says of it
             pass
-    return round_to_8_bits(colours).convert("RGB")
+    return colours if colours.mode == "RGB" else round_to_8_bits(colours).convert("RGB")
 
 
 def _convert(colours: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

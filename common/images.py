@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import os
+import struct
 import sys
 import threading
 import warnings
@@ -383,8 +384,12 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     """
     check_size(path, *image.shape[:2])
     name = Image.registered_extensions()[os.path.splitext(path)[1].lower()]
+    picture = Image.fromarray(image)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, name, **_WRITTEN[name][1])
+        try:
+            picture.save(temporary, name, **_WRITTEN[name][1])
+        except (ValueError, OverflowError, RuntimeError, SystemError, struct.error) as error:
+            raise UserError(f"cannot write {path} as {name}: {error}") from None
 
 
 def to_png(image: np.ndarray) -> bytes:

@@ -537,6 +537,22 @@ def test_failed_write_keeps_the_old_file(tmp_path, photo):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("error", [ValueError, OverflowError, RuntimeError, struct.error])
+def test_an_error_of_an_encoder_is_one_line_and_keeps_the_old_file(
+        tmp_path, photo, monkeypatch, error):
+    path = save(tmp_path / "a.bmp", photo[:8, :8])
+
+    def fail(image, file, *_, **__):
+        file.write_bytes(b"half")
+        raise error("too large")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(UserError, match="cannot write .*a.bmp as BMP: too large"):
+        images.write(path, photo[8:16, :8])
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(images.read(path), photo[:8, :8])
+
+
 @pytest.mark.parametrize("suffix", images.WRITTEN)
 def test_every_suffix_can_be_written(tmp_path, photo, suffix):
     crop = photo[:64, :48]
