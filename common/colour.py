@@ -66,7 +66,8 @@ def round_to_8_bits(image: Image.Image) -> Image.Image:
 
 def round_samples(samples: np.ndarray) -> np.ndarray:
     """uint16 to uint8, rounded; 65535 = 257 * 255."""
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    quotient, rest = np.divmod(samples, np.uint16(257))
+    return (quotient + (rest > 128)).astype(np.uint8)
 
 
 def split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

@@ -32,6 +32,7 @@ _OTHER = {"BUFR": "BUFR", "EPS": "PostScript", "FITS": "FITS", "GRIB": "GRIB", "
 FORMATS = tuple(sorted({*Image.OPEN} & {*Image.registered_extensions().values()} - {*_OTHER}))
 SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items()
                  if name in (*FORMATS, "MPO"))  # which opens as JPEG
+_CAMERA = "camera raw"
 # Known formats of pictures that are not read, by suffix.
 NOT_READ = {
     **{suffix: _OTHER[name] for suffix, name in Image.registered_extensions().items()
@@ -39,7 +40,7 @@ NOT_READ = {
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif", ".avci"), "HEIF"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".raf",
                      ".orf", ".rw2", ".raw", ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf",
-                     ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl", ".gpr"), "camera raw"),
+                     ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl", ".gpr"), _CAMERA),
     ".jxl": "JPEG XL", ".jxr": "JPEG XR", ".wdp": "JPEG XR", ".hdp": "JPEG XR", ".jls": "JPEG-LS",
     ".jph": "HTJ2K", ".jhc": "HTJ2K", ".svg": "SVG", ".svgz": "SVG", ".djvu": "DjVu",
     ".djv": "DjVu", ".mng": "MNG", ".jng": "JNG", ".dpx": "DPX", ".cin": "Cineon",
@@ -83,9 +84,9 @@ _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
 _BEGINNINGS = {
     b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"II\xbc": "JPEG XR", b"%PDF": "PDF",
     b"%!PS": "PostScript", b"v/1\x01": "OpenEXR", b"#?R": "Radiance HDR", b"gimp xcf": "GIMP",
-    b"AT&TFORM": "DjVu", b"FUJIFILMCCD-RAW": "camera raw", b"8BPS\0\2": "Photoshop, large"}
+    b"AT&TFORM": "DjVu", b"FUJIFILMCCD-RAW": _CAMERA, b"8BPS\0\2": "Photoshop, large"}
 _BRANDS = {**dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-                           "HEIF"), b"crx ": "camera raw"}
+                           "HEIF"), b"crx ": _CAMERA}
 
 
 def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -213,8 +214,8 @@ def _turn_to_picture(image: Image.Image, path, start: bytes) -> None:
       UserError: there is none, or the pages are previews of what a camera's sensor saw.
     """
     if (_DNG_VERSION in image.tag_v2 or start[8:10] == b"CR"
-            or os.path.splitext(path)[1].lower() in NOT_READ):
-        raise UserError(f"{path}: camera raw: format not read here, and what else the file holds "
+            or NOT_READ.get(os.path.splitext(path)[1].lower()) == _CAMERA):
+        raise UserError(f"{path}: {_CAMERA}: format not read here, and what else the file holds "
                         "are previews; convert it to PNG, JPEG or TIFF")
     pages = []
     with contextlib.suppress(Exception):  # the end, or a page that cannot be read
@@ -233,15 +234,16 @@ def _turn_to_picture(image: Image.Image, path, start: bytes) -> None:
 def _is_reduced(image: Image.Image) -> bool:
     """Whether a page says that it is a smaller copy or a mask, or has a larger one below it."""
     tags = image.tag_v2
-    if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
-        return True
-    below = tags.get(TiffImagePlugin.SUBIFD, ())
-    for offset in below if isinstance(below, tuple) else (below,):
-        directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
-        image.fp.seek(offset)
-        directory.load(image.fp)
-        if directory.get(TiffImagePlugin.IMAGEWIDTH, 0) > tags[TiffImagePlugin.IMAGEWIDTH]:
+    with contextlib.suppress(Exception):  # what is damaged says nothing
+        if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
             return True
+        below = tags.get(TiffImagePlugin.SUBIFD, ())
+        for offset in below if isinstance(below, tuple) else (below,):
+            directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
+            image.fp.seek(offset)
+            directory.load(image.fp)
+            if directory.get(TiffImagePlugin.IMAGEWIDTH, 0) > tags[TiffImagePlugin.IMAGEWIDTH]:
+                return True
     return False
 
 

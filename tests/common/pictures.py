@@ -68,7 +68,7 @@ def _directory(out, order, tags, pixels):
     for tag, (kind, values) in sorted(tags.items()):
         content = values if isinstance(values, bytes) else struct.pack(
             f"{order}{len(values)}{'_BBHI_____l'[kind]}", *values)
-        count = len(values)
+        count = len(values) // (8 if kind == 10 else 1)
         if len(content) > 4:
             position = out.tell()
             out.write(content + b"\0" * (len(content) % 2))
@@ -126,7 +126,7 @@ def srgb(linear):
 def exif(orientation=1):
     """EXIF data with an orientation and a signed rational that Pillow cannot write back."""
     entries = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
-    entries += struct.pack("<HHII", 0x9201, 10, 1, 8 + 2 + 24 + 4)
+    entries += struct.pack("<HHII", 0x011A, 10, 1, 8 + 2 + 24 + 4)
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<iii", 0, -1, 0)
 
 

@@ -1,4 +1,5 @@
 import concurrent.futures
+import io
 import logging
 import os
 import struct
@@ -9,11 +10,15 @@ import zlib
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from common import images
 from common.cli import UserError
 from tests.common import pictures
+
+# Pages of a TIFF file.
+THUMBNAIL = (pictures.tiff_tags(2, 2, _254=(4, [1])), bytes(4))
+WHOLE = (pictures.tiff_tags(4, 4), bytes(range(16)))
 
 
 @pytest.fixture
@@ -292,14 +297,47 @@ def test_opacities_of_a_palette():
 # --- What nobody needs ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+def assert_turned(read, stored):
+    """That an image is one stored in orientation 6."""
+    assert read.shape == (*stored.shape[1::-1], 3)
+    assert np.mean(np.abs(read - np.rot90(stored, -1).astype(float))) < 6
+
+
+@pytest.mark.parametrize("suffix", ["PNG", "JPEG", "WEBP"])
 def test_orientation_beside_a_tag_that_cannot_be_written_back(photo, suffix):
     stored = photo[:64, :96]
-    options = dict(lossless=True) if suffix == "WEBP" else {}
-    file = pictures.saved(stored, suffix, exif=pictures.exif(6), **options)
-    read = images.read(file)
-    assert read.shape == (96, 64, 3)
-    assert np.mean(np.abs(read - np.rot90(stored, -1).astype(float))) < 6
+    file = pictures.saved(stored, suffix, exif=pictures.exif(6))
+    with pytest.raises(struct.error):  # what is tested here
+        ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    assert_turned(images.read(file), stored)
+
+
+def test_orientation_of_a_tiff_beside_a_tag_that_cannot_be_written_back(photo):
+    stored = photo[:64, :96]
+    tags = pictures.tiff_tags(96, 64, (8,) * 3, 2, _274=(3, [6]), _34665=(4, [10**6]))
+    tags[0x011A] = (10, struct.pack("<ii", -1, 0))
+    assert_turned(images.read(pictures.tiff([(tags, stored.tobytes())])), stored)
+
+
+def test_orientation_of_an_avif_beside_a_tag_that_cannot_be_written_back(photo):
+    stored, exif = photo[:64, :96], Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 3.25
+    file = pictures.saved(stored, "AVIF", exif=exif)
+    good = struct.pack(">HHI", 0x011A, 5, 1), struct.pack(">II", 13, 4)
+    bad = struct.pack(">HHI", 0x011A, 10, 1), struct.pack(">ii", -1, 0)
+    for before, after in zip(good, bad, strict=True):
+        assert before in file
+        file = file.replace(before, after)
+    with pytest.raises(Image.UnidentifiedImageError):  # what is tested here
+        Image.open(io.BytesIO(file))
+    assert_turned(images.read(file), stored)
+
+
+def test_damaged_pages_below_a_tiff():
+    for offset in (0, 3, 10**6, 2**32 - 1):
+        page = ({**WHOLE[0], 330: (4, [offset])}, WHOLE[1])
+        read = images.read(pictures.tiff([page]))
+        np.testing.assert_array_equal(read[..., 0], np.arange(16).reshape(4, 4))
 
 
 @pytest.mark.parametrize("exif", [
@@ -374,10 +412,6 @@ def test_one_picture_needs_no_words(tmp_path, photo, caplog):
     assert not caplog.records
 
 
-THUMBNAIL = (pictures.tiff_tags(2, 2, _254=(4, [1])), bytes(4))
-WHOLE = (pictures.tiff_tags(4, 4), bytes(range(16)))
-
-
 @pytest.mark.parametrize("pages", [[WHOLE, THUMBNAIL], [THUMBNAIL, WHOLE],
                                    [THUMBNAIL, THUMBNAIL, WHOLE]])
 def test_thumbnails_are_passed_over(pages, caplog):
@@ -450,11 +484,11 @@ def test_any_error_of_a_decoder_is_one_line_with_the_path(tmp_path, photo, monke
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tiff", "avif", "gif", "jp2"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_size_is_that_of_the_image_that_is_read(tmp_path, photo, suffix, turned):
-    path = tmp_path / f"a.{suffix}"
-    exif = dict(exif=pictures.exif(6)) if turned and suffix not in ("gif", "jp2") else {}
-    Image.fromarray(photo[:40, :50]).save(path, **exif)
+    path, exif = tmp_path / f"a.{suffix}", Image.Exif()
+    exif[0x0112] = 6 if turned else 1
+    Image.fromarray(photo[:40, :50]).save(path, exif=exif)
     assert images.size(path) == images.read(path).shape[:2] == (
-        (50, 40) if exif else (40, 50))
+        (50, 40) if turned and suffix not in ("gif", "jp2") else (40, 50))
 
 
 def test_size_reads_headers_alone(tmp_path, photo):
