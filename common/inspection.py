@@ -35,7 +35,9 @@ def is_photograph(path: str | os.PathLike) -> bool:
     try:
         with Image.open(path) as image:
             return not image.info.get("Software", "").startswith("Matplotlib")
-    except Exception:  # of any decoder; reading it says what is wrong
+    except OSError:
+        return False
+    except Exception:  # a decoder's: matplotlib's figures have nothing odd
         return True
 
 
