@@ -5,31 +5,28 @@
     python -m codec compress --model mshyper-small-3 --max_bytes 200000 folder --output_dir small
     python -m codec compress --model mshyper-small-3 --refine sga photo.png
     convert photo.tif png:- | python -m codec compress --model mshyper-small-3 - > photo.ntc
-    python -m codec decompress photo.ntc [photo.png]
+    python -m codec decompress photo.ntc [photo.decoded.png]
     python -m codec info photo.ntc
     python -m codec benchmark --model mshyper-small-1 --dataset kodak
     python -m codec inspect --model mshyper-small-1 photo.png [figure.png]
     python -m codec inspect --filters --model mshyper-small-1 [photo.png ...] [filters.png]
 
-Several inputs, or folders, may be given at once: the model is loaded once. `-` is standard input,
-or as an output standard output.
+Several inputs, or folders, may be given at once: the model is loaded once. Where outputs go is said
+in common/jobs.py; `-` is standard input, or as an output standard output.
 """
 
 import argparse
-import os
 import pathlib
 import resource
 import sys
 from collections.abc import Callable
 
 import numpy as np
-import tqdm
 
-from common import coding, data, export, images, inspection, itinf, tables, targets
+from common import coding, data, export, images, inspection, itinf, jobs, tables, targets
 from common import precision as precisions
-from common.cli import UserError, report
+from common.cli import UserError, printable, report
 from common.container import SUFFIX, Container
-from common.files import replacing
 from common.levels import DEFAULT_QUALITY
 from common.model import Codec, Latents
 from factorized.models import FactorizedPrior
@@ -38,9 +35,6 @@ from hific.models import HiFiC
 from joint_ar.models import JointAutoregressive
 from mshyper.bits_back import BitsBackHyperprior
 from mshyper.models import MeanScaleHyperprior
-
-# As an input standard input, as an output standard output.
-PIPE = pathlib.Path("-")
 
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).
 CODECS = {
@@ -103,7 +97,7 @@ def load_encoder(args: argparse.Namespace
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     target = _target(args)
-    jobs = _jobs(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,), pipes=True)
+    planned = jobs.plan(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
     model, to_latents = load_encoder(args)
     if target:
         targets.require_levels(model, str(target))
@@ -111,22 +105,22 @@ def compress(args: argparse.Namespace) -> None:
         target = targets.Target("quality", DEFAULT_QUALITY)
 
     def compress_one(source, output):
-        image = images.read(read(source) if source == PIPE else source, args.max_pixels)
+        image = jobs.read_image(source, args.max_pixels)
         if target:
             coded = targets.compress(model, image, target, closest=args.closest,
                                      to_latents=to_latents, max_pixels=args.max_pixels)
         else:
             coded = targets.Coded(coding.compress(model, image, args.max_pixels, to_latents))
-        write(output, coded.ntc)
+        jobs.write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
         reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
         if coded.level is not None:
             reached.append(f"quality {model.levels.quality(coded.level):g}")
         if target and target.kind == "psnr":
             reached.append(f"{coded.psnr:.2f} dB")
-        return f"{_shown(output)}: {', '.join(reached)}"
+        return f"{jobs.shown(output)}: {', '.join(reached)}"
 
-    _run(jobs, compress_one)
+    jobs.run(planned, compress_one)
 
 
 def _target(args) -> targets.Target | None:
@@ -139,31 +133,33 @@ def _target(args) -> targets.Target | None:
 
 def decompress(args: argparse.Namespace) -> None:
     """.ntc files to image files."""
-    jobs = _jobs(args, (SUFFIX,), ".png", outputs=images.WRITTEN, pipes=True)
+    def is_original(target, named):
+        return not named and target.with_suffix(SUFFIX).exists()
+
+    planned = jobs.plan(args, (SUFFIX,), ".decoded.png", images.WRITTEN, is_original)
     loaded = {}
 
     def decompress_one(source, target):
-        ntc = read(source)
-        fingerprint = Container.unpack(ntc, args.max_pixels).fingerprint
-        name = args.model or _find_by_fingerprint(fingerprint)
+        ntc = jobs.read(source)
+        file = Container.unpack(ntc, args.max_pixels)
+        if not jobs.is_pipe(target):
+            images.check_size(target, file.height, file.width)
+        name = args.model or find_by_fingerprint(file.fingerprint)
         if name not in loaded:
             loaded[name] = load_model(name, args.precision)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)
-        if target == PIPE:
-            write(target, images.to_png(image))
-        else:
-            images.write(target, image)
-        return f"{_shown(target)}: {image.shape[1]} x {image.shape[0]}"
+        jobs.write_image(target, image)
+        return f"{jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
 
-    _run(jobs, decompress_one)
+    jobs.run(planned, decompress_one)
 
 
 def info(args: argparse.Namespace) -> None:
     """What a .ntc file says of itself."""
     def describe(source, _):
-        ntc = read(source)
+        ntc = jobs.read(source)
         fields = Container.unpack(ntc, args.max_pixels)
-        name = args.model or _released(fields.fingerprint)
+        name = args.model or released(fields.fingerprint)
         at = ""
         if name:
             path = export.find(name)
@@ -172,12 +168,13 @@ def info(args: argparse.Namespace) -> None:
             level = coding.read_level(path, fields)
             if level is not None:
                 at = f", level {level} of 0 to {export.read_levels(path)['count'] - 1}"
-        return (f"{source}: {fields.width} x {fields.height}, {len(ntc)} bytes "
-                f"({8 * len(ntc) / fields.width / fields.height:.4f} bpp), stream of "
-                f"{len(fields.stream)} bytes, model {fields.fingerprint} "
+        return (f"{jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
+                f"{len(ntc)} bytes ({8 * len(ntc) / fields.width / fields.height:.4f} bpp), "
+                f"stream of {len(fields.stream)} bytes, model {fields.fingerprint} "
                 f"({name or 'not in the zoo'}){at}")
 
-    _run([(path, None) for path in _expand(args.paths, (SUFFIX,))], describe)
+    found, failed = jobs.expand(args.paths, (SUFFIX,), images.SUFFIXES, args.recursive)
+    jobs.run(jobs.Jobs([(path, None) for path, _ in found], failed), describe)
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -208,160 +205,65 @@ def inspect(args: argparse.Namespace) -> None:
         return
     if not args.paths:
         raise UserError("name the photographs to inspect, or ask for --filters")
-    # A second image is a figure to be written unless there is a folder for that.
-    outputs = () if args.output_dir else inspection.SUFFIXES
-    jobs = _jobs(args, images.SUFFIXES, ".inspect.png", outputs, inspection.is_photograph)
+    planned = jobs.plan(
+        args, images.SUFFIXES, ".inspect.png", inspection.SUFFIXES,
+        lambda target, named: inspection.is_photograph(target), pipes=False)
     model = load_model(args.model)
     level = targets.level(model, args.quality)
 
     def inspect_one(source, target):
-        image = images.read(source, args.max_pixels)
+        image = jobs.read_image(source, args.max_pixels)
         inspected = inspection.inspect(model, image, args.max_pixels, level)
         at = "" if level is None else f", quality {model.levels.quality(level):g}"
-        inspection.draw(target, inspected, f"{source.name}, {args.model}{at}")
+        title = printable(f"{source.name}, {args.model}{at}")
+        inspection.draw(target, inspected, title)
         return str(target)
 
-    _run(jobs, inspect_one)
+    jobs.run(planned, inspect_one)
 
 
 def _inspect_filters(args):
     """One figure of what each channel adds to an image, channels as some photographs use them."""
-    if args.paths and not args.output_dir:
-        *photos, target = map(pathlib.Path, args.paths)
-    else:
-        photos, target = args.paths, pathlib.Path(args.output_dir or ".", "filters.png")
+    *photos, output = args.paths + [args.output or "filters.png"] * (
+        not args.paths or args.output is not None)
+    folder = jobs.is_folder(output)
+    target = pathlib.Path(output, "filters.png") if folder else jobs.to_path(output)
     if target.suffix.lower() not in inspection.SUFFIXES:
         raise UserError(f"{target}: the last path is the figure; its name should end in one of "
                         f"{' '.join(inspection.SUFFIXES)}")
-    _require_free([target], args, inspection.is_photograph)
-    sources = _expand(photos, images.SUFFIXES)
+    sources, failed = jobs.expand(photos, images.SUFFIXES, inspection.SUFFIXES, args.recursive)
+    free = jobs.check_free([target], [source for source, _ in sources], args.force,
+                           inspection.is_photograph, named=not folder)
+    if failed or not free:
+        sys.exit(2)
     model = load_model(args.model)
     level = targets.level(model, args.quality)
-    uses = [inspection.measure_channels(model, images.read(source, args.max_pixels), level)
-            for source in sources]
-    inspection.draw_filters(target, model, args.model, uses, level)
+    uses = [inspection.measure_channels(model, jobs.read_image(source, args.max_pixels), level)
+            for source, _ in sources]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    inspection.draw_filters(target, model, printable(args.model), uses, level)
     print(target)
 
 
-def _jobs(args, suffixes, new_suffix, outputs, is_input=None, pipes=False
-          ) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """Pairs of input and output file. Raises UserError before any work as `_require_free`."""
-    paths = [pathlib.Path(path) for path in args.paths]
-    if pipes and PIPE in paths:
-        return _pipes(paths, args, outputs)
-    if len(paths) == 2 and paths[1].suffix.lower() in outputs and not paths[0].is_dir():
-        if args.output_dir:
-            raise UserError(f"give either the output {paths[1]} or --output_dir, not both")
-        jobs = [(paths[0], paths[1])]
-    else:
-        jobs = [(path, pathlib.Path(args.output_dir or path.parent, path.stem + new_suffix))
-                for path in _expand(paths, suffixes)]
-    _require_free([target for _, target in jobs], args, is_input)
-    return jobs
-
-
-def _pipes(paths, args, outputs):
-    """`_jobs` where one of the paths is standard input or output."""
-    source, target = paths[0], paths[-1]
-    if args.output_dir or len(paths) > 2 or (
-            target != PIPE and target.suffix.lower() not in outputs):
-        raise UserError("- is standard input, or as the second of two paths standard output; it "
-                        f"goes with one output ({' '.join(outputs)}), and no --output_dir")
-    if target != PIPE:
-        _require_free([target], args)
-    return [(source, target)]
-
-
-def _require_free(targets, args, is_input=None):
-    """Makes the folder for outputs. Raises UserError if one of these would be overwritten.
+def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:
+    """The name of the model of the zoo that wrote a file.
 
     Args:
-      targets: the outputs.
-      args: of the command line.
-      is_input: says of a file whether not even --force should overwrite it. Where inputs and
-        outputs have one suffix, two inputs look like an input and its output.
+      fingerprint: its first digits.
+      called: what else is known of its name.
+
+    Raises:
+      UserError: it is not in the zoo.
     """
-    if args.output_dir:
-        pathlib.Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    for target in targets:
-        if is_input and is_input(target):
-            raise UserError(f"{target} is an input, where an output is expected; name the output "
-                            "last, or give --output_dir")
-        if target.exists() and not args.force:
-            raise UserError(f"{target} exists already; --force overwrites it")
-        if targets.count(target) > 1:
-            raise UserError(f"several inputs would be written to {target}; give them one by one")
-
-
-def _expand(paths, suffixes) -> list[pathlib.Path]:
-    files = []
-    for path in map(pathlib.Path, paths):
-        if not path.is_dir():
-            files.append(path)
-            continue
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
-        if not inside:
-            raise UserError(f"{path}: no {' '.join(suffixes)} files in this folder")
-        files += inside
-    return files
-
-
-def _shown(output) -> str:
-    return "standard output" if output == PIPE else str(output)
-
-
-def _run(jobs, job: Callable) -> None:
-    """Runs every job; a broken input does not keep the others from being done."""
-    failures = 0
-    out = sys.stderr if any(target == PIPE for _, target in jobs) else sys.stdout
-    for source, target in tqdm.tqdm(jobs, unit="file", disable=None if len(jobs) > 1 else True):
-        try:
-            tqdm.tqdm.write(job(source, target), file=out)
-        except UserError as error:
-            failures += 1
-            name = "standard input" if source == PIPE else str(source)
-            message = str(error) if name in str(error) else f"{name}: {error}"
-            tqdm.tqdm.write(f"error: {message}", file=sys.stderr)
-    if failures:
-        if len(jobs) > 1:
-            print(f"error: {failures} of {len(jobs)} files failed", file=sys.stderr)
-        sys.exit(2)
-
-
-def read(path: pathlib.Path) -> bytes:
-    """The bytes of a file, or of standard input. Raises UserError."""
-    if path == PIPE:
-        return sys.stdin.buffer.read()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-
-
-def write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole, or to standard output. Raises UserError."""
-    if path == PIPE:
-        try:
-            sys.stdout.buffer.write(content)
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            # Or Python tries again when it ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise UserError(f"standard output: {error.strerror}") from None
-        return
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _find_by_fingerprint(fingerprint: str) -> str:
-    name = _released(fingerprint)
+    name = released(fingerprint)
     if name is None:
-        raise UserError(f"written by model {fingerprint}, which is not in the zoo; name the model "
-                        "with --model")
+        raise UserError(f"written by model {fingerprint}" + f", called '{called}'" * bool(called)
+                        + ", which is not in the zoo; name the model with --model")
     return name
 
 
-def _released(fingerprint: str) -> str | None:
+def released(fingerprint: str) -> str | None:
+    """The name of the model of the zoo whose fingerprint begins so; None if there is none."""
     return next((name for name, path in export.released_models().items()
                  if export.fingerprint(path).startswith(fingerprint)), None)
 
@@ -416,30 +318,37 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model_help = "folder of an exported model or of a run, or a name of the zoo"
 
-    def files(nargs="+", max_pixels=images.MAX_PIXELS):
+    def files(nargs="+", max_pixels=images.MAX_PIXELS, outputs=", the last of several is the "
+              "output, unless it is a file, or its name ends as that of an input"):
         parser = argparse.ArgumentParser(add_help=False)
-        parser.add_argument("paths", nargs=nargs, metavar="PATH", help="files or folders; of two "
-                            "paths, the second is the output if its suffix says so")
+        parser.add_argument("paths", nargs=nargs, metavar="PATH", help="files and folders, - is "
+                            "standard input" + outputs)
+        parser.add_argument("-r", "--recursive", action="store_true", help="take what folders "
+                            "within folders have, and keep their structure below an output folder")
         parser.add_argument("--max_pixels", type=int, default=max_pixels, metavar="N",
                             help="refuse larger images (default: %(default)s)")
         return parser
 
-    outputs = argparse.ArgumentParser(add_help=False)
-    outputs.add_argument("--output_dir", help="where outputs go (default: beside the inputs)")
-    outputs.add_argument("--force", action="store_true", help="overwrite existing files")
+    def outputs(new_suffix, force="replace earlier outputs, but never an input"):
+        parser = argparse.ArgumentParser(add_help=False)
+        jobs.add_output(parser, f"beside each input, NAME{new_suffix}")
+        parser.add_argument("--force", action="store_true", help=force)
+        return parser
 
     command = commands.add_parser(
-        "compress", parents=[files(), outputs, REFINEMENT, precision_option("auto")],
+        "compress", parents=[files(), outputs(SUFFIX), REFINEMENT, precision_option("auto")],
         help=compress.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     _add_targets(command)
     command.set_defaults(command=compress)
     command = commands.add_parser(
-        "decompress", parents=[files(), outputs, precision_option("auto")],
-        help=decompress.__doc__)
+        "decompress", help=decompress.__doc__, parents=[
+            files(), precision_option("auto"), outputs(
+                ".decoded.png", "replace earlier outputs, or the file that is named as the output, "
+                "but never the original beside a .ntc file")])
     command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=decompress)
-    command = commands.add_parser("info", parents=[files()], help=info.__doc__)
+    command = commands.add_parser("info", parents=[files(outputs="")], help=info.__doc__)
     command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
     command.set_defaults(command=info)
     command = commands.add_parser(
@@ -448,10 +357,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--dataset", default="photos/validation",
                          help="name of a data set, folder or glob (default: %(default)s)")
-    command.add_argument("--output", help="write OUTPUT.json and OUTPUT.csv")
+    command.add_argument("-o", "--output", help="write OUTPUT.json and OUTPUT.csv")
     command.set_defaults(command=benchmark)
     command = commands.add_parser(
-        "inspect", parents=[files("*", coding.MAX_WHOLE_PIXELS), outputs, quality_option()],
+        "inspect", parents=[
+            files("*", coding.MAX_WHOLE_PIXELS), outputs(".inspect.png"), quality_option()],
         help=inspect.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--filters", action="store_true", help="draw what each channel of y adds "

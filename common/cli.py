@@ -1,5 +1,6 @@
 """What the command-line programs share: one clear line for a user's mistake, exit code 2."""
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -11,9 +12,15 @@ class UserError(Exception):
 
 
 def report(main: Callable[..., None]) -> Callable[..., None]:
-    """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2."""
+    """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2.
+
+    What a stream cannot print, as a byte of a file name that is no UTF-8, it prints as `\\xe4`.
+    """
 
     def wrapped(*args):
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         try:
             main(*args)
         except UserError as error:
@@ -24,6 +31,11 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return wrapped
+
+
+def printable(text: str) -> str:
+    """`text` without what is no character, as bytes of a file name that are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def run(main: Callable[[list[str]], None], argv: list[str]) -> None:

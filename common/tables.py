@@ -46,7 +46,9 @@ def save(path: str | os.PathLike, rows: Sequence[Row], **facts) -> None:
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     """Writes rows with the columns of any of them; cells that a row does not have are empty."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    # Names of files may hold bytes that are no characters.
+    with replacing(path) as temporary, open(
+            temporary, "w", newline="", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
