@@ -1,7 +1,7 @@
 """Chains of images by bits-back coding: compress | decompress.
 
-    python -m chain compress --model M --output photos.ntb [--payload letter.txt] a.png b.png ...
-    python -m chain decompress --model M photos.ntb --output_dir decoded
+    python -m chain compress --model M -o photos.ntb [--payload letter.txt] a.png b.png ...
+    python -m chain decompress photos.ntb -o decoded/
 """
 
 import argparse
@@ -10,9 +10,8 @@ import pathlib
 import sys
 
 import codec
-from common import export, images, tables, targets
+from common import export, images, jobs, tables, targets
 from common.cli import UserError, report
-from common.files import replacing
 from mshyper import chain
 from mshyper.bits_back import BitsBackHyperprior
 
@@ -32,50 +31,73 @@ def require_bits_back(name: str) -> None:
 
 def _compress(args):
     """Images to one .ntb file."""
-    output = pathlib.Path(args.output)
-    if output.exists() and not args.force:
-        raise UserError(f"{output} exists already; --force overwrites it")
+    output = jobs.to_path(args.output)
+    paths = [jobs.to_path(path) for path in args.paths]
     if args.steps is not None and not 0 <= args.steps <= chain.MAX_STEPS:
         raise UserError(f"--steps {args.steps}: need 0 to {chain.MAX_STEPS}")
-    payload = codec.read(pathlib.Path(args.payload)) if args.payload else b""
+    if not jobs.check_free([output], paths, args.force, named=True):
+        sys.exit(2)
+    payload = jobs.read(jobs.to_path(args.payload)) if args.payload else b""
     require_bits_back(args.model)
     model, to_latents = codec.load_encoder(args)
     to_latents = functools.partial(to_latents, level=targets.level(model, args.quality))
-    pictures = [images.read(path, args.max_pixels) for path in args.paths]
+    pictures = [jobs.read_image(path, args.max_pixels) for path in paths]
+    names = [_name(args.model), *(path.name for path in paths)]
     with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
-        ntb, rows = chain.compress(model, pictures, payload, to_latents, args.max_pixels)
-    with replacing(output) as temporary:
-        temporary.write_bytes(ntb)
+        ntb, rows = chain.compress(model, pictures, payload, to_latents, args.max_pixels, names)
+    jobs.write(output, ntb)
     pixels = [picture.shape[0] * picture.shape[1] for picture in pictures]
-    rows = [{"image": pathlib.Path(path).name,
+    rows = [{"image": path.name,
              **{f"{key}_bpp": row[key] / n for key in ("gross", "returned", "net", "information")}}
-            for path, row, n in zip(args.paths, rows, pixels)]
-    print(tables.render([*rows, tables.mean_row(rows)], columns=[*rows[0]]))
+            for path, row, n in zip(paths, rows, pixels)]
     start_up = chain.unseal(ntb)[2]
-    print(f"{output}: {len(ntb)} bytes, of which payload {len(payload)} and start-up {start_up}; "
-          f"net {8 * (len(ntb) - len(payload)) / sum(pixels):.4f} bpp")
+    print(f"{tables.render([*rows, tables.mean_row(rows)], columns=[*rows[0]])}\n"
+          f"{jobs.shown(output)}: {len(ntb)} bytes, of which payload {len(payload)} and start-up "
+          f"{start_up}; net {8 * (len(ntb) - len(payload)) / sum(pixels):.4f} bpp",
+          file=sys.stderr if jobs.is_stdout(output) else sys.stdout)
+
+
+def _name(model: str) -> str:
+    """What to call a model for those who decode: its name in the zoo, or that of its folder."""
+    path = export.find(model).resolve()
+    return codec.released(export.fingerprint(path)) or (
+        path.parent if path.name == "model" else path).name
 
 
 def _decompress(args):
     """A .ntb file to images, and its payload."""
-    source, folder = pathlib.Path(args.path), pathlib.Path(args.output_dir)
-    ntb = codec.read(source)
-    _, _, _, length, sizes, _, _ = chain.unseal(ntb)
-    digits = len(str(len(sizes) - 1))
-    outputs = [folder / f"{source.stem}-{i:0{digits}}.png" for i in range(len(sizes))]
-    outputs += [folder / f"{source.stem}.payload"] if length else []
-    for target in outputs:
-        if target.exists() and not args.force:
-            raise UserError(f"{target} exists already; --force overwrites it")
-    pictures, payload = chain.decompress(
-        load_model(args.model, args.precision), ntb, args.max_pixels)
+    source = jobs.to_path(args.path)
+    folder = pathlib.Path(args.output or source.parent)
+    ntb = jobs.read(source)
+    fingerprint, _, _, length, sizes, _, _ = chain.unseal(ntb)
+    called, *names = chain.read_names(ntb) or [None]
+    stem = "chain" if source == jobs.PIPE else source.stem
+    outputs = [folder / name for name in _decoded_names(names, stem, len(sizes))]
+    outputs += [folder / f"{stem}.payload"] if length else []
+    if len(jobs.check_free(outputs, [source], args.force)) < len(outputs):
+        sys.exit(2)
+    model = load_model(args.model or codec.find_by_fingerprint(fingerprint, called), args.precision)
+    pictures, payload = chain.decompress(model, ntb, args.max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
     for target, picture in zip(outputs, pictures):
         images.write(target, picture)
     if payload:
-        with replacing(outputs[-1]) as temporary:
-            temporary.write_bytes(payload)
-    print(f"{source}: {len(pictures)} images and a payload of {len(payload)} bytes, in {folder}")
+        jobs.write(outputs[-1], payload)
+    print(f"{jobs.shown(source, 'standard input')}: {len(pictures)} images and a payload of "
+          f"{len(payload)} bytes, in {folder}")
+
+
+def _decoded_names(names: list[str], stem: str, count: int) -> list[str]:
+    """Names of decoded images, no two alike: of their files, or numbers where there are none."""
+    if not names:
+        return [f"{stem}-{i:0{len(str(count - 1))}}.png" for i in range(count)]
+    found = {}
+    for i, name in enumerate(names):
+        stem = pathlib.Path(name).stem
+        while stem.lower() in found:
+            stem += f"-{i}"
+        found[stem.lower()] = f"{stem}.decoded.png"
+    return [*found.values()]
 
 
 @report
@@ -85,8 +107,7 @@ def main(argv: list[str]) -> None:
         prog="python -m chain", description="Chains of images by bits-back coding.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = codec.precision_option("auto")
-    shared.add_argument("--model", required=True,
-                        help="folder of an exported bits-back model or of its run, or a zoo name")
+    model_help = "folder of an exported bits-back model or of its run, or a name of the zoo"
     shared.add_argument("--force", action="store_true", help="overwrite existing files")
     shared.add_argument("--max_pixels", type=int, default=chain.MAX_PIXELS, metavar="N",
                         help="refuse more, in all images together (default: %(default)s)")
@@ -94,15 +115,22 @@ def main(argv: list[str]) -> None:
         "compress", parents=[shared, codec.REFINEMENT, codec.quality_option()],
         help=_compress.__doc__)
     command.add_argument("paths", nargs="+", metavar="IMAGE", help="image files, in this order")
-    command.add_argument("--output", required=True, help="the .ntb file")
+    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("-o", "--output", required=True,
+                         help="the .ntb file; - is standard output")
     command.add_argument("--payload", help="any file to send along, whose bits the images use")
     command.add_argument("--steps", type=int, default=None, metavar="N",
                          help="for which the posterior is optimised; 0 for bits-back with the "
                          "amortised one (default: the model's)")
     command.set_defaults(command=_compress)
     command = commands.add_parser("decompress", parents=[shared], help=_decompress.__doc__)
-    command.add_argument("path", help="the .ntb file")
-    command.add_argument("--output_dir", required=True, help="where images and payload go")
+    command.add_argument("path", help="the .ntb file; - is standard input")
+    command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
+    command.add_argument("-o", "--output", metavar="FOLDER", help="where images go, as "
+                         "NAME.decoded.png, and the payload; made if missing (default: beside the "
+                         "file)")
+    command.add_argument("--output_dir", dest="output", help=argparse.SUPPRESS,
+                         default=argparse.SUPPRESS)
     command.set_defaults(command=_decompress)
     args = parser.parse_args(argv)
     args.command(args)

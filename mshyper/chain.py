@@ -4,20 +4,23 @@ Each image is coded with bits taken from the one before (see mshyper/bits_back.p
 those of a payload, any file that is to be sent along and comes out again. Where the payload does
 not suffice, numbers that the decoder knows fill in: the start-up, which the chain pays for once.
 
-    "NB1"            magic and version                               3 bytes
+    "NB2"            magic and version                               3 bytes
     fingerprint      first bytes of the model's                      4
     steps, start-up, payload, images, and each image's height and width: varints
+    names            their number of bytes, a varint, and the names of the model and of the
+                     images, UTF-8, with a zero byte between them; or none
     stack            all images, the last on top, upon payload and start-up
     CRC-32           of the decoded symbols, plus that of payload    4, little-endian
-                     and start-up
+                     and start-up, and that of what is before the stack
     CRC-32           of all bytes before                             4, little-endian
 
 `steps` is how long the posterior is optimised (mshyper/replay.py), `start-up` and `payload` are
-numbers of bytes.
+numbers of bytes. Files of version 1 have no names, and a checksum without what is before the stack.
 """
 
 import contextlib
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -31,7 +34,7 @@ from common.stack import Stack
 from mshyper.bits_back import BitsBackHyperprior
 
 SUFFIX = ".ntb"
-_MAGIC = b"NB1"
+_MAGIC, _FIRST = b"NB2", b"NB1"
 MAX_STEPS = 1000
 # Of all images together, which are in memory at once.
 MAX_PIXELS = 10 * coding.MAX_WHOLE_PIXELS
@@ -42,7 +45,8 @@ _HEAD = 8
 
 def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload: bytes = b"",
              to_latents: Callable[[BitsBackHyperprior, np.ndarray], Latents] = coding.infer,
-             max_pixels: int = MAX_PIXELS) -> tuple[bytes, list[dict[str, float]]]:
+             max_pixels: int = MAX_PIXELS, names: Sequence[str] = ()
+             ) -> tuple[bytes, list[dict[str, float]]]:
     """Codes images into one chain.
 
     Args:
@@ -51,6 +55,8 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
       payload: what to send along.
       to_latents: where latents come from: `coding.infer`, or `Refiner.infer`.
       max_pixels: more, in all images together, are refused.
+      names: that of the model, and those of the images' files, without their folders; for who
+        decodes, see `read_names`.
 
     Returns:
       The bytes of a .ntb file; and for each image its bits: gross (put on the stack), returned
@@ -77,8 +83,10 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
     except entropy.CodingError as error:
         raise UserError(str(error)) from error
     header = [model.replay_steps, start_up, len(payload), len(pictures), *sum(sizes, ())]
-    return container.seal(_MAGIC, model.fingerprint[:8], header, stack.finish(),
-                          _checksum(stack, start)), rows
+    named = _pack_names(names)
+    crc = _checksum(stack, start) + _checksum_before(header, named)
+    return container.seal(_MAGIC, model.fingerprint[:8], header, named + stack.finish(),
+                          crc % 2**32), rows
 
 
 def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXELS
@@ -93,6 +101,11 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
         raise UserError(f"written by model {fingerprint}, not by this one "
                         f"({model.fingerprint[:8]})")
     _check(model, sizes, steps, max_pixels)
+    expected = 0
+    if not ntb.startswith(_FIRST):
+        _, named, stream = _unpack_names(stream)
+        expected = _checksum_before(
+            [steps, start_up, length, len(sizes), *sum(sizes, ())], named)
     stack = Stack(model.tables, stream)
     pictures = []
     with replaying(model, steps):
@@ -105,7 +118,7 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
         except entropy.CodingError as error:
             raise UserError(f"the file cannot be decoded ({error})") from error
     start = stack.finish()
-    if (_checksum(stack, start) != crc or len(start) != start_up + length
+    if ((_checksum(stack, start) + expected) % 2**32 != crc or len(start) != start_up + length
             or start[:start_up] != _noise(start_up)):
         raise UserError("the file does not decode to the symbols that were written: its stack or "
                         "its sizes were changed, and its checksum with them")
@@ -113,13 +126,54 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
 
 
 def unseal(ntb: bytes) -> tuple:
-    """Fingerprint, steps, start-up, payload, [(height, width)], stack and CRC. Raises UserError."""
-    fingerprint, rest, crc = container.unseal(ntb, _MAGIC, SUFFIX)
+    """Fingerprint, steps, start-up, payload, [(height, width)], names and stack, and CRC.
+
+    Raises:
+      UserError: not a .ntb file, or damaged.
+    """
+    magic = _FIRST if ntb.startswith(_FIRST) else _MAGIC
+    fingerprint, rest, crc = container.unseal(ntb, magic, SUFFIX)
     (steps, start_up, length, count), rest = container.read_varints(rest, 4)
     if 2 * count > len(rest):
         raise UserError(f"the file is malformed (it has no room for the sizes of {count} images)")
     sides, stream = container.read_varints(rest, 2 * count)
     return fingerprint, steps, start_up, length, [*zip(sides[::2], sides[1::2])], stream, crc
+
+
+def read_names(ntb: bytes) -> list[str]:
+    """The names of the model and of the images' files, which have no folders; or none at all.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    *_, sizes, stream, _ = unseal(ntb)
+    names = [] if ntb.startswith(_FIRST) else _unpack_names(stream)[0]
+    # Nothing that a name could make a decoder write elsewhere.
+    safe = all(name == os.path.basename(name) and name not in ("", ".", "..") for name in names[1:])
+    if names and len(names) != 1 + len(sizes) or not safe:
+        raise UserError("the file cannot be decoded (its names are not those of files)")
+    return names
+
+
+def _pack_names(names) -> bytes:
+    content = b"\0".join(map(os.fsencode, names))
+    return container.pack_varint(len(content)) + content
+
+
+def _unpack_names(stream: bytes) -> tuple[list[str], bytes, bytes]:
+    """The names, their bytes in the file, and the stack after them."""
+    try:
+        (length,), rest = container.read_varints(stream, 1)
+    except UserError as error:
+        raise UserError(f"the file cannot be decoded ({error})") from None
+    if length > len(rest):
+        raise UserError("the file cannot be decoded (it ends within its names)")
+    names = [os.fsdecode(name) for name in rest[:length].split(b"\0")] if length else []
+    return names, stream[:len(stream) - len(rest) + length], rest[length:]
+
+
+def _checksum_before(header, named) -> int:
+    return zlib.crc32(named, zlib.crc32(np.asarray(header, "<i8").tobytes()))
 
 
 def _check(model, sizes, steps, max_pixels):

@@ -2,15 +2,19 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import chain as command
 import codec
+import configs
 from common import coding, container, entropy, images, itinf, training
 from common.cli import UserError
 from common.entropy import CodingError
@@ -229,16 +233,80 @@ def test_commands(run, pictures, tmp_path, capsys):
     decompress = ["decompress", "--model", str(run), output, "--output_dir"]
     command.main([*decompress, str(tmp_path / "decoded")])
     assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
-    assert len(list((tmp_path / "decoded").glob("photos-*.png"))) == len(pictures)
+    assert sorted(path.name for path in (tmp_path / "decoded").iterdir()) == [
+        *(f"{i}.decoded.png" for i in range(len(pictures))), "photos.payload"]
     for arguments, message in (
             (compress, "exists already"),
             ([*compress, "--force", "--steps", "-1"], "--steps"),
-            ([*decompress, str(tmp_path / "decoded")], "exists already"),
+            ([*decompress, str(tmp_path / "decoded")], "5 more of the outputs exist already"),
+            (["decompress", output], "called 'wid=0-bb', which is not in the zoo"),
+            ([*decompress[:3], photos[0]], "not a .ntb file"),
             ([*compress[:2], "mshyper-small-1", "--force", *compress[3:]], "no bits-back model")):
         with pytest.raises(SystemExit) as stop:
             command.main(arguments)
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_names_come_back(model, run, pictures, tmp_path, monkeypatch, capsys):
+    """Whatever they are, in a folder that is made, with the model found by its fingerprint."""
+    names = ["a/same.png", "b/same.jpg", "b/same-1.png", os.fsdecode(b"K\xe4se.png")]
+    paths = [tmp_path / name for name in names]
+    for path, picture in zip(paths, pictures):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    shutil.copytree(run / "model", tmp_path / "zoo" / "bb" / "7")
+    monkeypatch.setattr(configs, "ZOO_DIR", tmp_path / "zoo")
+    command.main(["compress", "--model", "bb-7", "-o", str(tmp_path / "x.ntb"), *map(str, paths)])
+    ntb = (tmp_path / "x.ntb").read_bytes()
+    assert chain.read_names(ntb) == ["bb-7", *(path.name for path in paths)]
+    command.main(["decompress", str(tmp_path / "x.ntb"), "-o", str(tmp_path / "new" / "out")])
+    found = {path.name: images.read(path).shape for path in (tmp_path / "new" / "out").iterdir()}
+    decoded = ["same.decoded.png", "same-1.decoded.png", "same-1-2.decoded.png",
+               os.fsdecode(b"K\xe4se.decoded.png")]
+    assert found == {name: (*size, 3) for name, size in zip(decoded, SIZES)}
+
+
+@pytest.mark.parametrize("names", [
+    ["m", "../up.png"], ["m", "/etc/x.png"], ["m", ".."], ["m", ""], ["m", "a/b.png"], ["m"],
+    ["m", "a.png", "b.png"]])
+def test_names_that_lead_elsewhere_are_refused(model, run, pictures, names, tmp_path, capsys):
+    ntb, _ = chain.compress(model, pictures[1:2], names=names)
+    (tmp_path / "x.ntb").write_bytes(ntb)
+    with pytest.raises(UserError, match="names"):
+        chain.read_names(ntb)
+    with pytest.raises(SystemExit):
+        command.main(["decompress", "--model", str(run), str(tmp_path / "x.ntb")])
+    assert "names" in capsys.readouterr().err and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_before_the_stack_is_under_the_checksum(model, pictures):
+    """Also sizes within the same grid of latents, and names."""
+    names = ["m", "a.png"]
+    ntb, _ = chain.compress(model, pictures[:1], PAYLOAD, names=names)
+    assert chain.decompress(model, ntb)[1] == PAYLOAD
+    stream = chain.unseal(ntb)[5]
+    for changes in (dict(sizes=[(68, 131)]), dict(sizes=[(67, 130)]),
+                    dict(stream=stream.replace(b"a.png", b"b.png", 1))):
+        with pytest.raises(UserError, match="decode"):
+            chain.decompress(model, reseal(ntb, **changes))
+
+
+def test_chains_of_version_1_decode(model, pictures):
+    """Without names, and with a checksum of the symbols, the payload and the start-up alone."""
+    latents = [coding.infer(model, picture) for picture in pictures[:2]]
+    start = chain._noise(40_000) + chain._whiten(PAYLOAD)
+    stack = Stack(model.tables, start)
+    for each in latents:
+        model.encode(each, stack)
+    sizes = [side for size in SIZES[:2] for side in size]
+    ntb = container.seal(
+        b"NB1", model.fingerprint[:8], [4, 40_000, len(PAYLOAD), 2, *sizes], stack.finish(),
+        (stack.crc + zlib.crc32(start)) % 2**32)
+    decoded, payload = chain.decompress(model, ntb)
+    assert payload == PAYLOAD and chain.read_names(ntb) == []
+    for picture, x_hat in zip(pictures[:2], decoded, strict=True):
+        np.testing.assert_array_equal(x_hat, reference(model, picture))
 
 
 def test_tables_know_fractional_means():
