@@ -72,7 +72,7 @@ class Container:
 def seal(magic: bytes, fingerprint: str, numbers: Iterable[int], stream: bytes,
          symbols_crc: int) -> bytes:
     """A file: magic, fingerprint, varints, stream and both checksums."""
-    body = b"".join([magic, bytes.fromhex(fingerprint), *map(pack_varint, numbers), stream,
+    body = b"".join([magic, bytes.fromhex(fingerprint), *map(_varint, numbers), stream,
                      _CRC.pack(symbols_crc)])
     return body + _CRC.pack(zlib.crc32(body))
 
@@ -106,8 +106,7 @@ def unseal(data: bytes, magic: bytes, suffix: str) -> tuple[str, bytes, int]:
             *_CRC.unpack(symbols_crc))
 
 
-def pack_varint(value: int) -> bytes:
-    """The bytes of a number, as `read_varints` reads it."""
+def _varint(value: int) -> bytes:
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)

@@ -7,8 +7,8 @@ not suffice, numbers that the decoder knows fill in: the start-up, which the cha
     "NB2"            magic and version                               3 bytes
     fingerprint      first bytes of the model's                      4
     steps, start-up, payload, images, and each image's height and width: varints
-    names            their number of bytes, a varint, and the names of the model and of the
-                     images, UTF-8, with a zero byte between them; or none
+    names            of the model and of the images, or none: UTF-8, a zero byte
+                     after each, and another one
     stack            all images, the last on top, upon payload and start-up
     CRC-32           of the decoded symbols, plus that of payload    4, little-endian
                      and start-up, and that of what is before the stack
@@ -156,20 +156,17 @@ def read_names(ntb: bytes) -> list[str]:
 
 
 def _pack_names(names) -> bytes:
-    content = b"\0".join(map(os.fsencode, names))
-    return container.pack_varint(len(content)) + content
+    return b"".join(os.fsencode(name) + b"\0" for name in names) + b"\0"
 
 
 def _unpack_names(stream: bytes) -> tuple[list[str], bytes, bytes]:
-    """The names, their bytes in the file, and the stack after them."""
-    try:
-        (length,), rest = container.read_varints(stream, 1)
-    except UserError as error:
-        raise UserError(f"the file cannot be decoded ({error})") from None
-    if length > len(rest):
+    """The names, their bytes in the file, and the stack after them. Raises UserError."""
+    if stream.startswith(b"\0"):
+        return [], stream[:1], stream[1:]
+    content, end, stack = stream.partition(b"\0\0")
+    if not end:
         raise UserError("the file cannot be decoded (it ends within its names)")
-    names = [os.fsdecode(name) for name in rest[:length].split(b"\0")] if length else []
-    return names, stream[:len(stream) - len(rest) + length], rest[length:]
+    return [*map(os.fsdecode, content.split(b"\0"))], content + end, stack
 
 
 def _checksum_before(header, named) -> int:

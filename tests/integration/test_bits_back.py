@@ -268,7 +268,7 @@ def test_names_come_back(model, run, pictures, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("names", [
-    ["m", "../up.png"], ["m", "/etc/x.png"], ["m", ".."], ["m", ""], ["m", "a/b.png"], ["m"],
+    ["m", "../up.png"], ["m", "/etc/x.png"], ["m", ".."], ["m", "."], ["m", "a/b.png"], ["m"],
     ["m", "a.png", "b.png"]])
 def test_names_that_lead_elsewhere_are_refused(model, run, pictures, names, tmp_path, capsys):
     ntb, _ = chain.compress(model, pictures[1:2], names=names)
