@@ -231,7 +231,7 @@ def check_free(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path], 
       targets: the outputs.
       inputs: none of these is overwritten.
       force: whether other files may be overwritten.
-      is_input: says of an output that it is one of other inputs.
+      is_input: says of what there is that it is an input of another time.
       named: whether the output was named, so that its folder has to exist.
     """
     free, existing = [], []
@@ -243,7 +243,7 @@ def check_free(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path], 
         try:
             place = pathlib.Path(os.path.realpath(target))
             parent = next(folder for folder in place.parents if named or folder.exists())
-            if str(place) in inputs or is_input(target):
+            if str(place) in inputs or place.exists() and is_input(target):
                 complain(f"{target} is an input, where an output is expected; name the output "
                          "last, or a folder with --output (or --output_dir)")
             elif place.is_dir():
