@@ -107,7 +107,7 @@ def main(argv: list[str]) -> None:
         prog="python -m chain", description="Chains of images by bits-back coding.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = codec.precision_option("auto")
-    model_help = "folder of an exported bits-back model or of its run, or a name of the zoo"
+    model_help = "a bits-back model's folder, or that of its run, or a name of the zoo"
     shared.add_argument("--force", action="store_true", help="overwrite existing files")
     shared.add_argument("--max_pixels", type=int, default=chain.MAX_PIXELS, metavar="N",
                         help="refuse more, in all images together (default: %(default)s)")
