@@ -316,8 +316,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m codec", description="Learned image compression: files.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    model_help = ("folder of an exported model, of a run or of an experiment with one run, or a name "
-                  "of the zoo")
+    model_help = ("folder of an exported model, of a run or of an experiment with one run, or a "
+                  "name of the zoo")
 
     def files(nargs="+", max_pixels=images.MAX_PIXELS, outputs=", the last of several is the "
               "output, unless it is a file, or its name ends as that of an input"):
