@@ -94,7 +94,7 @@ class Wavefront:
         y, psi = (tf.TensorSpec([None, network.channels[k]], tf.float64)
                   for k in (self._y, self._side))
         state = tuple(tf.TensorSpec(shape, dtype) for shape, dtype in (
-            ([], tf.variant), ([None], tf.int32), ([], tf.int32)))
+            ([], tf.variant), ([], tf.float64), ([None], tf.int32), ([], tf.int32)))
         steps = tuple(tf.TensorSpec(shape, tf.int32) for shape in ([], [], [None], [None]))
         self._encode = tf.function(self._encode_loop, [y, psi, *steps], autograph=False)
         self._decode = tf.function(

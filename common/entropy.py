@@ -6,9 +6,12 @@ at export. Tables are stored with the model and never recomputed, because two ma
 agree on the last bit of a float (Ballé et al. 2019).
 """
 
+import contextlib
 import dataclasses
+import functools
 import math
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -346,10 +349,23 @@ class Tables:
         minima, sizes = np.append(np.concatenate(minima), 0), np.append(sizes, _DIGITS - 1)
         return cls(*(array.astype(np.int32) for array in (np.concatenate(cdfs), minima, sizes)))
 
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """int32 [D]; where in `cdfs` the counts of each distribution begin, after PRECISION."""
+        return (np.cumsum(self.sizes + 3) - self.sizes - 2).astype(np.int32)
+
+    @functools.cached_property
+    def least_bits(self) -> np.ndarray:
+        """float64 [L]; the bits that each symbol takes at least, where its count begins in `cdfs`.
+
+        Of a range of r >= 2^16 numbers, the coder gives a symbol with c counts fewer than
+        r c / 2^16 + 1.
+        """
+        return PRECISION - np.log2(np.maximum(np.diff(self.cdfs, append=0), 0) + 1)
+
     def split(self) -> list[np.ndarray]:
         """For each distribution its cumulative counts, from 0 to 2^PRECISION."""
-        ends = np.cumsum(self.sizes + 3)  # each begins with PRECISION
-        return [self.cdfs[end - size - 2:end] for size, end in zip(self.sizes, ends)]
+        return [self.cdfs[start:start + size + 2] for start, size in zip(self.starts, self.sizes)]
 
 
 # An escaped value's digit: three bits of it, lowest first, and in the fourth whether more follow.
@@ -369,11 +385,16 @@ def require_codable(latents) -> np.ndarray:
 
 # How many symbols are coded at a time: those of large images should not be copied all at once.
 _PIECE = 2**21
+# How many are decoded first: a stream may hold fewer than its header claims.
+_FIRST_PIECE = 2**12
 
 
-def _pieces(array: np.ndarray) -> list[slice]:
-    """Of `array.flat`."""
-    return [slice(start, start + _PIECE) for start in range(0, array.size, _PIECE)]
+def _pieces(array: np.ndarray, first: int | None = None) -> Iterator[slice]:
+    """Of `array.flat`; the first one of `first` elements, each of the next twice as long."""
+    start, length = 0, min(first or _PIECE, _PIECE)
+    while start < array.size:
+        yield slice(start, start + length)
+        start, length = start + length, min(2 * length, _PIECE)
 
 
 def sections(tables: Tables, symbols: np.ndarray, distributions: np.ndarray):
@@ -423,7 +444,7 @@ def read_escapes(tables: Tables, count: int, read) -> np.ndarray:
 
     Args:
       tables: what codes them.
-      count: how many symbols the last section has.
+      count: how many values there may be.
       read: reads a section: from its distributions int32 [N] to positions in the tables [N].
 
     Returns:
@@ -478,14 +499,18 @@ def unescape(positions: tf.Tensor, minima: tf.Tensor, sizes: tf.Tensor, escapes:
 class RangeEncoder:
     """Codes integers into one stream. Calls append to it; `finish` returns the bytes.
 
+    Args:
+      tables: of the model.
+      crc: CRC-32 of what comes before the symbols, in a file its header.
+
     Attributes:
-      crc: CRC-32 of all symbols so far (little-endian int32), for the container.
+      crc: CRC-32 of that and of all symbols so far (little-endian int32), for the container.
     """
 
-    def __init__(self, tables: Tables):
+    def __init__(self, tables: Tables, crc: int = 0):
         self._tables = tables
         self._handle = tfc.create_range_encoder([], tables.cdfs)
-        self.crc = 0
+        self.crc = crc
 
     def encode(self, symbols: np.ndarray, distributions: np.ndarray, bounded: bool = False
                ) -> None:
@@ -502,7 +527,7 @@ class RangeEncoder:
         """
         symbols = self._checked(symbols)
         distributions = np.asarray(distributions)
-        pieces = _pieces(symbols)
+        pieces = list(_pieces(symbols))
 
         def located(piece):
             numbers = distributions.flat[piece]
@@ -561,16 +586,23 @@ class RangeEncoder:
 class RangeDecoder:
     """Reads what `RangeEncoder` wrote: the same calls in the same order with the same arguments.
 
+    Args:
+      tables: of the model.
+      stream: what the encoder's `finish` returned.
+      crc: as of `RangeEncoder`.
+
     Attributes:
-      crc: CRC-32 of all symbols so far. A damaged stream still yields symbols; the caller
-        compares this with the encoder's.
+      crc: CRC-32 of that and of all symbols so far. A damaged stream still yields symbols; the
+        caller compares this with the encoder's.
     """
 
-    def __init__(self, tables: Tables, stream: bytes):
+    def __init__(self, tables: Tables, stream: bytes, crc: int = 0):
         self._tables = tables
         self._handle = tfc.create_range_decoder(stream, tables.cdfs)
         self._length = len(stream)
-        self.crc = 0
+        # The encoder may leave out the last 16 bits, which are zeros.
+        self._bits = tf.constant(8.0 * len(stream) + 32, tf.float64)
+        self.crc = crc
 
     def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """The next symbols, int32 of the shape of `distributions`.
@@ -585,7 +617,7 @@ class RangeDecoder:
 
         def loop(state):
             symbols = np.empty(distributions.shape, np.int32)
-            for piece in _pieces(symbols):
+            for piece in _pieces(symbols, _FIRST_PIECE):
                 numbers = tf.constant(distributions.flat[piece], tf.int32)
                 state, symbols.flat[piece] = next_symbols(self._tables, state, numbers)
             return state, symbols
@@ -610,9 +642,10 @@ class RangeDecoder:
         Raises:
           CodingError: the stream is not one that the encoder wrote.
         """
-        escapes = tf.constant(read_escapes(self._tables, count, self._read))
-        with tf.device("CPU:0"):
-            (self._handle, _, _), symbols = loop((self._handle, escapes, tf.constant(0)))
+        escapes = tf.constant(self._read_escapes(count))
+        with tf.device("CPU:0"), _noticing_the_end():
+            (self._handle, self._bits, _, _), symbols = loop(
+                (self._handle, self._bits, escapes, tf.constant(0)))
         symbols = np.asarray(symbols)
         self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
         return symbols
@@ -625,7 +658,7 @@ class RangeDecoder:
           CodingError: the stream is not one that the encoder wrote.
         """
         rows = mixtures.Rows(self._tables, weights, distributions, shifts)
-        escapes = read_escapes(self._tables, rows.sizes.size, self._read)
+        escapes = self._read_escapes(rows.sizes.size)
         count, = _read_digits(self._tables, 1, self._read)
         if 4 * count > self._length:
             raise CodingError(f"{4 * count} bytes for mixtures in a stream of {self._length}")
@@ -640,10 +673,42 @@ class RangeDecoder:
         self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
         return symbols
 
+    def _read_escapes(self, count):
+        # A digit takes more than three bits.
+        return read_escapes(self._tables, min(count, int(self._bits) // 3), self._read)
+
     def _read(self, distributions: np.ndarray) -> np.ndarray:
-        self._handle, positions = tfc.entropy_decode_index(
-            self._handle, distributions, distributions.shape, tf.int32)
+        with tf.device("CPU:0"), _noticing_the_end():
+            self._handle, self._bits, positions = _next_positions(
+                self._tables, self._handle, self._bits, distributions)
         return positions.numpy()
+
+
+_ENDED = "the stream ends before its symbols do"
+
+
+@contextlib.contextmanager
+def _noticing_the_end():
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if _ENDED not in str(error):
+            raise
+        raise CodingError(_ENDED) from None
+
+
+def _next_positions(tables, handle, bits, distributions):
+    """The next positions in the tables; the handle, and how many bits at most are left, after them.
+
+    The library reads zeros beyond the end of a stream, for as long as it is asked. They are symbols
+    too, as dear as any: it fails at the first call whose symbols need more bits than there are.
+    """
+    handle, positions = tfc.entropy_decode_index(
+        handle, distributions, tf.shape(distributions), tf.int32)
+    places = tf.gather(tables.starts, distributions) + positions
+    bits -= tf.reduce_sum(tf.gather(tables.least_bits, places))
+    with tf.control_dependencies([tf.debugging.Assert(bits >= 0, [_ENDED])]):
+        return handle, tf.identity(bits), positions
 
 
 def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tuple:
@@ -651,19 +716,18 @@ def next_symbols(tables: Tables, state: tuple, distributions: tf.Tensor) -> tupl
 
     Args:
       tables: of the stream.
-      state: the decoder's handle, the escaped values, and how many of them were used; as
-        `RangeDecoder.decode_serially` hands it out.
+      state: the decoder's handle, how many bits are left to it, the escaped values, and how many
+        of them were used; as `RangeDecoder.decode_serially` hands it out.
       distributions: int32; which table entry codes each symbol.
 
     Returns:
       The next state; and symbols, int32 of the shape of `distributions`.
     """
-    handle, escapes, used = state
-    handle, positions = tfc.entropy_decode_index(
-        handle, distributions, tf.shape(distributions), tf.int32)
+    handle, bits, escapes, used = state
+    handle, bits, positions = _next_positions(tables, handle, bits, distributions)
     minima, sizes = (tf.gather(x, distributions) for x in (tables.minima, tables.sizes))
     symbols, used = unescape(positions, minima, sizes, escapes, used)
-    return (handle, escapes, used), symbols
+    return (handle, bits, escapes, used), symbols
 
 
 class BitCounter:

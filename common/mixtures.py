@@ -48,8 +48,6 @@ class Rows:
             array.reshape(len(array), -1) for array in (weights, distributions, shifts))
         self._tables = tables
         self._components = list(zip(weights, distributions, shifts))
-        # Of each distribution in `tables.cdfs`, where its counts begin after the precision.
-        self._starts = np.cumsum(tables.sizes + 3) - tables.sizes - 2
         first = shifts + tables.minima[distributions]
         low, high = first.min(axis=0), (first + tables.sizes[distributions]).max(axis=0)
         lengths = _SHORTEST * 2**np.arange(_LONGEST.bit_length() - _SHORTEST.bit_length() + 1)
@@ -69,11 +67,17 @@ class Rows:
         """The inverse of `encode`. Raises ValueError for some words that no encoder wrote."""
         coder = constriction.stream.queue.RangeDecoder(words)
         positions = np.empty(self.sizes.shape, np.int32)
-        for indices, *model in self._models():
+        # Beyond the end the library reads on; the encoder may leave out two words.
+        bits = 32.0 * len(words) + 64
+        for indices, family, shares in self._models():
             try:
-                positions[indices] = coder.decode(*model)
+                positions[indices] = coder.decode(family, shares)
             except AssertionError as error:
                 raise ValueError(str(error)) from None
+            counts = shares[np.arange(indices.size), positions[indices]] + 1
+            bits -= np.sum(_ROW_BITS - np.log2(counts))
+            if bits < 0:
+                raise ValueError("the words end before their symbols do")
         return positions
 
     def _models(self) -> Iterator[tuple]:
@@ -100,7 +104,7 @@ class Rows:
             position = np.clip(edges - (shift + self._tables.minima[distribution]),
                                0, self._tables.sizes[distribution])
             weight = weight.astype(np.int64)
-            cumulative += weight * self._tables.cdfs[self._starts[distribution] + position]
+            cumulative += weight * self._tables.cdfs[self._tables.starts[distribution] + position]
             total += weight
         others = 2**_ROW_BITS - (size + 1)
         # Every table has the same number of counts. Products stay below K * 2^54.

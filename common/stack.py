@@ -36,7 +36,6 @@ class Stack:
 
     def __init__(self, tables: entropy.Tables, start: bytes = b""):
         self._tables = tables
-        self._ends = np.cumsum(tables.sizes + 3)  # of each distribution in `tables.cdfs`
         self._models = {}
         number = _EMPTY + int.from_bytes(start, "little") + _shortest(len(start))
         words = number.to_bytes(-(-number.bit_length() // 32) * 4, "little")
@@ -173,8 +172,8 @@ class Stack:
     def _model(self, number, escapes):
         """The library's model of one distribution, with or without the escape."""
         if (number, escapes) not in self._models:
-            end = self._ends[number]
-            cdf = self._tables.cdfs[end - self._tables.sizes[number] - 2:end]
+            start = self._tables.starts[number]
+            cdf = self._tables.cdfs[start:start + self._tables.sizes[number] + 2]
             counts = np.diff(cdf if escapes else np.delete(cdf, -2))
             # The library codes with 2^24 counts. Of n symbols it gives each one count, and shares
             # out the others in proportion to floats: the share of all before a symbol is

@@ -75,7 +75,8 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
       down: how many times they shrink.
       before: acts on every position of x by itself, and may pad x to multiples of `down`.
       after: acts on every position of the output, or of each of several, by itself.
-      side: of a tile, at the larger end of the transform; by default `SIDE`.
+      side: of a tile, at the larger end of the transform; by default `SIDE`. Tiles of a picture
+        whose height or width is less are longer, by as much.
       training: as for Keras layers; None for a network in fixed point.
 
     Raises:
@@ -90,8 +91,11 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
     scale = Fraction(up, down)
     whole = Reach(grid=down).then(reach(transform))
     size = [math.ceil(length * scale) for length in x.shape[1:3]]
+    most = max(1, (side or SIDE) // down)
+    # Of a strip, tiles have as many positions as of other pictures.
     all_rows, all_columns = (
-        _cut(length, int(whole.grid * scale), (side or SIDE) // down) for length in size)
+        _cut(length, int(whole.grid * scale), most**2 // min(most, other))
+        for length, other in zip(size, size[::-1]))
     results = None
     for rows, columns in itertools.product(all_rows, all_columns):
         (top, bottom), (left, right) = whole.box((rows, columns))

@@ -382,3 +382,76 @@ print("all refused")
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True,
                             text=True, timeout=60)
     assert result.stdout.strip() == "all refused", result.stderr
+
+
+# --- Streams that end too early -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [b"", b"\0", b"\xff" * 2, b"\x5a" * 4, b"\x5a" * 40])
+def test_a_stream_that_has_run_out_is_noticed_at_once(tables, stream, monkeypatch):
+    decoded = []
+    read = entropy.tfc.entropy_decode_index
+    monkeypatch.setattr(entropy.tfc, "entropy_decode_index", lambda handle, numbers, *rest: (
+        decoded.append(np.size(numbers)), read(handle, numbers, *rest))[1])
+    # As much as the claims of twenty bytes; the array takes no memory.
+    distributions = np.broadcast_to(np.int32(30), (1, 1000, 1000, 1000))
+    with pytest.raises(entropy.CodingError, match="ends before|outside of the tables among"):
+        entropy.RangeDecoder(tables, stream).decode(distributions)
+    assert sum(decoded) < 20_000
+
+
+def extremes(tables, trials=200):
+    """Symbols and distributions of which coders make the most and the least of their bits."""
+    rng = np.random.default_rng(0)
+    for trial in range(trials):
+        count = int(rng.integers(1, 400))
+        distributions = np.broadcast_to(rng.integers(0, 64, count if trial % 2 else 1), count)
+        low = tables.minima[distributions]
+        high = low + tables.sizes[distributions] - 1
+        symbols = [low, high, np.zeros(count, int), rng.integers(low, high + 1)][trial // 2 % 4]
+        yield symbols, distributions
+    for number in (0, 1, 30):
+        yield np.zeros(200_000, int), np.full(200_000, number)
+
+
+def test_no_stream_of_an_encoder_has_run_out(tables):
+    for symbols, distributions in extremes(tables):
+        encoder = entropy.RangeEncoder(tables)
+        encoder.encode(symbols, distributions)
+        encoder.encode(symbols[:20], distributions[:20], bounded=True)
+        decoder = entropy.RangeDecoder(tables, encoder.finish())
+        np.testing.assert_array_equal(decoder.decode(distributions), symbols)
+        np.testing.assert_array_equal(
+            decoder.decode(distributions[:20], bounded=True), symbols[:20])
+
+
+def test_a_serial_decoder_stops_where_the_stream_ends(tables, samples):
+    symbols, distributions = (part[:20_000] for part in samples)
+    stream, _ = encode(tables, (symbols, distributions))
+    steps = []
+
+    def loop(state):
+        for start in range(0, 20_000, 100):
+            numbers = tf.constant(distributions[start:start + 100], tf.int32)
+            state, found = entropy.next_symbols(tables, state, numbers)
+            steps.append(np.array_equal(found, symbols[start:start + 100]))
+        return state, symbols.astype(np.int32)
+
+    entropy.RangeDecoder(tables, stream).decode_serially(20_000, loop)
+    assert len(steps) == 200 and all(steps)
+    steps.clear()
+    with pytest.raises(entropy.CodingError, match="the stream ends before its symbols do"):
+        entropy.RangeDecoder(tables, stream[:len(stream) // 2]).decode_serially(20_000, loop)
+    assert 90 < len(steps) < 115 and steps[:90] == [True] * 90
+
+
+def test_the_checksum_begins_with_what_comes_before_the_symbols(tables):
+    symbols = np.arange(-1, 2), np.full(3, 40)
+    encoders = [entropy.RangeEncoder(tables, crc) for crc in (0, 1)]
+    for encoder in encoders:
+        encoder.encode(*symbols)
+    stream, other = (encoder.finish() for encoder in encoders)
+    assert stream == other and encoders[0].crc != encoders[1].crc
+    decoder = entropy.RangeDecoder(tables, stream, crc=1)
+    decoder.decode(symbols[1])
+    assert decoder.crc == encoders[1].crc

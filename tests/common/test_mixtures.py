@@ -186,3 +186,20 @@ def test_a_length_beyond_the_stream_is_refused_before_it_is_read(tables):
     stream = encoder.finish()
     with pytest.raises(entropy.CodingError, match="67108860 bytes"):
         entropy.RangeDecoder(tables, stream).decode_mixtures(*draw()[1])
+
+
+def test_words_that_have_run_out_are_noticed_within_a_batch(tables, monkeypatch):
+    symbols, components = draw((200, 300))
+    rows, batches = mixtures.Rows(tables, *components), []
+    words = rows.encode(np.clip(symbols.ravel() - rows.minima, 0, rows.sizes))
+    shares = rows._shares
+    monkeypatch.setattr(rows, "_shares", lambda *arguments: (
+        batches.append(arguments), shares(*arguments))[1])
+    np.testing.assert_array_equal(
+        rows.decode(words), np.clip(symbols.ravel() - rows.minima, 0, rows.sizes))
+    whole = len(batches)
+    for kept in (0, 1, len(words) // 20):
+        batches.clear()
+        with pytest.raises(ValueError, match="the words end before their symbols do"):
+            rows.decode(words[:kept])
+        assert len(batches) <= max(1, whole // 4) and whole > 10

@@ -203,6 +203,26 @@ def test_parts_cover_the_side_once(size, unit, most):
     assert max(lengths) - min(lengths) < 2 * unit
 
 
+def test_tiles_of_a_strip_are_as_many_pixels_as_others():
+    tf.keras.utils.set_random_seed(0)
+    sizes = []
+
+    class Size(layers.ConcatElu):
+        def call(self, x):
+            sizes.append(x.shape[1] * x.shape[2])
+            return x
+
+    tiles.reach.register(Size, lambda layer: tiles.Reach())
+    layer = Stack([Size(), conv(4, 3)])
+    for shape in ((2, 3000), (3000, 2), (9, 700), (40, 150)):
+        x = tf.random.stateless_normal([1, *shape, 4], (0, 0))
+        expected = layer(x)
+        sizes.clear()
+        assert_close(tiles.run(layer, x, side=20), expected)
+        assert len(sizes) < 1.6 * shape[0] * shape[1] / 20**2 + 2
+        assert max(sizes) <= 22**2
+
+
 # --- Networks in fixed point ------------------------------------------------------------------
 
 
