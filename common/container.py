@@ -1,16 +1,20 @@
 """The .ntc file: one image, range-coded.
 
-    "NT1"            magic and version                               3 bytes
+    "NT2"            magic and version                               3 bytes
     fingerprint      first bytes of the model's                      4
     height, width    of the image, varints                           2 to 5 (up to 200 megapixels)
     stream           the latents
-    CRC-32           of the decoded symbols                          4, little-endian
+    CRC-32           of the decoded symbols (int32, in the order     4, little-endian
+                     of the stream), xor that of the header, all
+                     before the stream
     CRC-32           of all bytes before                             4, little-endian
 
 The last is checked before anything is decoded, so that damage is found at once; the one before it
 after decoding, so that a decoder whose arithmetic leads it to other symbols than the encoder's is
-noticed. The stream's length follows from the file's. Varints are little-endian groups of seven
-bits, the top bit of a byte set if more follow. Besides the stream a file spends at most 20 bytes.
+noticed, and a header that these symbols were not written with. Files of version 1, which are read
+too, begin with "NT1" and have the first of them without the header. The stream's length follows
+from the file's. Varints are little-endian groups of seven bits, the top bit of a byte set if more
+follow. Besides the stream a file spends at most 20 bytes.
 """
 
 import dataclasses
@@ -20,7 +24,7 @@ from collections.abc import Iterable
 
 from common.cli import UserError
 
-MAGIC = b"NT1"
+MAGIC = b"NT2"
 SUFFIX = ".ntc"
 _FINGERPRINT_BYTES = 4
 _CRC = struct.Struct("<I")
@@ -35,6 +39,8 @@ class Container:
       height, width: of the image, in pixels.
       stream: range-coded latents.
       symbols_crc: CRC-32 of the symbols that the stream decodes to.
+      version: of the format.
+      header_crc: CRC-32 of the header that the encoder wrote, by default of this one.
     """
 
     fingerprint: str
@@ -42,11 +48,22 @@ class Container:
     width: int
     stream: bytes
     symbols_crc: int
+    version: int = int(MAGIC[-1:])
+    header_crc: int | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def _header(self):
+        """Magic, fingerprint, and numbers."""
+        magic = MAGIC[:-1] + str(self.version).encode()
+        return magic, self.fingerprint, (self.height, self.width)
+
+    def _own_header_crc(self):
+        return 0 if self.version == 1 else zlib.crc32(_join(*self._header))
 
     def pack(self) -> bytes:
         """The file's bytes."""
-        return seal(MAGIC, self.fingerprint, (self.height, self.width), self.stream,
-                    self.symbols_crc)
+        header_crc = self._own_header_crc() if self.header_crc is None else self.header_crc
+        return seal(*self._header, self.stream, self.symbols_crc ^ header_crc)
 
     @classmethod
     def unpack(cls, data: bytes, max_pixels: int) -> "Container":
@@ -59,22 +76,28 @@ class Container:
         Raises:
           UserError: not a .ntc file, damaged, truncated, with bytes after its end, or too large.
         """
-        fingerprint, rest, symbols_crc = unseal(data, MAGIC, SUFFIX)
+        fingerprint, rest, crc = unseal(data, MAGIC, SUFFIX)
         (height, width), stream = read_varints(rest, 2)
         if not height or not width:
             raise UserError("the file is malformed (its image has no pixels)")
         if height * width > max_pixels:
             raise UserError(f"the file claims an image of {width} x {height}, more than "
                             f"{max_pixels / 1e6:g} megapixels; --max_pixels allows more")
-        return cls(fingerprint, height, width, stream, symbols_crc)
+        file = cls(fingerprint, height, width, stream, crc, int(data[2:3]))
+        header_crc = file._own_header_crc()
+        return dataclasses.replace(file, symbols_crc=crc ^ header_crc, header_crc=header_crc)
 
 
 def seal(magic: bytes, fingerprint: str, numbers: Iterable[int], stream: bytes,
          symbols_crc: int) -> bytes:
     """A file: magic, fingerprint, varints, stream and both checksums."""
-    body = b"".join([magic, bytes.fromhex(fingerprint), *map(_varint, numbers), stream,
-                     _CRC.pack(symbols_crc)])
+    body = _join(magic, fingerprint, numbers) + stream + _CRC.pack(symbols_crc)
     return body + _CRC.pack(zlib.crc32(body))
+
+
+def _join(magic, fingerprint, numbers):
+    """The header, all before the stream."""
+    return b"".join([magic, bytes.fromhex(fingerprint), *map(_varint, numbers)])
 
 
 def unseal(data: bytes, magic: bytes, suffix: str) -> tuple[str, bytes, int]:
@@ -82,7 +105,7 @@ def unseal(data: bytes, magic: bytes, suffix: str) -> tuple[str, bytes, int]:
 
     Args:
       data: the whole file.
-      magic: that of its kind; the last byte is the version.
+      magic: that of its kind; the last byte is the version, a digit. Earlier ones are read too.
       suffix: what to call its kind.
 
     Raises:
@@ -92,9 +115,10 @@ def unseal(data: bytes, magic: bytes, suffix: str) -> tuple[str, bytes, int]:
         raise UserError("the file is empty")
     if data[:len(magic) - 1] != magic[:-1]:
         raise UserError(f"not a {suffix} file")
-    if data[:len(magic)] != magic:
+    newest = magic[-1:].decode()
+    if not b"1" <= data[len(magic) - 1:len(magic)] <= magic[-1:]:
         raise UserError(f"a {suffix} file of another version, or damaged; this program reads "
-                        f"version {magic[-1:].decode()}")
+                        f"version {newest if newest == '1' else f'1 to {newest}'}")
     body, crc = data[:-_CRC.size], data[-_CRC.size:]
     if crc != _CRC.pack(zlib.crc32(body)):
         raise UserError("the file is damaged: bytes have been lost, added or changed (its "

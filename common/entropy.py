@@ -499,18 +499,14 @@ def unescape(positions: tf.Tensor, minima: tf.Tensor, sizes: tf.Tensor, escapes:
 class RangeEncoder:
     """Codes integers into one stream. Calls append to it; `finish` returns the bytes.
 
-    Args:
-      tables: of the model.
-      crc: CRC-32 of what comes before the symbols, in a file its header.
-
     Attributes:
-      crc: CRC-32 of that and of all symbols so far (little-endian int32), for the container.
+      crc: CRC-32 of all symbols so far (little-endian int32), for the container.
     """
 
-    def __init__(self, tables: Tables, crc: int = 0):
+    def __init__(self, tables: Tables):
         self._tables = tables
         self._handle = tfc.create_range_encoder([], tables.cdfs)
-        self.crc = crc
+        self.crc = 0
 
     def encode(self, symbols: np.ndarray, distributions: np.ndarray, bounded: bool = False
                ) -> None:
@@ -586,23 +582,18 @@ class RangeEncoder:
 class RangeDecoder:
     """Reads what `RangeEncoder` wrote: the same calls in the same order with the same arguments.
 
-    Args:
-      tables: of the model.
-      stream: what the encoder's `finish` returned.
-      crc: as of `RangeEncoder`.
-
     Attributes:
-      crc: CRC-32 of that and of all symbols so far. A damaged stream still yields symbols; the
-        caller compares this with the encoder's.
+      crc: CRC-32 of all symbols so far. A damaged stream still yields symbols; the caller
+        compares this with the encoder's.
     """
 
-    def __init__(self, tables: Tables, stream: bytes, crc: int = 0):
+    def __init__(self, tables: Tables, stream: bytes):
         self._tables = tables
         self._handle = tfc.create_range_decoder(stream, tables.cdfs)
         self._length = len(stream)
         # The encoder may leave out the last 16 bits, which are zeros.
         self._bits = tf.constant(8.0 * len(stream) + 32, tf.float64)
-        self.crc = crc
+        self.crc = 0
 
     def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """The next symbols, int32 of the shape of `distributions`.

@@ -1,13 +1,27 @@
 """The released models code given latents to the same bytes, on every machine and for good."""
 
+import dataclasses
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
 
 import codec
-from common import entropy, export
+from common import coding, entropy, export
+from common.cli import UserError
+from common.container import Container
 from common.stack import Stack
+
+# Files of version 1 of the format, by the last program that wrote such, of 70 x 47 pixels of a
+# photograph; and what they decode to.
+FIRST_VERSION = pathlib.Path(__file__).with_name("ntc1")
+FIRST_VERSION_HASHES = {
+    "joint_ar-small-2": "fe700676c463bb49ab9b56206167b28924359545caa9162db19318c8fdee297e",
+    "mshyper-small-1": "fd4b28d22edc1a4cf8d921b5b076b6d37eaa8686dd3f47b648eea9d39fd6beab",
+    "mshyper-small-2": "a86b634d57670076582a8e14f8f00c4bc22b9797e067d6ea2d337f24be537ed9",
+    "mshyper-small-3": "90810cbb7069f338bd5e7ccde9a2b32c7692730b9917f8a8f4b0abec7e5d8cd0",
+}
 
 # Of the stream, and of what it decodes to.
 HASHES = {
@@ -80,5 +94,35 @@ def test_streams_stay_the_same(name):
     code = code_on_stack if hasattr(model, "replay_steps") else code_in_stream
     stream, decoded = code(model, latents)
     assert decoded.get("level") == latents.get("level")
-    symbols = b"".join(np.ascontiguousarray(decoded[key], "<f4").tobytes() for key in "yz")
-    assert tuple(hashlib.sha256(part).hexdigest() for part in (stream, symbols)) == HASHES[name]
+    assert (hashlib.sha256(stream).hexdigest(), of_latents(decoded)) == HASHES[name]
+
+
+def of_latents(decoded):
+    return hashlib.sha256(b"".join(
+        np.ascontiguousarray(decoded[key], "<f4").tobytes() for key in "yz")).hexdigest()
+
+
+@pytest.mark.parametrize("name", FIRST_VERSION_HASHES)
+def test_files_of_the_first_version_decode(name):
+    model, ntc = codec.load_model(name), (FIRST_VERSION / f"{name}.ntc").read_bytes()
+    assert ntc.startswith(b"NT1")
+    decoded = coding.decode(model, ntc)
+    assert of_latents(decoded.latents) == FIRST_VERSION_HASHES[name]
+    assert coding.decompress(model, ntc).shape == (47, 70, 3)
+    # Today's file has the same stream, and as many bytes.
+    again = coding.encode(model, decoded.latents, 47, 70)
+    assert again.startswith(b"NT2") and len(again) == len(ntc)
+    assert Container.unpack(again, 10**9).stream == Container.unpack(ntc, 10**9).stream
+    assert of_latents(coding.decode(model, again).latents) == FIRST_VERSION_HASHES[name]
+
+
+def test_another_size_of_the_same_grid_is_an_error():
+    model = codec.load_model("mshyper-small-1")
+    ntc = coding.encode(model, fixed_latents(model), HEIGHT, WIDTH)
+    assert coding.decompress(model, ntc).shape == (HEIGHT, WIDTH, 3)
+    file = Container.unpack(ntc, 10**9)
+    for changes in (dict(height=HEIGHT + 1), dict(height=HEIGHT - 3), dict(width=WIDTH + 13),
+                    dict(version=1), dict(version=1, height=HEIGHT + 1)):
+        forged = dataclasses.replace(file, **changes).pack()
+        with pytest.raises(UserError, match="its header was changed"):
+            coding.decompress(model, forged)

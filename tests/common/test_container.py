@@ -24,6 +24,29 @@ def test_round_trip():
     assert unpack(dataclasses.replace(FILE, stream=b"", height=1, width=1).pack()).stream == b""
 
 
+def test_files_of_the_first_version_are_read():
+    old = dataclasses.replace(FILE, version=1)
+    header = b"NT1" + bytes.fromhex("0123abcd") + b"\x81\x04" + b"\xf0\xa2\x04"
+    data = header + FILE.stream + FILE.symbols_crc.to_bytes(4, "little")
+    assert old.pack() == with_checksum(data)
+    assert unpack(old.pack()) == old
+    # It differs from one of today in the magic and in what its checksum covers.
+    new = b"NT2" + header[3:]
+    crc = (FILE.symbols_crc ^ zlib.crc32(new)).to_bytes(4, "little")
+    assert FILE.pack() == with_checksum(new + FILE.stream + crc)
+
+
+@pytest.mark.parametrize("changes", [
+    dict(height=512), dict(width=70_001), dict(height=70_000, width=513),
+    dict(fingerprint="1123abcd"), dict(version=1)])
+def test_a_header_with_which_the_symbols_were_not_written(changes):
+    """The same symbols, and a checksum that was made anew: not those that were written."""
+    read = unpack(FILE.pack())
+    forged = unpack(dataclasses.replace(read, **changes).pack())
+    assert forged.stream == read.stream and forged.symbols_crc != read.symbols_crc
+    assert unpack(read.pack()) == read
+
+
 @pytest.mark.parametrize("height, width", [(1, 1), (512, 768), (16_384, 12_000), (1, 2 * 10**8)])
 def test_at_most_20_bytes_beyond_the_stream(height, width):
     assert len(Container("0123abcd", height, width, bytes(9999), 0).pack()) - 9999 <= 20
@@ -59,12 +82,13 @@ def test_claims_are_checked_against_the_limit():
     (b"", "empty"),
     (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a .ntc file"),
     (b"NT", "version"),
-    (b"NT9" + bytes(100), "version"),
-    (with_checksum(b"NT1" + bytes(4) + b"\x00\x01" + bytes(4)), "no pixels"),
-    (with_checksum(b"NT1" + bytes(4) + b"\xff" * 30), "not a number"),
-    (with_checksum(b"NT1"), "too short"),
-    (with_checksum(b"NT1" + bytes(4)), "too short"),
-    (with_checksum(b"NT1" + bytes(8)), "not a number"),
+    (b"NT9" + bytes(100), "version.*reads version 1 to 2"),
+    (b"NT0" + bytes(100), "version"),
+    (with_checksum(b"NT2" + bytes(4) + b"\x00\x01" + bytes(4)), "no pixels"),
+    (with_checksum(b"NT2" + bytes(4) + b"\xff" * 30), "not a number"),
+    (with_checksum(b"NT2"), "too short"),
+    (with_checksum(b"NT2" + bytes(4)), "too short"),
+    (with_checksum(b"NT2" + bytes(8)), "not a number"),
 ])
 def test_other_files(data, message):
     with pytest.raises(UserError, match=message):
