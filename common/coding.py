@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tqdm
 
 from common import data, export, images, metrics, quantizers, tiles
@@ -30,8 +31,51 @@ class Decoded(NamedTuple):
     width: int
 
 
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """The picture, uint8 [H, W, 3], that an array means. Every function that takes one asks here.
+
+    Args:
+      image: [H, W, 3], or grey [H, W] or [H, W, 1]; uint8 from 0 to 255, or floats from 0 to 1,
+        which are rounded.
+
+    Raises:
+      UserError: it is no array, or means no picture; in what way.
+    """
+    need = "need a uint8 array [height, width, 3], or floats from 0 to 1"
+    if not isinstance(image, np.ndarray | tf.Tensor):
+        hint = "; np.asarray makes one" if isinstance(image, list | tuple) else ""
+        raise UserError(f"an image of type {type(image).__name__} is no array{hint}; {need}")
+    image = np.asarray(image)
+    shape = " x ".join(map(str, image.shape)) or "no axes"
+    if image.ndim == 4:
+        raise UserError(f"an array of {shape} is a batch; {need}: one image at a time")
+    if image.ndim not in (2, 3):
+        raise UserError(f"an array of {shape} is no image; {need}")
+    if not image.size:
+        raise UserError(f"an image of {shape} has no pixels")
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels == 4:
+        raise UserError(f"an image of {shape} has a fourth channel, for transparency it may be; "
+                        f"lay it over a background first (images.read does, over white): {need}")
+    if channels not in (1, 3):
+        hint = ", with channels last" if image.shape[0] in (1, 3) else ""
+        raise UserError(f"an image of {shape} has {channels} channels; {need}{hint}")
+    if np.issubdtype(image.dtype, np.floating):
+        # NaN fails the comparison.
+        low, high = np.min(image), np.max(image)
+        if not 0 <= low <= high <= 1:
+            raise UserError(f"an image of {image.dtype} has values from {low:g} to {high:g}; "
+                            f"{need}: round those from 0 to 255 to uint8")
+        image = np.round(image.astype(np.float32) * 255).astype(np.uint8)
+    if image.dtype != np.uint8:
+        hint = ": of 16 bits, divide by 65535" if image.dtype == np.uint16 else ""
+        raise UserError(f"an image of {image.dtype}; {need}{hint}")
+    return image if channels == 3 else np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+
+
 def infer(model: Codec, image: np.ndarray, level: int | None = None) -> Latents:
-    """The latents of a uint8 image [H, W, 3], in a batch of one; see `Codec.infer`."""
+    """The latents of an image, as `as_rgb` takes it, in a batch of one; see `Codec.infer`."""
+    image = as_rgb(image)
     with stage("analysis"):
         latents = model.infer(image[None], level=level)
         for latent in latents.values():
@@ -46,7 +90,7 @@ def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
 
     Args:
       model: an exported model.
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, 3], or what else `as_rgb` takes.
       max_pixels: larger images, after padding, are refused.
       to_latents: where its latents come from, by default the encoder networks.
       level: of a model with levels, by default that in the middle; see common/targets.py for one
@@ -56,9 +100,10 @@ def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
       The bytes of a .ntc file.
 
     Raises:
-      UserError: the image is too large, also for tiles where a layer is not local, or the model's
-        latents are not finite.
+      UserError: the array is no image; it is too large, also for tiles where a layer is not local;
+        or the model's latents are not finite.
     """
+    image = as_rgb(image)
     height, width, _ = image.shape
     check_size(model, height, width, max_pixels)
     return encode(model, to_latents(model, image, level), height, width)
@@ -68,8 +113,16 @@ def encode(model: Codec, latents: Latents, height: int, width: int) -> bytes:
     """The bytes of a .ntc file with the latents of one image of `height` x `width` pixels.
 
     Raises:
-      UserError: the latents are not finite.
+      UserError: the latents are not finite, or not those of one image of this size.
     """
+    missing = {*model.strides, *(["level"] if model.levels else [])} - {*latents}
+    if missing:
+        raise UserError(f"there is no {' and no '.join(sorted(missing))} among the latents")
+    for name in model.strides:
+        shape = tuple(np.shape(latents[name]))[:3]
+        if shape != (1, *model.latent_size(height, width, name)):
+            raise UserError(f"latents {name} of {' x '.join(map(str, shape))} positions are not "
+                            f"those of one image of {width} x {height}")
     coder = RangeEncoder(model.tables)
     try:
         model.encode(latents, coder)
@@ -115,7 +168,7 @@ def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Dec
         raise UserError(f"the file cannot be decoded ({error})") from error
     if coder.crc != container.symbols_crc:
         raise UserError("the file does not decode to the symbols that were written: its stream or "
-                        "its size was changed, and its checksum with it")
+                        "its header was changed, and its checksum with it")
     return Decoded(latents, container.height, container.width)
 
 
@@ -166,7 +219,7 @@ def measure(model: Codec, image: np.ndarray, level: int | None = None
 
     Args:
       model: an exported model.
-      image: uint8 [H, W, 3].
+      image: as of `compress`.
       level: as of `compress`.
 
     Returns:
@@ -176,6 +229,7 @@ def measure(model: Codec, image: np.ndarray, level: int | None = None
       metrics of `metrics.all_metrics`, encoding_time and decoding_time in seconds with their stages
       (encoding_time.analysis, ...); and the decoded image.
     """
+    image = as_rgb(image)
     with recording() as encoding:
         start = time.perf_counter()
         ntc = compress(model, image, sys.maxsize, level=level)

@@ -79,6 +79,7 @@ def inspect(model: Codec, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_
     Raises:
       UserError: as `coding.compress`.
     """
+    image = coding.as_rgb(image)
     ntc = coding.compress(model, image, max_pixels, level=level)
     decoded = coding.decode(model, ntc)
     generated = model.generate(decoded.latents, quantizers.Round())
@@ -239,7 +240,8 @@ class ChannelUse(NamedTuple):
 
 
 def measure_channels(model: Codec, image: np.ndarray, level: int | None = None) -> ChannelUse:
-    """How the channels of y are used in a uint8 image [H, W, 3]."""
+    """How the channels of y are used in an image, as `coding.as_rgb` takes it."""
+    image = coding.as_rgb(image)
     generated = model.generate(coding.infer(model, image, level), quantizers.Round())
     bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, generated.latents))
     return ChannelUse(bits.sum(axis=(0, 1)) / (image.shape[0] * image.shape[1]),

@@ -169,7 +169,15 @@ class Refiner:
           x: float32 [B, H, W, 3] in [0, 1].
           progress: what to call a progress bar; none by default.
           level: of a model with levels, as of `Codec.infer`.
+
+        Raises:
+          UserError: these are no images.
         """
+        x = np.asarray(x)
+        if x.dtype != np.float32 or x.ndim != 4 or x.shape[3] != 3 or not x.size or not (
+                0 <= np.min(x) <= np.max(x) <= 1):
+            raise UserError(f"images of {x.dtype}, {' x '.join(map(str, x.shape))}; need float32 "
+                            "from 0 to 1, [images, height, width, 3]")
         latents = self._model.infer(x, level=level)
         self._compile(latents)
         moments = [tf.nest.map_structure(tf.zeros_like, _movable(latents)) for _ in range(2)]
@@ -204,7 +212,8 @@ class Refiner:
         return Refined(best, traces)
 
     def infer(self, model: Codec, image: np.ndarray, level: int | None = None) -> Latents:
-        """As `coding.infer`: the refined latents of a uint8 image [H, W, 3], in a batch of one."""
+        """As `coding.infer`: the refined latents of an image, in a batch of one."""
+        image = coding.as_rgb(image)
         _check_sides(image, self._objective, "the image")
         with stage("refinement"):
             return self(data.to_float(image)[None], "refinement", level).latents

@@ -105,7 +105,7 @@ def compress(model: Codec, image: np.ndarray, target: Target, *, closest: bool =
 
     Args:
       model: an exported model with levels.
-      image: uint8 [H, W, 3].
+      image: as of `coding.compress`.
       target: see there.
       closest: take the nearest level to a target that is out of reach.
       to_latents: where the latents of the file come from; `Refiner.infer` refines them.
@@ -114,6 +114,7 @@ def compress(model: Codec, image: np.ndarray, target: Target, *, closest: bool =
     Raises:
       UserError: the target is out of reach, or as `coding.compress`.
     """
+    image = coding.as_rgb(image)
     height, width, _ = image.shape
     coding.check_size(model, height, width, max_pixels)
     measured = target.kind == "psnr"
