@@ -349,6 +349,19 @@ class Tables:
         minima, sizes = np.append(np.concatenate(minima), 0), np.append(sizes, _DIGITS - 1)
         return cls(*(array.astype(np.int32) for array in (np.concatenate(cdfs), minima, sizes)))
 
+    def check(self) -> None:
+        """Raises ValueError unless these are tables that a coder can take."""
+        for name, array in dataclasses.asdict(self).items():
+            if array.dtype != np.int32 or array.ndim != 1:
+                raise ValueError(f"{name} is no list of 32-bit integers")
+        if (self.sizes.size != self.minima.size or self.sizes.size < 2 or np.any(self.sizes < 1)
+                or np.sum(self.sizes + np.int64(3)) != self.cdfs.size):
+            raise ValueError("the distributions' sizes do not add up")
+        for start, counts in zip(self.starts, self.split()):
+            if (self.cdfs[start - 1] != PRECISION or counts[0] or counts[-1] != 2**PRECISION
+                    or np.any(np.diff(counts) < 1)):
+                raise ValueError("a distribution's counts do not grow from 0 to 2^16")
+
     @functools.cached_property
     def starts(self) -> np.ndarray:
         """int32 [D]; where in `cdfs` the counts of each distribution begin, after PRECISION."""

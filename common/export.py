@@ -81,6 +81,7 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
     """
     path = pathlib.Path(path)
     config = read_config(path)
+    # Before anything is made of what it says.
     if _fingerprint(path, config) != fingerprint(path):
         raise UserError(f"{path}: the model's files do not match its fingerprint; "
                         "copy or export it again")
@@ -88,6 +89,8 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
         model = build(model_class, config)
     load_weights(model, path)
     model.tables = read_tables(path)
+    if len(model.tables.sizes) != 1 + sum(prior.distributions for prior in model.priors):
+        raise UserError(f"{path}: its tables do not fit the model")
     try:
         networks = collections.defaultdict(dict)
         for key, array in _arrays(path / "networks.npz").items():
@@ -104,7 +107,9 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
 def read_tables(path: str | os.PathLike) -> Tables:
     """The range coder's tables of an exported model. Raises UserError."""
     try:
-        return Tables(**_arrays(pathlib.Path(path) / "tables.npz"))
+        tables = Tables(**_arrays(pathlib.Path(path) / "tables.npz"))
+        tables.check()
+        return tables
     except NPZ_ERRORS as error:
         raise UserError(f"{path}: its tables cannot be read ({error})") from None
 
@@ -117,11 +122,13 @@ def build(model_class: type[Codec], config: dict) -> Codec:
     """
     try:
         model = model_class(**config["model"])
-    except TypeError as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any kind: arguments of wrong types get far
         raise UserError(f"the model cannot be built from its config: {error}") from error
     try:
         model.initialize()
-    except (tf.errors.InvalidArgumentError, ValueError) as error:
+    except (tf.errors.InvalidArgumentError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError("the channels of the model's parts do not fit together; what depends on "
                         f"each is in the package's configs ({reason})") from error
@@ -178,24 +185,40 @@ def _rounded(model: Codec, config: dict, dtype: str) -> Codec:
     return rounded
 
 
+_NUMBER = (int, float, types.NoneType)
+# Of what the config says, that which is read from it; but for the model, all may be missing.
+_TYPES = {"format": int, "package": str, "module": str, "model": dict, "train": dict}
+_TYPES_OF_TRAIN = {"rd_lambda": _NUMBER, "rate_target": _NUMBER, "rate_weight": _NUMBER,
+                   "lpips_weight": _NUMBER, "distortion": (str, types.NoneType)}
+
+
 def read_config(path: str | os.PathLike) -> dict:
     """The configuration of an exported model; the one place that knows of all formats.
 
     Raises:
-      UserError: there is none, or it is of a later version.
+      UserError: there is none, it is damaged, or of a later version.
     """
     path = pathlib.Path(path)
     try:
-        # Without a number it is format 1, in which packages had one module at first, not named.
-        config = {"format": 1, "module": "models",
-                  **json.loads((path / "config.json").read_text())}
+        config = json.loads((path / "config.json").read_text("utf-8"))
     except OSError:
         raise UserError(f"{path} is not an exported model (it has no config.json)") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path / 'config.json'} is damaged ({error})") from None
-    if config["format"] not in (1, FORMAT):
+    if not isinstance(config, dict):
+        raise UserError(f"{path / 'config.json'} is damaged (it holds no sections)")
+    # Without a number it is format 1, in which packages had one module at first, not named.
+    config = {"format": 1, "module": "models", **config}
+    if isinstance(config["format"], int) and config["format"] not in (1, FORMAT):
         raise UserError(f"{path} is of format {config['format']}, which a later version of this "
                         f"software writes; this one reads formats 1 to {FORMAT}")
+    for section, known in ((config, _TYPES), (config.get("train"), _TYPES_OF_TRAIN)):
+        for name, kinds in known.items():
+            if section and name in section and not isinstance(section[name], kinds):
+                raise UserError(f"{path / 'config.json'} is damaged (its {name} is of type "
+                                f"{type(section[name]).__name__})")
+    if "model" not in config:
+        raise UserError(f"{path / 'config.json'} is damaged (it has no section \"model\")")
     return config
 
 
@@ -205,7 +228,7 @@ def read_levels(path: str | os.PathLike) -> dict | None:
     Raises:
       UserError: as `read_config`.
     """
-    return read_config(path).get("model", {}).get("levels")
+    return read_config(path)["model"].get("levels")
 
 
 def build_levels(path: str | os.PathLike) -> Levels | None:
@@ -217,7 +240,7 @@ def build_levels(path: str | os.PathLike) -> Levels | None:
     arguments = read_levels(path)
     try:
         return Levels(channels=1, **arguments) if arguments else None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its config is damaged ({error})") from None
 
 
@@ -230,9 +253,11 @@ def read_module(path: str | os.PathLike) -> str:
 def fingerprint(path: str | os.PathLike) -> str:
     """The stored fingerprint of an exported model, 64 hexadecimal digits. Raises UserError."""
     try:
-        return (pathlib.Path(path) / "fingerprint").read_text().strip()
+        return (pathlib.Path(path) / "fingerprint").read_text("ascii").strip()
     except OSError:
         raise UserError(f"{path} is not an exported model (it has no fingerprint)") from None
+    except ValueError:
+        raise UserError(f"{path}: its fingerprint is damaged; copy or export it again") from None
 
 
 def find(name: str | os.PathLike) -> pathlib.Path:

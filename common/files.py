@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import lzma
 import math
 import os
 import pathlib
 import secrets
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -15,8 +17,10 @@ from collections.abc import Iterator
 
 from common.cli import UserError
 
-# What reading a damaged .npz file raises.
-NPZ_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+# What reading a damaged .npz file raises, and what making something of the arrays in it.
+NPZ_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+              EOFError, MemoryError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile,
+              zlib.error, lzma.LZMAError)
 
 
 @contextlib.contextmanager
