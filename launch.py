@@ -46,6 +46,8 @@ def _parse(argv):
                         help="where runs live (default: %(default)s)")
     parser.add_argument("--xid", help="name of the experiment; by default the number of the Slurm "
                         "job, or for processes of this machine package, config and recipe")
+    parser.add_argument("--force", action="store_true",
+                        help="launch runs even if they may be under way")
     parser.add_argument("--dry_run", action="store_true", help="print what would be done")
     parser.add_argument("--wait", action="store_true", help="wait for Slurm to end all jobs")
     parser.add_argument("--args", nargs=argparse.REMAINDER, default=[],
@@ -98,16 +100,27 @@ def _sweep(args, program) -> list[sweeps.Job]:
     return jobs
 
 
-def _require_idle(jobs):
-    """Two processes at one run would spoil it."""
+def _require_idle(jobs, new):
+    """Two processes at one run would spoil it.
+
+    Args:
+      jobs: the runs.
+      new: whether they are of a new experiment. Then what was launched, but may be nowhere, counts.
+    """
     wanted = {str(job.run.workdir) for job in jobs}
     try:
-        rows = sweeps.rows(jobs[0].run.workdir.parent)
-    except UserError:  # there are none, or it cannot be told
-        return
+        rows = sweeps.rows(jobs[0].run.workdir.parent, wanted)
+    except UserError as error:
+        if new:
+            return
+        raise UserError("these runs were launched before, and whether they are under way cannot be "
+                        f"told: {error}. If they are not, give --force") from None
     for row in rows:
+        if row["state"] == "unknown":
+            raise UserError(f"{row['folder']} was launched before, and may be under way: "
+                            f"{row['cause']}. If it is not (squeue --me), give --force")
         # Those that are waiting may be left of a launch that was stopped.
-        if row["folder"] in wanted and row["state"] != "waiting" and sweeps.is_under_way(row):
+        if not new and row["state"] != "waiting" and sweeps.is_under_way(row):
             raise UserError(f"{row['folder']} is {row['state']}: stop it first, or choose another "
                             "--xid")
 
@@ -184,15 +197,20 @@ def main(argv: list[str]) -> None:
     if args.dry_run:
         _dry_run(launch, jobs, parameters)
         return
-    if not evaluating and (at_once or args.xid):  # Slurm's job is a new experiment
-        _require_idle(jobs)
+    if not evaluating and not args.force:
+        _require_idle(jobs, new=not at_once and not args.xid)  # named for the job
     launch.create([*jobs, last] if last and not at_once else jobs, slurm=not at_once)
     print(f"launch: {launch.folder}")
     if not at_once:
         launch.submit(jobs, last, parameters)
         if args.wait:
             _wait(launch.folder)
-        sys.exit(not _show(launch.folder))
+        try:
+            sys.exit(not _show(launch.folder))
+        except UserError as error:  # all is submitted nevertheless
+            jobs = sorted({row["job"].partition("_")[0] for row in launch.record["runs"]})
+            print(f"submitted as {', '.join(jobs)}; {error}")
+            return
     try:
         launch.run_here(jobs, at_once)
     finally:

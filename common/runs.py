@@ -100,9 +100,8 @@ class Run:
 
     @property
     def workdir(self) -> pathlib.Path:
-        """Its folder. Without an xid, it depends on the Slurm job that this is asked in."""
-        job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
-        return pathlib.Path(self.experiments_dir, self.xid or job or self.name,
+        """Its folder, whatever job of a cluster this is asked in: the same command goes on."""
+        return pathlib.Path(self.experiments_dir, self.xid or self.name,
                             folder_name(self.wid, self.runname))
 
     @property
@@ -163,8 +162,8 @@ def _define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live",
                         flag_values=values)
     flags.DEFINE_string(
-        "xid", None, "name of the experiment; by default that of the Slurm job, else of package, "
-        "config file, and recipe or method", flag_values=values)
+        "xid", None, "name of the experiment; by default that of package, config "
+        "file, and recipe or method", flag_values=values)
     flags.mark_flag_as_required("config", values)
 
 

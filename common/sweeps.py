@@ -30,12 +30,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import submitit
 from absl import logging
-from submitit.core.utils import FailedJobError
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 import configs
 from common import runs, tables
@@ -87,13 +87,16 @@ class Job:
     command: list[str]
 
     def __call__(self) -> None:
+        run = self.run
+        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+            run = _named_for(run, submitit.JobEnvironment().job_id)
         sys.argv = self.command  # for run_info.json
         logging.set_verbosity(logging.WARNING)
         # Before Slurm kills a job: by scancel, or to requeue it itself at preemption, where it is
         # not set to send submitit's signal.
         signal.signal(signal.SIGTERM, lambda *_: _save())
         try:
-            importlib.import_module(self.main).run(*self.run.arguments)
+            importlib.import_module(self.main).run(*run.arguments)
         except UserError as error:
             sys.tracebacklimit = 0  # all of it is in the message
             raise UserError(str(error)) from None
@@ -204,24 +207,40 @@ class Launch:
           parameters: as from `slurm_parameters`.
 
         Raises:
-          UserError: Slurm does not take them.
+          UserError: Slurm does not take them, or sbatch does not say what they are called.
         """
-        folder, ids = self.folder / "jobs", []
+        numbers = range(len(jobs))
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # it has what the exception has
-                ids = [job.job_id for job in self._executor(parameters).submit_array(jobs)]
-                if last:
-                    after = {"dependency": f"afterany:{ids[0].partition('_')[0]}"}
-                    ids.append(self._executor(parameters | after).submit(last).job_id)
-        except FailedJobError as error:
-            if ids:  # it is the last that Slurm does not take
-                subprocess.run(["scancel", ids[0].partition("_")[0]], check=False)
+            self._sbatch(numbers, jobs, parameters)
+            if last:
+                array = _array(self.record["runs"][0]["job"])
+                self._sbatch([len(jobs)], [last], parameters | {"dependency": f"afterany:{array}"})
+        except (FailedJobError, OSError) as error:
+            for job in {_array(row["job"]) for row in self.record["runs"] if row["job"]}:
+                subprocess.run(["scancel", job], check=False)  # it is the last that is not taken
             shutil.rmtree(self.folder)
             raise UserError(f"Slurm does not take the job: {error}") from None
-        array = ids[0].partition("_")[0]
-        for number, (job, job_id) in enumerate(zip([*jobs, *([last] if last else [])], ids)):
-            self.record["runs"][number] = row(job, array)
-            self._note(number, folder, job_id)
+
+    def _sbatch(self, numbers, jobs, parameters):
+        """Submits the jobs of these rows as one, and notes what they are called."""
+        # Whatever happens from here on, Slurm may have them.
+        self._note_unseen(numbers, "launch was stopped before it had the number of the job")
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # it has what the exception has
+                submitted = self._executor(parameters).submit_array(jobs)
+        except FailedSubmissionError as error:
+            self._note_unseen(numbers, str(error))
+            raise UserError(
+                f"{error}; if the job is queued (squeue --me), cancel it, as it would not find its "
+                f"work. {self.folder} has what was submitted") from None
+        for number, job, given in zip(numbers, submitted, jobs):
+            self.record["runs"][number] = row(given, _array(job.job_id))
+            self._note(number, self.folder / "jobs", job.job_id)
+
+    def _note_unseen(self, numbers, why):
+        for number in numbers:
+            self.record["runs"][number]["unseen"] = why
+        self._write()
 
     def script(self, count: int, parameters: dict[str, Any]) -> str:
         """What `submit` gives to sbatch, for an array of `count` jobs."""
@@ -273,6 +292,49 @@ def _errors_in(path):
         os.close(own)
 
 
+def _job_id(answer: str | bytes) -> str:
+    """The number of a job in what sbatch, or a site's own wrapper of it, printed.
+
+    That is what follows "job", or else a line that is nothing but a number (to which `--parsable`
+    adds a cluster's name), or the only number.
+
+    Raises:
+      FailedSubmissionError: there is none, or it could be any of several.
+    """
+    text = answer if isinstance(answer, str) else answer.decode(errors="replace")
+    text = re.sub(r"\x1b\[[\d;]*m", "", text)  # colours
+    found = next(filter(None, (set(re.findall(pattern, text)) for pattern in _JOB_IDS)), ())
+    if len(found) != 1:
+        said = " ".join(text.split())
+        raise FailedSubmissionError(
+            f"sbatch does not say what the job is called, it says {said or 'nothing'}")
+    return found.pop()
+
+
+# Where it stands, the first of these that is there.
+_JOB_IDS = (r"(?i)submitted batch job (\d+)",
+            r"(?i)\bjob[ _-]?(?:id|array|number)?[^\w\n]{0,4}(\d+)\b",
+            r"(?m)^\s*(\d+)(?:;\S*)?\s*$",
+            r"(?<![\w.:/-])(\d+)(?![\w:/-]|\.\d)")
+# Not in a subclass: for an array, submitit makes an executor of its own class.
+submitit.SlurmExecutor._get_job_id_from_submission_command = staticmethod(_job_id)
+
+
+def _array(job_id):
+    """The number of the Slurm job that a job, "12_3" or "12", is of."""
+    return job_id.partition("_")[0]
+
+
+def _named_for(run, job_id):
+    """A run that Slurm does: it is of the experiment that is called like the job, if of no other.
+
+    Only a launch does so. What is run by hand, in whatever job, is named as everywhere.
+    """
+    if isinstance(run, runs.Run) and run.xid is None:
+        return dataclasses.replace(run, xid=_array(job_id))
+    return run
+
+
 def row(job: Job, array: str | None = None) -> dict[str, Any]:
     """The entry of a job in launch.json, before it has begun.
 
@@ -280,9 +342,7 @@ def row(job: Job, array: str | None = None) -> dict[str, Any]:
       job: the job.
       array: id of the Slurm job, if it is of one.
     """
-    run = job.run
-    if array and isinstance(run, runs.Run) and run.xid is None:
-        run = dataclasses.replace(run, xid=array)
+    run = _named_for(job.run, array) if array else job.run
     overrides = ", ".join(f"{key}={value}" for key, value in run.overrides.items())
     return {"wid": run.wid, "overrides": overrides, "folder": str(run.workdir),
             "command": job.command, "job": None, "files": None}
@@ -321,6 +381,8 @@ def slurm_parameters(options: Sequence[str], name: str) -> dict[str, Any]:
         raise UserError(f"--slurm {reserved[0]} cannot be given: launch uses it itself (commands "
                         "to begin jobs with are SLURM_SETUP of configs.py)")
     given = {"job_name": name, **configs.SLURM_DEFAULTS, **given}
+    if not shutil.which("srun"):
+        raise UserError("there is no srun here, with which jobs begin, only sbatch")
     given = {key: int(value) if str(value).isdigit() else value for key, value in given.items()}
     given["time"] = _minutes(given["time"])
     known = submitit.SlurmExecutor._valid_parameters()
@@ -352,17 +414,18 @@ def _minutes(text):
 # --- States -------------------------------------------------------------------------------------
 
 
-def rows(path: str | os.PathLike) -> list[tables.Row]:
+def rows(path: str | os.PathLike, only: Collection[str] | None = None) -> list[tables.Row]:
     """The runs of a launch or of an experiment, and what has become of them.
 
     Args:
       path: folder of a launch, or <experiments_dir>/<xid>.
+      only: folders of the runs to ask about, of which there may be none; by default all.
 
     Returns:
       For each run wid, overrides, state, folder, and cause: why it failed or stopped, and the file
       with what it printed, else "". The state is one of waiting, pending, running, requeued, done,
-      failed (with an error) and stopped (by other means); with how far it has come, if it is under
-      way.
+      failed (with an error), stopped (by other means) and unknown (submitted, but sbatch did not
+      say as what); with how far it has come, if it is under way.
 
     Raises:
       UserError: there are none, or Slurm does not answer.
@@ -379,7 +442,10 @@ def rows(path: str | os.PathLike) -> list[tables.Row]:
                 if launch.folder == path or pathlib.Path(row["folder"]).parent == path}
     by_hand = [folder for folder in path.glob("wid=*")
                if (_wid(folder), str(folder)) not in launched]
-    if not launched and not by_hand:
+    if only is not None:
+        launched = {key: pair for key, pair in launched.items() if key[1] in only}
+        by_hand = [folder for folder in by_hand if str(folder) in only]
+    elif not launched and not by_hand:
         raise UserError(f"{path} is neither the folder of a launch nor that of an experiment with "
                         "runs wid=<n>-<name>")
     alive = _alive(launched.values())
@@ -443,13 +509,13 @@ def _launched(launch, row, alive):
         "overrides": row["overrides"],
         "state": state,
         "folder": row["folder"],
-        "cause": f"{cause}; log: {_log(row)}" if cause else "",
+        "cause": f"{cause}; log: {_log(row)}" if cause and row["files"] else cause,
     }
 
 
 def _state(launch, row, alive):
     if row["job"] is None:
-        return "waiting", ""
+        return ("unknown", row["unseen"]) if row.get("unseen") else ("waiting", "")
     begun = pathlib.Path(_log(row)).exists()
     queued = alive.get((launch.record["host"], row["job"]))
     if queued == "PENDING":
@@ -508,7 +574,7 @@ def _alive(pairs):
 
 
 def _queue(jobs):
-    arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}))
+    arrays = ",".join(sorted(set(map(_array, jobs))))
     try:
         done = subprocess.run(
             ["squeue", "--noheader", "--array", "--format=%i %T", f"--jobs={arrays}"],
@@ -517,7 +583,8 @@ def _queue(jobs):
         raise UserError("there is no squeue here: ask where Slurm is") from None
     if done.returncode and "Invalid job id" not in done.stderr:  # of jobs that ended long ago
         raise UserError(f"squeue failed: {done.stderr.strip()}")
-    return dict(line.split() for line in done.stdout.splitlines())
+    # Wrappers of squeue may print more.
+    return dict(re.findall(r"(?m)^\s*(\d+(?:_\d+)?)\s+([A-Z_]+)\s*$", done.stdout))
 
 
 def _exists(host, process):

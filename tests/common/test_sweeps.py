@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 import pytest
+import submitit
+from submitit.core.utils import FailedSubmissionError
 
 import configs
 from common import runs, sweeps
@@ -48,13 +50,14 @@ def test_a_run_is_what_the_command_line_says(monkeypatch):
     assert str(run.workdir) == (
         "experiments/tests-counting_config-fast/"
         "wid=2-tests-counting_config-fast-num_steps=2-fail_at=7")
-    # Not resolved before it is known what job it is in.
-    monkeypatch.setenv("SLURM_JOB_ID", "12")
-    assert run.workdir.parent.name == "12"
-    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "11")
-    assert run.workdir.parent.name == "11"
     named = dataclasses.replace(run, xid="mine")
     assert pickle.loads(pickle.dumps(named)).workdir.parent.name == "mine"
+    # Within a job of Slurm the same command is the same run.
+    workdir = run.workdir
+    for job in "12", "13":
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", job)
+        assert run.workdir == runs.read(counting.run, command).workdir == workdir
 
 
 # --- Options of sbatch ----------------------------------------------------------------------------
@@ -87,6 +90,27 @@ def test_time_limits(text, minutes):
 def test_mistakes_in_options(option, message):
     with pytest.raises(UserError, match=message):
         sweeps.slurm_parameters([option], "name")
+
+
+# --- Answers of sbatch and squeue -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", [
+    "Submitted batch job 4711", "Submitted batch job 4711 on cluster c2", "4711", " 4711\n",
+    "4711;c2", "\x1b[32mSubmitted batch job 4711\x1b[0m", "Job <4711> is submitted to queue <q1>.",
+    "job_id=4711", "JobID: 4711", "Welcome to c2\n4711", "queued as 4711.", "job array 4711",
+    "You have 3 jobs.\nSubmitted batch job 4711", "12 hours left of 100\n4711\n",
+    "Begins when job 8 ends.\nSubmitted batch job 4711"])
+def test_the_number_of_a_job_is_found_in_what_sbatch_prints(answer):
+    executor = submitit.SlurmExecutor
+    assert executor._get_job_id_from_submission_command(answer) == "4711"
+    assert executor._get_job_id_from_submission_command(answer.encode()) == "4711"
+
+
+@pytest.mark.parametrize("answer", ["", "accepted", "4 tasks on 2 nodes", "see /logs/4711", "v1.2"])
+def test_no_number_is_made_up(answer):
+    with pytest.raises(FailedSubmissionError, match=answer or "it says nothing"):
+        sweeps._job_id(answer)
 
 
 # --- Jobs -----------------------------------------------------------------------------------------
@@ -122,6 +146,23 @@ def test_a_job_runs_and_records_its_command(tmp_path, monkeypatch):
     assert sweeps.progress(job.run.workdir) == "done"
     info = json.loads((job.run.workdir / "run_info.json").read_text())
     assert info["command"] == job.command
+
+
+@pytest.mark.parametrize("executor, experiment", [
+    ("slurm", "11"), ("local", "tests-counting_config")])
+def test_only_an_experiment_that_slurm_does_is_named_for_the_job(
+        tmp_path, monkeypatch, executor, experiment):
+    monkeypatch.setattr(sys, "argv", ["submitit"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "numbers.txt").touch()
+    for name, value in {"SUBMITIT_EXECUTOR": executor, "SLURM_JOB_ID": "12", "SLURM_PROCID": "0",
+                        "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    job = make_job(tmp_path)
+    job()
+    row = sweeps.row(job, "11" if executor == "slurm" else None)
+    assert pathlib.Path(row["folder"]).parent.name == experiment
+    assert sweeps.progress(pathlib.Path(row["folder"])) == "done"
 
 
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch):
@@ -282,6 +323,7 @@ def test_the_queue_of_slurm(monkeypatch):
         return sweeps._queue({"7_0", "7_1"})
 
     assert answer(0, "7_0 RUNNING\n7_1 PENDING\n") == {"7_0": "RUNNING", "7_1": "PENDING"}
+    assert answer(0, "Welcome to c2, it is 7 o'clock\n  7_0 RUNNING \n") == {"7_0": "RUNNING"}
     assert answer(1, "", "slurm_load_jobs error: Invalid job id specified\n") == {}
     with pytest.raises(UserError, match="Unable to contact"):
         answer(1, "", "squeue: error: Unable to contact slurm controller\n")
