@@ -264,8 +264,8 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     """The folder of an exported model.
 
     Args:
-      name: the folder itself, a run's folder (its `model/` is taken), or the name of a released
-        model: `mshyper-small-1` is `zoo/mshyper-small/1`.
+      name: the folder itself, a run's folder (its `model/` is taken), that of an experiment with
+        one run, or the name of a released model: `mshyper-small-1` is `zoo/mshyper-small/1`.
 
     Raises:
       UserError: there is no such model.
@@ -275,6 +275,12 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     for candidate in (path, path / "model", configs.ZOO_DIR / family / number):
         if (candidate / "fingerprint").is_file():
             return candidate
+    runs = sorted(path.glob("wid=*"))
+    if len(runs) == 1:
+        return find(runs[0])
+    if runs:
+        raise UserError(f"{path} is an experiment of {len(runs)} runs; name one of them: "
+                        f"{', '.join(map(str, runs))}")
     if (path / "checkpoints").is_dir():
         raise UserError(f"{path} has no exported model yet; run its training command again")
     raise UserError(f"no model '{name}': neither an exported model, nor a run, nor one of the zoo "

@@ -302,7 +302,8 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
 
     Args:
       key: of the config, for the error.
-      name: as in `export.find`, or an experiment's folder, for its run with the wid of `workdir`.
+      name: as in `export.find`, or folder of an experiment, for its run with the wid of `workdir`.
+        A run of no entry of a sweep, whose wid is 0, starts from the only one of any wid too.
       workdir: folder of the run that starts from it.
 
     Raises:
@@ -310,15 +311,18 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
     """
     from common import export  # imports TensorFlow
 
-    if not any(pathlib.Path(name).glob("wid=*")):
+    wid, runs = workdir.name.partition("-")[0], sorted(pathlib.Path(name).glob("wid=*"))
+    same = [run for run in runs if run.name.startswith(f"{wid}-")]
+    if not runs:
         return export.find(name)
-    wid = workdir.name.partition("-")[0]
-    runs = sorted(pathlib.Path(name).glob(f"{wid}-*"))
-    if len(runs) != 1:
-        found = ", ".join(run.name for run in runs) or "none"
+    if not same and wid == "wid=0":
+        with contextlib.suppress(UserError):
+            return export.find(name)
+    if len(same) != 1:
+        found = ", ".join(run.name for run in same) or "none"
         raise UserError(f"{key}: the experiment {name} should have one run {wid}-... "
                         f"like this one; found: {found}")
-    return export.find(runs[0])
+    return export.find(same[0])
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, str]:

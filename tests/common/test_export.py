@@ -12,7 +12,7 @@ import tensorflow as tf
 import configs
 import joint_ar.models
 import mshyper.models
-from common import coding, data, export, weights
+from common import coding, data, export, runs, weights
 from common.cli import UserError
 from factorized.models import FactorizedPrior
 
@@ -266,6 +266,23 @@ def test_find(saved, tmp_path, monkeypatch):
     assert export.find("my-codec-3") == released
     with pytest.raises(UserError, match="my-codec-4.*my-codec-3"):
         export.find("my-codec-4")
+
+
+def test_an_experiment_with_one_run_is_a_model(saved, tmp_path):
+    _, path = saved
+    experiment = tmp_path / "mine"
+    with pytest.raises(UserError, match="no model"):
+        export.find(experiment)
+    model = pathlib.Path(shutil.copytree(path, experiment / "wid=2-a/model"))
+    assert export.find(experiment) == export.find(f"{experiment}/") == model
+    # To start from, also for a run of no entry of a sweep.
+    for workdir in "wid=2-b", "wid=0-b":
+        assert runs.find_model("key", str(experiment), pathlib.Path(workdir)) == model
+    with pytest.raises(UserError, match="should have one run wid=1-.*found: none"):
+        runs.find_model("key", str(experiment), pathlib.Path("wid=1-b"))
+    (experiment / "wid=3-c").mkdir()
+    with pytest.raises(UserError, match="experiment of 2 runs; name one of them: .*wid=2-a, .*3-c"):
+        export.find(experiment)
 
 
 def test_find_says_when_a_run_has_no_model_yet(tmp_path):
