@@ -1,8 +1,8 @@
 """Rate-distortion evaluation of trained runs, with real files.
 
-    python -m evaluate --runs experiments/mshyper-mbt2018 mshyper-small-1 --dataset kodak
+    python -m evaluate --model experiments/mshyper-mbt2018 mshyper-small-1 --dataset kodak
 
-A run is the folder of a run, of an experiment (all its runs), of an exported model, or a name of
+A model is the folder of an exported model, of a run, of an experiment (all its runs), or a name of
 the zoo. Models of one folder are the points of one curve. A model with levels is a curve by itself,
 <folder>-<run>, of --points levels from the lowest to the highest, each of which is called
 <run>-level=<level>. Below OUTPUT/<dataset>/ appear
@@ -13,6 +13,9 @@ the zoo. Models of one folder are the points of one curve. A model with levels i
     curves.png             the plot, with any published curves asked for
     crops.png              with --figure, crops of originals and of what each model makes of them
 
+What cannot be read is named before anything is measured, and left out; all else is measured and
+written, and the exit code is 2.
+
 LPIPS, FID and KID judge what PSNR does not see; their networks' weights come with `make lpips` and
 `make inception`.
 """
@@ -20,11 +23,13 @@ LPIPS, FID and KID judge what PSNR does not see; their networks' weights come wi
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import pathlib
 import re
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -32,7 +37,8 @@ from matplotlib.figure import Figure
 import codec
 from common import coding, data, export, fidelity, images, metrics, tables
 from common import precision as precisions
-from common.cli import UserError, report
+from common.cli import UserError, add_option, report
+from common.curves import read_published, to_schema
 from common.files import replacing, write_json
 from common.inception import Inception
 from common.lpips import Lpips
@@ -40,10 +46,6 @@ from common.model import Codec
 
 POINTS = 7  # of the curve of a model with levels; 13 would have these among them
 _CROP = 256  # sides of the figure's crops, in pixels
-
-# Names in our tables -> names in CompressAI's results files.
-_SCHEMA = {"bpp": "bpp", "psnr": "psnr-rgb", "ms_ssim": "ms-ssim-rgb",
-           "encoding_time": "encoding_time", "decoding_time": "decoding_time"}
 
 
 def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[pathlib.Path]]:
@@ -109,7 +111,8 @@ class Judges(NamedTuple):
 
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
                    save_images: bool, skip_existing: bool, judges: Judges,
-                   precision: str = "float32", points: int = POINTS) -> list[dict]:
+                   precision: str = "float32", points: int = POINTS,
+                   sources: Sequence[data.Source] | None = None) -> list[dict]:
     """Codes every image of a data set with one model, at each of its points.
 
     Args:
@@ -121,18 +124,20 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
       judges: see there.
       precision: of the transforms, as of `codec.load_model`.
       points: how many, at most, in a model with levels; as of `points_of`.
+      sources: the images of the data set to code, by default all.
 
     Returns:
       The content of <run>.json of each point: the model's fingerprint, the point as from
-      `points_of`, precision and environment, a row for each image and the row of means, which has
-      FID and KID too.
+      `points_of`, precision and environment, a row for each image, the row of means, which has
+      FID and KID too, and by name why images are missing.
+
+    Raises:
+      UserError: the model cannot be read, or none of the images can be coded.
     """
-    sources = data.find(dataset)
+    sources = sources or data.find(dataset)
     names = [source.name for source in sources]
     facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset,
              "precision": precisions.choose(precision)}
-    if save_images and len({decoded_path(output, image) for image in names}) < len(names):
-        raise UserError(f"images of {dataset} have the same name; their decoded ones would too")
     load = functools.cache(lambda: codec.load_model(model_path, facts["precision"]))
     results = []
     for run, point in points_of(model_path, points).items():
@@ -173,13 +178,14 @@ def _measure(model: Codec, level: int | None, sources: list[data.Source], folder
     """Codes all images at one point; leaves them in `folder`, or with `save_images` false nothing.
 
     Returns:
-      The row of means as "mean", and as "images" the row of each image.
+      The row of means as "mean", as "images" the row of each image, and as "missing", by name, why
+      others have none.
     """
-    comparison, rows = fidelity.Comparison(judges.inception) if judges.inception else None, []
+    comparison = fidelity.Comparison(judges.inception) if judges.inception else None
+    rows, missing = [], {}
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
-        for source, (row, decoded) in zip(
-                sources, coding.measure_all(model, sources, folder.name, level)):
+        for source, row, decoded in _each(model, sources, folder.name, level, missing):
             if judges.lpips:
                 row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
             if comparison:
@@ -187,10 +193,24 @@ def _measure(model: Codec, level: int | None, sources: list[data.Source], folder
             rows.append(row)
             if save_images:
                 images.write(decoded_path(temporary, row["image"]), decoded)
+        if not rows:
+            raise UserError(f"no image can be coded: {next(iter(missing.values()))}")
     if not save_images:  # those of another model may have been there
         shutil.rmtree(folder)
     return {"mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
-            "images": rows}
+            "images": rows, "missing": missing}
+
+
+def _each(model, sources, name, level, missing):
+    """Every image with what `coding.measure_all` yields; why one has nothing goes to `missing`."""
+    left = list(sources)
+    while left:
+        try:
+            for row, decoded in coding.measure_all(model, [*left], name, level):
+                yield left.pop(0), row, decoded
+        except UserError as error:
+            print(f"left out: {left[0].name}, {name}: {error}", file=sys.stderr)
+            missing[left.pop(0).name] = str(error)
 
 
 def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judges) -> dict | None:
@@ -220,36 +240,6 @@ def run_name(model_path: pathlib.Path) -> str:
 def decoded_path(folder: pathlib.Path, image: str) -> pathlib.Path:
     """Where the decoded image is that is called `image` in the rows."""
     return folder / f"{image.removesuffix('.png')}.png"
-
-
-def to_schema(name: str, results: list[dict]) -> dict:
-    """A curve in CompressAI's results schema, points in the order of their rates."""
-    means = sorted((result["mean"] for result in results), key=lambda mean: mean["bpp"])
-    return {
-        "name": name,
-        "description": f"ntc-zoo, {results[0]['dataset']}, bpp of whole files, means over images",
-        "results": {theirs: [mean[ours] for mean in means] for ours, theirs in _SCHEMA.items()},
-    }
-
-
-def read_published(path: str, names: list[str]) -> dict[str, dict]:
-    """Published curves by name: {name: {"bpp": [...], "psnr": [...], ...}}.
-
-    Raises:
-      UserError: the file cannot be read, or has no such curve.
-    """
-    try:
-        published = json.loads(pathlib.Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(published, dict):
-        raise UserError(f'{path}: need {{"<name>": {{"bpp": [...], "psnr": [...]}}}}')
-    for name in names:
-        if name not in published:
-            raise UserError(f"{path} has no curve '{name}'; it has: {', '.join(published)}")
-        if not {"bpp", "psnr"} <= published[name].keys():
-            raise UserError(f"{path}: the curve '{name}' lacks bpp or psnr")
-    return {name: published[name] for name in names}
 
 
 def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str, dict],
@@ -321,16 +311,37 @@ def _crop(image):
     return image[top:top + _CROP, left:left + _CROP]
 
 
+def read_all(dataset: str) -> tuple[list[data.Source], dict[str, str]]:
+    """The images of a data set that can be read, and why the others cannot, by name.
+
+    Raises:
+      UserError: there are none that can.
+    """
+    sources, missing = [], {}
+    for source in data.find(dataset):
+        try:
+            source.read()
+            sources.append(source)
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            missing[source.name] = str(error)
+    if not sources:
+        raise UserError(f"none of the {len(missing)} images of {dataset} can be read")
+    return sources, missing
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """Reads the command line. Raises UserError for options that do not go together."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluate", description="Rate-distortion evaluation.",
         parents=[codec.precision_option("float32")])
-    parser.add_argument("--runs", nargs="+", required=True, metavar="RUN",
-                        help="folders of runs, experiments or exported models, or zoo names")
+    add_option(parser, ["--model"], ["--runs", "--models"], nargs="+", required=True,
+               metavar="MODEL",
+               help="folders of exported models, runs or experiments, or names of the zoo")
     parser.add_argument("--dataset", default="kodak",
                         help="name of a data set, folder or glob (default: %(default)s)")
-    parser.add_argument("--output", default="results", help="folder (default: %(default)s)")
+    add_option(parser, ["-o", "--output"], ["--output_dir"], default="results",
+               help="folder (default: %(default)s)")
     parser.add_argument("--save_images", action="store_true", help="write the decoded images")
     parser.add_argument("--lpips", action="store_true",
                         help="measure LPIPS too; its weights come with `make lpips`")
@@ -339,7 +350,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         "again; the weights come with `make inception`")
     parser.add_argument("--figure", type=int, default=0, metavar="N",
                         help="draw crops of the first N images beside those of every model, in the "
-                        "order of RUN; of a model with levels at the point that is nearest to "
+                        "order of MODEL; of a model with levels at the point that is nearest to "
                         "quality 50")
     parser.add_argument("--points", type=int, default=POINTS, metavar="N",
                         help="of the curve of a model with levels, from its lowest level to its "
@@ -349,12 +360,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--keep_going", action="store_true",
                         help="leave out runs without an exported model that can be read, with a "
                         "line each")
-    parser.add_argument("--published", metavar="JSON", help="file of published curves")
+    parser.add_argument("--published", metavar="FILE", help="curves to plot beside: a file that "
+                        "this software or CompressAI has written, or of published curves")
     parser.add_argument("--curves", nargs="+", default=[], metavar="NAME",
-                        help="which of the published curves to plot")
+                        help="which of these curves to plot (default: all)")
     args = parser.parse_args(argv)
-    if bool(args.curves) != bool(args.published):
-        raise UserError("--published (the file) and --curves (the names) need each other")
+    if args.curves and not args.published:
+        raise UserError("--curves (the names) needs --published (the file)")
     if args.figure < 0:
         raise UserError(f"--figure {args.figure}: need the number of images to draw")
     if args.points < 2:
@@ -376,24 +388,51 @@ def run(argv: list[str], collect: bool = True) -> None:
         common, leave that to one after them, with --skip_existing.
 
     Raises:
-      UserError: a mistake in it, or a run that cannot be evaluated.
+      UserError: a mistake in it; or a run or an image that cannot be evaluated, after all others
+        have been.
     """
     args = parse(argv)
     published = read_published(args.published, args.curves) if args.published else {}
     folder = output_folder(args)
+    found = find_runs(args.model, args.keep_going)
+    if not args.keep_going:
+        for model in itertools.chain(*found.values()):  # what is quickly read of them
+            codec.find_class(model)
+            points_of(model, args.points)
     judges = Judges(Lpips.load() if args.lpips else None, Inception.load() if args.fid else None)
-    curves = {}
-    for name, models in find_runs(args.runs, args.keep_going).items():
-        for model in models:
-            with _leaving_out(args.keep_going):
-                results = evaluate_model(
-                    model, args.dataset, folder / name, args.save_images or args.figure > 0,
-                    args.skip_existing, judges, args.precision, args.points)
-                curves.setdefault(name, []).extend(results)
-    if not collect:
-        return
+    sources, missing = read_all(args.dataset)
+    names = [source.name for source in sources]
+    if (args.save_images or args.figure) and len(
+            {decoded_path(folder, name) for name in names}) < len(names):
+        raise UserError(f"images of {args.dataset} have the same name; their decoded ones would "
+                        "too")
+    large = sum(min(source.size()) >= fidelity.PATCH_SIZE for source in sources)
+    if judges.inception and large < fidelity.MIN_IMAGES:
+        print(f"KID will be nan: it needs {fidelity.MIN_IMAGES} images or more with sides of at "
+              f"least {fidelity.PATCH_SIZE} pixels; {args.dataset} has {large}", file=sys.stderr)
+    curves, left_out = {}, []
+    models = [(name, model) for name, models in found.items() for model in models]
+    for name, model in models:
+        left_out.append(run_name(model))
+        with _leaving_out(args.keep_going or len(models) > 1):
+            results = evaluate_model(
+                model, args.dataset, folder / name, args.save_images or args.figure > 0,
+                args.skip_existing, judges, args.precision, args.points, sources)
+            curves.setdefault(name, []).extend(results)
+            left_out.pop()
+            missing |= {image: "" for result in results for image in result.get("missing", ())}
     if not curves:
         raise UserError("no run is left to evaluate")
+    if collect:
+        _collect(curves, published, folder, args, judges)
+    if args.keep_going:
+        left_out = []
+    if missing or left_out:
+        raise UserError("missing from the results: " + ", ".join([*left_out, *missing]))
+
+
+def _collect(curves, published, folder, args, judges):
+    """Writes and prints what all results are in together."""
     for name, results in curves.items():
         write_json(folder / f"{name}.json", to_schema(name, results))
     rows = [{"curve": name, "run": result["run"],
@@ -403,8 +442,11 @@ def run(argv: list[str], collect: bool = True) -> None:
     tables.write_csv(folder / "curves.csv", rows)
     plot(folder / "curves.png", curves, published, args.dataset)
     if args.figure:
-        draw_crops(folder / "crops.png", data.find(args.dataset)[:args.figure],
-                   _columns(curves, folder))
+        coded = set.intersection(*({row["image"] for row in result["images"]}
+                                   for results in curves.values() for result in results))
+        sources = [source for source in data.find(args.dataset) if source.name in coded]
+        if sources:
+            draw_crops(folder / "crops.png", sources[:args.figure], _columns(curves, folder))
     print(tables.render(rows, columns=(
         "curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y", "ms_ssim", *judges.scores,
         "encoding_time", "decoding_time")))

@@ -2,7 +2,7 @@
 
     python -m launch --main mshyper.train --config mshyper/configs/two_layer_syn.py \\
         --slurm partition=gpu gpus_per_node=1 --args --config.train.num_steps=100000
-    python -m launch --main evaluate --args --runs experiments/1234 --dataset kodak
+    python -m launch --main evaluate --args --model experiments/1234 --dataset kodak
     python -m launch --status experiments/1234
 
 The same command again goes on with what was stopped, if the experiment has the same name: name it
@@ -129,7 +129,7 @@ def _evaluations(args, evaluate) -> list[sweeps.Job]:
     """A job for each model, and a last one that makes curves of what they measured."""
     if args.config or args.hids or args.xid:
         raise UserError("--config, --hids and --xid are not for evaluate; name runs with "
-                        "--args --runs")
+                        "--args --model")
     options = evaluate.parse(args.args)
 
     def job(wid, overrides, folder, argv, collect):
@@ -137,10 +137,10 @@ def _evaluations(args, evaluate) -> list[sweeps.Job]:
         return sweeps.Job(args.main, run, [args.main, *argv])
 
     folder, jobs = evaluate.output_folder(options), []
-    for curve, models in evaluate.find_runs(options.runs, keep_going=True).items():
+    for curve, models in evaluate.find_runs(options.model, keep_going=True).items():
         for model in models:
             jobs.append(job(len(jobs), {"run": evaluate.run_name(model)}, folder / curve,
-                            [*args.args, "--runs", str(model)], False))
+                            [*args.args, "--model", str(model)], False))
     collect = [*args.args, "--skip_existing", "--keep_going"]
     return [*jobs, job(len(jobs), {"curves": "all"}, folder, collect, True)]
 

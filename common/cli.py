@@ -1,8 +1,9 @@
 """What the command-line programs share: one clear line for a user's mistake, exit code 2."""
 
+import argparse
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
 
@@ -55,6 +56,12 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
     logging.set_verbosity(logging.WARNING)
     app.run(report(main), argv, flags_parser=parse)
+
+
+def add_option(parser: argparse.ArgumentParser, names: Sequence[str], older: Sequence[str],
+               **arguments) -> None:
+    """`parser.add_argument` with names of which the older ones are understood, but not shown."""
+    parser.add_argument(*names, *older, **arguments).option_strings = [*names]
 
 
 def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 
 PATCH_SIZE = 256
+MIN_IMAGES = 3  # for KID
 
 
 def patches(image: np.ndarray, size: int = PATCH_SIZE) -> np.ndarray:
@@ -91,7 +92,7 @@ def kid(a: np.ndarray, b: np.ndarray, images: np.ndarray) -> tuple[float, float]
     features = np.concatenate([a, b]).astype(np.float64)
     signs = np.repeat([1.0, -1.0], len(a))
     names, sizes = np.unique(images, return_counts=True)
-    if len(names) < 3:
+    if len(names) < MIN_IMAGES:
         return math.nan, math.nan
     pairs = sizes * (len(a) - sizes)
     sums = np.zeros(len(names))

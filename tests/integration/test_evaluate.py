@@ -10,7 +10,8 @@ import pytest
 import codec
 import configs
 import evaluate
-from common import coding, data, export, fidelity, images, lpips, metrics
+from benchmarks import rate_distortion
+from common import coding, data, export, fidelity, images, lpips, metrics, tables
 from common.cli import UserError
 
 
@@ -19,7 +20,7 @@ def output(tiny_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     published = folder / "published.json"
     published.write_text(json.dumps({"JPEG": {"bpp": [0.2, 0.5], "psnr": [24, 29]}}))
-    evaluate.main(["--runs", str(tiny_run.parent), "--dataset", "photos/validation", "--output",
+    evaluate.main(["--model", str(tiny_run.parent), "--dataset", "photos/validation", "--output",
                    str(folder), "--save_images", "--published", str(published), "--curves",
                    "JPEG"])
     return folder / "photos-validation"
@@ -241,6 +242,182 @@ def test_a_damaged_model_leaves_the_others(levels_model, tiny_run, picture, tmp_
     assert error.startswith("left out: ")
     row, = points(next((tmp_path / "results").iterdir()))
     assert (row["curve"], row["level"], row["quality"]) == ("tiny", "", "")
+
+
+# --- Curves to plot beside ------------------------------------------------------------------------
+
+
+def test_every_file_of_curves_that_is_written_is_read(output, tmp_path):
+    point, = points(output)
+    expected = {"bpp": float(point["bpp"]), "psnr": float(point["psnr"]),
+                "ms_ssim": float(point["ms_ssim"])}
+    benchmark = tmp_path / "benchmark"
+    tables.save(benchmark, [{"image": "a.png", "bpp": 1.0, "psnr": 50.0},
+                            {"image": "mean", **expected}])
+    for path, name in ((output / "tiny.json", "tiny"), (output / "curves.csv", "tiny"),
+                       (output / "tiny/wid=0-tiny.json", "wid=0-tiny"),
+                       (f"{benchmark}.json", "benchmark"), (f"{benchmark}.csv", "benchmark")):
+        (found, curve), = evaluate.read_published(str(path)).items()
+        assert found == name
+        assert {key: curve[key] for key in expected} == {
+            key: [pytest.approx(value)] for key, value in expected.items()}
+    compared = rate_distortion.OUTPUT / "kodak"
+    one, two = (evaluate.read_published(compared / name) for name in ("curves.json", "points.csv"))
+    assert one.keys() == two.keys() and one["avif"]["psnr"] == two["avif"]["psnr"]
+    assert len(one["avif"]["psnr"]) > 3
+
+
+@pytest.mark.parametrize("content", [
+    {"name": "a", "results": {"bpp": [0.1, 0.2], "psnr-rgb": [30, 31], "ms-ssim-rgb": [0.9, 0.91]}},
+    {"name": "a", "description": "", "results": {"bpp": [0.1, 0.2], "psnr": [30, 31],
+                                                 "ms-ssim": [0.9, 0.91]}},
+    {"a": {"bpp": [0.1, 0.2], "psnr": [30, 31], "ms_ssim": [0.9, 0.91]}, "b": {"source": "c"}},
+    # What is not finite is null in JSON, and no point of a plot.
+    {"name": "a", "results": {"bpp": [0.1, 0.2, 3], "psnr-rgb": [30, 31, None],
+                              "ms-ssim-rgb": [0.9, 0.91, 1.0]}}])
+def test_compressais_and_published_curves(tmp_path, content):
+    path = tmp_path / "curves.json"
+    path.write_text(json.dumps(content))
+    for names in (), ("a",):
+        curves = evaluate.read_published(str(path), names)
+        assert curves == {"a": {"bpp": [0.1, 0.2], "psnr": [30, 31], "ms_ssim": [0.9, 0.91]}}
+    evaluate.plot(tmp_path / "plot.png", {}, curves, "all")
+
+
+@pytest.mark.parametrize("content, message", [
+    ([], "no curves are there"), ({}, "no curves are there"), ({"a": {"bpp": [1]}}, "no curves"),
+    ({"name": "b", "results": {"bpp": [1], "psnr": [1]}}, "has no curve 'a'; it has: b"),
+    ({"name": "a", "results": {"bpp": [1]}}, "lacks bpp or psnr"),
+    ({"name": "a", "results": {"bpp": [1], "psnr-rgb": [1, 2]}}, "lists of numbers of one length"),
+    ({"name": "a", "results": {"bpp": ["x"], "psnr-rgb": [1]}}, "lists of numbers of one length"),
+    ({"name": "a", "results": {"bpp": 1, "psnr-rgb": 2}}, "lists of numbers of one length"),
+    ({"name": "a", "results": {"bpp": [None], "psnr-rgb": [2]}}, "no point"),
+    ({"curves": {"a": 1}}, "no curves are there"), ({"rows": [1]}, "no curves are there")])
+def test_files_without_curves(tmp_path, content, message):
+    path = tmp_path / "curves.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=message):
+        evaluate.read_published(str(path), ["a"] if "no curves" not in message else [])
+
+
+def test_a_curve_that_evaluate_wrote_is_plotted(output, tiny_run, picture, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(evaluate, "plot", lambda path, curves, published, title: drawn.append(
+        (list(curves), list(published))))
+    evaluate.main(["--model", str(tiny_run), "--dataset", str(picture), "-o", str(tmp_path),
+                   "--published", str(output / "tiny.json")])
+    assert drawn == [(["tiny"], ["tiny"])]
+
+
+# --- What is missing ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path, photo):
+    """Two photographs, and one that ends too early."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a", "b", "c"):
+        images.write(folder / f"{name}.png", photo[100:164, 200:296])
+    (folder / "c.png").write_bytes((folder / "c.png").read_bytes()[:3000])
+    return folder
+
+
+def results_of(path):
+    return json.loads(next(path.glob("*/tiny/wid=0-tiny.json")).read_text())
+
+
+def test_an_image_that_cannot_be_read_costs_no_others(pictures, tiny_run, tmp_path, capsys):
+    arguments = ["--model", str(tiny_run), "--dataset", str(pictures), "-o", str(tmp_path / "out")]
+    for options in [], ["--skip_existing"], ["--keep_going"]:
+        with pytest.raises(SystemExit) as failure:
+            evaluate.main([*arguments, *options])
+        assert failure.value.code == 2
+        early, late = capsys.readouterr().err.strip().splitlines()
+        assert early.startswith("left out: ") and "c.png" in early
+        assert late == "error: missing from the results: c.png"
+        assert [row["image"] for row in results_of(tmp_path / "out")["images"]] == [
+            "a.png", "b.png"]
+        assert points(next((tmp_path / "out").iterdir()))
+    # Once it is there, what was measured without it does not serve.
+    images.write(pictures / "c.png", images.read(pictures / "a.png"))
+    evaluate.main([*arguments, "--skip_existing"])
+    assert len(results_of(tmp_path / "out")["images"]) == 3
+
+
+def test_an_image_that_cannot_be_coded_costs_no_others(
+        pictures, tiny_run, tmp_path, capsys, monkeypatch):
+    (pictures / "c.png").unlink()
+    images.write(pictures / "z.png", np.zeros([64, 64, 3], np.uint8))
+    measure = coding.measure
+
+    def failing(model, image, level=None):
+        if not image.any():
+            raise UserError("latents are not finite")
+        return measure(model, image, level)
+
+    monkeypatch.setattr(coding, "measure", failing)
+    for last in "z.png", "B.png":  # at the end, and at the beginning
+        with pytest.raises(SystemExit) as failure:
+            evaluate.main(["--model", str(tiny_run), "--dataset", str(pictures), "--figure", "1",
+                           "--output", str(tmp_path / last)])
+        assert failure.value.code == 2
+        line, error = capsys.readouterr().err.strip().splitlines()
+        assert line == f"left out: {last}, wid=0-tiny: latents are not finite"
+        assert error == f"error: missing from the results: {last}"
+        result = results_of(tmp_path / last)
+        assert result["missing"] == {last: "latents are not finite"}
+        assert [row["image"] for row in result["images"]] == ["a.png", "b.png"]
+        if last == "z.png":
+            (pictures / "z.png").rename(pictures / "B.png")
+
+
+def test_a_model_that_cannot_be_read_costs_no_others(picture, tiny_run, tmp_path, capsys):
+    damaged = shutil.copytree(tiny_run, tmp_path / "mine/wid=1-damaged")
+    (damaged / "model/weights.safetensors").write_bytes(b"none")
+    with pytest.raises(SystemExit) as failure:
+        evaluate.main(["--model", str(damaged), str(tiny_run), "--dataset", str(picture), "-o",
+                       str(tmp_path / "out")])
+    assert failure.value.code == 2
+    line, error = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("left out: ")
+    assert error == "error: missing from the results: wid=1-damaged"
+    row, = points(next((tmp_path / "out").iterdir()))
+    assert row["curve"] == "tiny"
+
+
+def test_models_and_data_are_checked_before_work_begins(
+        picture, tiny_run, tmp_path, capsys, monkeypatch):
+    damaged = shutil.copytree(tiny_run, tmp_path / "mine/wid=1-damaged")
+    config = damaged / "model/config.json"
+    config.write_text(config.read_text().replace('"mshyper"', '"another"'))
+    monkeypatch.setattr(codec, "load_model", None)  # nothing is coded
+    for arguments, message in (
+            ([str(tiny_run), str(damaged), "--dataset", str(picture)], "model of 'another.models'"),
+            ([str(tiny_run), "--dataset", str(config.parent)], "no images")):
+        with pytest.raises(SystemExit) as failure:
+            evaluate.main(["--model", *arguments, "-o", str(tmp_path / "out")])
+        assert failure.value.code == 2
+        error, = capsys.readouterr().err.strip().splitlines()
+        assert message in error and not (tmp_path / "out").exists()
+
+
+def test_why_kid_is_nan(picture, tiny_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate.Inception, "load", lambda: features)
+    evaluate.main(["--model", str(tiny_run), "--dataset", "photos/validation", "-o", str(tmp_path),
+                   "--fid"])
+    out, errors = capsys.readouterr()
+    assert "nan" in out and "it needs 3 images or more" in errors and "has 2" in errors
+
+
+def test_options_that_had_other_names(capsys):
+    for model, output in ("--model", "--output"), ("--runs", "-o"), ("--models", "--output_dir"):
+        args = evaluate.parse([model, "a", "b", output, "c"])
+        assert args.model == ["a", "b"] and args.output == "c"
+    with pytest.raises(SystemExit):
+        evaluate.parse(["--help"])
+    out = capsys.readouterr().out
+    assert "--model" in out and "--runs" not in out and "--output_dir" not in out
 
 
 # --- Mistakes -----------------------------------------------------------------------------------
