@@ -392,7 +392,7 @@ def run(argv: list[str], collect: bool = True) -> None:
         have been.
     """
     args = parse(argv)
-    published = read_published(args.published, args.curves) if args.published else {}
+    published = read_published(args.published, args.curves or None) if args.published else {}
     folder = output_folder(args)
     found = find_runs(args.model, args.keep_going)
     if not args.keep_going:

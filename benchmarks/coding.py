@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measures both sides; prints tables and writes one of `OUTPUTS` to results/."""
+    """Measures both sides; prints tables and writes one of `OUTPUTS` to `side_by_side.RESULTS`."""
     from common import files, tables
 
     with (tempfile.TemporaryDirectory() as folder,
@@ -104,7 +104,7 @@ def measure(args: argparse.Namespace) -> None:
     print()
     for side, size in sizes.items():
         print(f"{side}: {size['symbols']} symbols in {size['bytes']} bytes")
-    side_by_side.RESULTS.mkdir(exist_ok=True)
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / OUTPUTS[args.model], {
         **facts, "sizes": sizes, "rows": rows, "rates": rates, "matrix_product": matmul,
         "rounds": rounds})

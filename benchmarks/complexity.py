@@ -49,7 +49,7 @@ import tqdm
 from tensorflow.python.framework import ops
 
 import codec
-from benchmarks.side_by_side import RESULTS, ROOT
+from benchmarks.side_by_side import KEPT, RESULTS, ROOT
 from common import files, tables, transforms
 from common.cli import UserError, report
 from common.transforms.attention import WindowAttention
@@ -114,7 +114,7 @@ MODELS = {
         "advDNIC variant 4: attention, gated context", "advDNIC; Liu et al. 2019"),
 }
 
-OUTPUT = RESULTS / "complexity.json"
+OUTPUT = KEPT / "complexity.json"
 README = ROOT / "README.md"
 BEGIN = "<!-- complexity: written by python -m benchmarks.complexity --readme -->"
 END = "<!-- end -->"
@@ -443,7 +443,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--configs", nargs="+", metavar="CONFIG",
                         help="print these only, and save nothing; e.g. mshyper/configs/small.py")
-    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md")
+    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md and "
+                        "the numbers in benchmarks/results")
     args = parser.parse_args()
     if args.configs and args.readme:
         parser.error("--readme takes all configs")
@@ -457,10 +458,11 @@ def main() -> None:
     print(render(results))
     if args.configs:
         return
-    RESULTS.mkdir(exist_ok=True)
-    files.write_json(OUTPUT, {"height": HEIGHT, "width": WIDTH,
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    output = OUTPUT if args.readme else RESULTS / OUTPUT.name
+    files.write_json(output, {"height": HEIGHT, "width": WIDTH,
                               "versions": tables.environment()["versions"], "configs": results})
-    print(f"written: {OUTPUT}")
+    print(f"written: {output}")
     if args.readme:
         text = replace_table(README.read_text(), readme_table(results))
         with files.replacing(README) as temporary:

@@ -26,7 +26,7 @@ from benchmarks import side_by_side
 from common import coding, data, metrics, tables, targets
 from common.cli import report
 
-_OUTPUT = side_by_side.RESULTS / "dials"
+_OUTPUT = side_by_side.KEPT / "dials"
 _PLACES = (0.2, 0.5, 0.8)
 _REPEATS = 30
 

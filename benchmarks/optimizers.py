@@ -187,11 +187,11 @@ def main() -> None:
 
 
 def write(curves, trials, seconds, options) -> None:
-    """Prints the tables, and writes optimizers.json and optimizers.svg to results/."""
+    """Prints the tables, and writes optimizers.json and optimizers.svg."""
     rows = {model: compare(curves[model], seconds[model]) for model in curves}
     for model in rows:
         print(f"\n{model}\n{tables.render(rows[model], rows[model][0].keys())}")
-    side_by_side.RESULTS.mkdir(exist_ok=True)
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / "optimizers.json", {
         "date": datetime.date.today().isoformat(), "options": options, **tables.environment(),
         "rows": rows, "curves": curves, "trials": trials, "seconds": seconds})

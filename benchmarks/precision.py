@@ -21,10 +21,10 @@ import tqdm
 import codec
 from benchmarks import side_by_side
 from common import coding, data, export, metrics, precision, tables, targets
-from common.cli import report
+from common.cli import add_option, report
 
 _MODELS = ("mshyper-small-1", "mshyper-small-2", "joint_ar-small-2")
-_OUTPUT = side_by_side.RESULTS / "precision"
+_OUTPUT = side_by_side.KEPT / "precision"
 
 
 def compare(models: dict, rd_lambda: float, image: np.ndarray) -> dict[str, float]:
@@ -55,13 +55,13 @@ def compare(models: dict, rd_lambda: float, image: np.ndarray) -> dict[str, floa
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=_MODELS)
+    add_option(parser, ["--model"], ["--models"], nargs="+", default=_MODELS, metavar="MODEL")
     parser.add_argument("--dataset", default="photos/validation")
     parser.add_argument("--output", nargs="?", const=_OUTPUT,
                         help="write OUTPUT.json and OUTPUT.csv (without a name: %(const)s)")
     args = parser.parse_args()
     means, images = [], {}
-    for name in args.models:
+    for name in args.model:
         models = {chosen: codec.load_model(name, chosen) for chosen in side_by_side.PRECISIONS}
         level = targets.level(models["float32"], None)
         rd_lambda = (export.read_config(export.find(name))["train"]["rd_lambda"] if level is None

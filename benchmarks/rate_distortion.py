@@ -1,6 +1,6 @@
 """Rate and distortion of models, of classical codecs and of published curves, side by side.
 
-    python -m benchmarks.rate_distortion --models mshyper-small-1 mshyper-small-2 --codecs jpeg,avif
+    python -m benchmarks.rate_distortion --model mshyper-small-1 mshyper-small-2 --codecs jpeg,avif
 
 Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
 RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of
@@ -32,12 +32,12 @@ from matplotlib.figure import Figure
 import configs
 import evaluate
 from benchmarks import bd, classical, versus_jpeg
-from benchmarks.side_by_side import RESULTS
+from benchmarks.side_by_side import KEPT, RESULTS
 from common import data, export, files, metrics, tables
-from common.cli import UserError, report
+from common.cli import UserError, add_option, report
 from common.lpips import Lpips
 
-OUTPUT = RESULTS / "rate_distortion"
+OUTPUT = KEPT / "rate_distortion"
 PUBLISHED = pathlib.Path(__file__).with_name("published.json")
 _DATASET = "kodak"  # of the published curves
 _SHOWN = ("bpg", "vtm", "bmshj2018-factorized", "mbt2018-mean", "yang2020-sga")
@@ -266,9 +266,10 @@ def main(argv: list[str]) -> None:
         prog="python -m benchmarks.rate_distortion", description=__doc__.partition("\n")[0])
     parser.add_argument("--dataset", default=_DATASET,
                         help="name of a data set, folder or glob (default: %(default)s)")
-    parser.add_argument("--models", nargs="*", default=versus_jpeg.coded_alone(), metavar="RUN",
-                        help="runs, experiments, exported models or zoo names "
-                        "(default: %(default)s)")
+    add_option(parser, ["--model"], ["--models", "--runs"], nargs="*", metavar="MODEL",
+               default=versus_jpeg.coded_alone(),
+               help="exported models, runs, experiments or names of the zoo (default: "
+               "%(default)s)")
     parser.add_argument("--codecs", type=_names, default=[*classical.CODECS], metavar="A,B",
                         help="classical codecs, separated by commas (default: all: "
                         f"{','.join(classical.CODECS)})")
@@ -280,9 +281,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--range", nargs=2, type=float, metavar=("LOW", "HIGH"),
                         help="PSNRs in dB to compare over (default: all that a curve and the "
                         "anchor have)")
-    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT,
-                        help="folder (default: benchmarks/results/rate_distortion); results are in "
-                        "one below it, named for the data set")
+    add_option(parser, ["-o", "--output"], ["--output_dir"], type=pathlib.Path,
+               default=RESULTS / OUTPUT.name,
+               help="folder (default: results/benchmarks/rate_distortion); results are in one "
+               "below it, named for the data set")
     args = parser.parse_args(argv)
     if args.range and not args.range[0] < args.range[1]:
         raise UserError(f"--range {args.range[0]:g} {args.range[1]:g}: need the lower PSNR first")
@@ -290,7 +292,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"published curves are of {_DATASET}, not of {args.dataset}")
     if args.published is None:
         args.published = _SHOWN if args.dataset == _DATASET else ()
-    runs = evaluate.find_runs(args.models) if args.models else {}
+    runs = evaluate.find_runs(args.model) if args.model else {}
     published = published_curves(args.published)
     for name in args.codecs:
         classical.find(name)

@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measures all sizes; prints tables and writes one of `OUTPUTS` to results/."""
+    """Measures all sizes; prints tables and writes one of `OUTPUTS` to `side_by_side.RESULTS`."""
     from common import files, tables
 
     side_by_side.warn_if_busy()
@@ -83,7 +83,7 @@ def measure(args: argparse.Namespace) -> None:
             str(size): value / (size**2 / 1e6) for size, value in values.items()}})
     for rows in (seconds, per_megapixel, sizes, coder):
         print(tables.render(rows, rows[0].keys()), end="\n\n")
-    side_by_side.RESULTS.mkdir(exist_ok=True)
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / OUTPUTS[args.model], {
         **facts, "sizes": sizes, "seconds": seconds, "per_megapixel": per_megapixel,
         "range_coder": coder, "rounds": rounds})

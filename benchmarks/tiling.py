@@ -70,7 +70,7 @@ def measure(args: argparse.Namespace) -> None:
             print(tables.render(large[-1:], large[-1].keys()), end="\n\n", flush=True)
         with _process() as process:
             facts = side_by_side.facts([process], args)
-    side_by_side.RESULTS.mkdir(exist_ok=True)
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(OUTPUT, {**facts, "agreement": agreement, "large": large})
 
 

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Measures both sides; prints a table and writes results/training_step.json."""
+    """Measures both sides; prints a table and writes training_step.json."""
     from common import files, tables
 
     with side_by_side.workers("benchmarks.training_step", sys.argv[1:]) as sides:
@@ -56,7 +56,7 @@ def measure(args: argparse.Namespace) -> None:
     ratios = side_by_side.ratios(medians)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.3f}")
-    side_by_side.RESULTS.mkdir(exist_ok=True)
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / "training_step.json",
                      {**facts, "ratios": ratios, "rows": rows, "seconds": seconds})
 

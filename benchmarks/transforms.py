@@ -99,6 +99,7 @@ def main() -> None:
     print(f"\nslower in bfloat16: {', '.join(slow) or 'none'}")
     if args.only:
         return
+    side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(OUTPUT, {
         **side_by_side.facts([], args), "bfloat16": precision.hardware(), "slower": slow,
         "arguments": {name: json.loads(json.dumps(case[0])) for name, case in cases().items()},

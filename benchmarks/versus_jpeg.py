@@ -16,7 +16,7 @@ import tqdm
 import codec
 from benchmarks.side_by_side import RESULTS
 from common import coding, data, export, files, jpeg, metrics, tables, targets
-from common.cli import report
+from common.cli import add_option, report
 from mshyper.bits_back import BitsBackHyperprior
 
 QUALITIES = range(1, 96)
@@ -40,10 +40,11 @@ def coded_alone() -> list[str]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--models", nargs="+", default=coded_alone(), help="default: %(default)s")
+    add_option(parser, ["--model"], ["--models"], nargs="+", default=coded_alone(),
+               metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
-    models = {name: codec.load_model(name) for name in args.models}
+    models = {name: codec.load_model(name) for name in args.model}
     levels = {name: targets.level(model, None) for name, model in models.items()}
     rows = {name: [] for name in models}
     for source in tqdm.tqdm(data.find(args.dataset), unit="image", disable=None):
@@ -69,7 +70,7 @@ def main() -> None:
         print(f"mean over {len(compared)} of {len(rows[name]) - 1} images")
         means.append({"model": name, **rows[name][-1]})
     path = RESULTS / "versus_jpeg.json"
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {
         "date": datetime.date.today().isoformat(), "dataset": args.dataset, **tables.environment(),
         "fingerprints": {name: model.fingerprint for name, model in models.items()},

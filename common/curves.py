@@ -37,7 +37,7 @@ def to_schema(name: str, results: Sequence[dict]) -> dict:
     }
 
 
-def read_published(path: str, names: Sequence[str] = ()) -> dict[str, dict]:
+def read_published(path: str, names: Sequence[str] | None = None) -> dict[str, dict]:
     """Curves of a file: {name: {"bpp": [...], "psnr": [...], ...}}, with what else it says of them.
 
     Args:
@@ -58,11 +58,12 @@ def read_published(path: str, names: Sequence[str] = ()) -> dict[str, dict]:
         raise UserError(f"{path}: cannot be read as {kind} ({error})") from None
     except (AttributeError, KeyError, TypeError):  # something else, of similar names
         curves = {}
-    names = names or [name for name, curve in curves.items() if {"bpp", "psnr"} <= curve.keys()]
-    if not names:
+    found = [name for name, curve in curves.items() if {"bpp", "psnr"} <= curve.keys()]
+    if not curves or names is None and not found:
         raise UserError(f'{path}: no curves are there; need CompressAI\'s {{"name": ..., '
                         '"results": {"bpp": [...], "psnr-rgb": [...]}} or '
                         '{"<name>": {"bpp": [...], "psnr": [...]}}')
+    names = found if names is None else names
     for name in names:
         if name not in curves:
             raise UserError(f"{path} has no curve '{name}'; it has: {', '.join(curves)}")

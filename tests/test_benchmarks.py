@@ -11,12 +11,14 @@ import tensorflow as tf
 import codec
 import configs
 from benchmarks import (
+    complexity,
     inference_speed,
     optimizers,
     precision,
     scaling,
     sga_landscape,
     side_by_side,
+    tiling,
     transforms,
     versus_jpeg,
 )
@@ -174,6 +176,23 @@ def small_picture(photo, tmp_path):
     path = tmp_path / "photo.png"
     images.write(path, photo[100:196, 200:296])
     return path
+
+
+def test_what_is_quoted_is_not_overwritten_unasked(tmp_path, monkeypatch):
+    assert (side_by_side.KEPT / "coding.json").exists()
+    ignored = (side_by_side.ROOT / ".gitignore").read_text().split()
+    for path in (side_by_side.RESULTS, versus_jpeg.RESULTS, tiling.OUTPUT, transforms.OUTPUT):
+        assert f"/{path.relative_to(side_by_side.ROOT).parts[0]}/" in ignored
+    written = []
+    monkeypatch.setattr(complexity, "RESULTS", tmp_path)
+    monkeypatch.setattr(complexity, "configurations", lambda: {"a": None})
+    monkeypatch.setattr(complexity, "measure", lambda *_: written.append(1))
+    monkeypatch.setattr(complexity, "render", lambda _: "")
+    monkeypatch.setattr("sys.argv", ["complexity"])
+    before = complexity.OUTPUT.read_bytes()
+    complexity.main()
+    assert written and (tmp_path / "complexity.json").exists()
+    assert complexity.OUTPUT.read_bytes() == before
 
 
 def test_a_released_model_with_levels_is_compared_with_jpeg(
