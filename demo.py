@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import codec
-from common import coding, data, images, jpeg, metrics, tables, training
+from common import coding, data, export, images, jpeg, metrics, tables, targets, training
 from common.cli import report
 from common.files import replacing
 from mshyper.configs import demo
 from mshyper.models import MeanScaleHyperprior
 
 OUTPUT = pathlib.Path("demo")
+RELEASE = "mshyper-small-3"  # of the same architecture
 
 
 def show(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
@@ -32,6 +33,17 @@ def show(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
         figure.savefig(temporary, dpi=150)
 
 
+def show_training(path: pathlib.Path, rows: list[tables.Row]) -> None:
+    """Draws the validation loss over the steps of training."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([row["step"] for row in rows], [row["rd_loss"] for row in rows], "o-")
+    axes.set(xlabel="step", ylabel="validation loss (bpp + lambda MSE)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
 @report
 def main(_) -> None:
     """Runs the demo; everything lands in the folder `demo`."""
@@ -40,25 +52,30 @@ def main(_) -> None:
     shutil.rmtree(workdir, ignore_errors=True)
     OUTPUT.mkdir(exist_ok=True)
 
-    print(f"1. Training: {config.train.num_steps} more steps of {config.train.warm_start} on "
-          f"{config.data.train}")
+    steps, held_out = config.train.num_steps, config.data.validation
+    released = export.read_config(export.find(RELEASE))["train"]["num_steps"]
+    print(f"1. Training: {steps} steps from fresh weights, on {config.data.train}")
     exported = training.run(MeanScaleHyperprior, config, workdir)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-    losses = [line["rd_loss"] for line in lines if line["split"] == "validation"]
-    print(f"   validation loss (bpp + lambda MSE): {losses[0]:.4f} before, {losses[-1]:.4f} after; "
-          f"kept: {min(losses):.4f}")
+    rows = [line for line in lines if line["split"] == "validation"]
+    print(f"   On {held_out}, the loss (bpp + lambda MSE) falls:")
+    print(tables.render(rows, ("step", "rd_loss", "bpp", "psnr")))
+    show_training(OUTPUT / "training.png", rows)
 
-    print(f"\n2. Evaluation on {config.data.validation}, photographs it never saw: actual files")
-    model = codec.load_model(exported)
-    rows = [row for row, _ in coding.measure_all(model, data.find(config.data.validation))]
-    rows.append(tables.mean_row(rows))
-    print(tables.render(rows, ("image", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
-                               "encoding_time", "decoding_time")))
+    print(f"\n2. Evaluation on {held_out}, actual files: of this model, and of {RELEASE}, which "
+          f"was\n   trained for {released} steps, on other photographs")
+    sources, models, means = data.find(held_out), {}, []
+    for name in str(exported), RELEASE:
+        models[name] = codec.load_model(name)
+        level = targets.level(models[name], None)
+        measured = [row for row, _ in coding.measure_all(models[name], sources, level=level)]
+        means.append({"model": name, **tables.mean_row(measured)})
+    print(tables.render(means, ("model", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
+                                "encoding_time", "decoding_time")))
 
-    print("\n3. One photograph as a file, beside JPEG (4:2:0) of the nearest size")
-    source = data.find(config.data.validation)[0]
-    original = source.read()
-    stem = pathlib.Path(source.name).stem
+    print(f"\n3. One photograph as a file of {RELEASE}, beside JPEG (4:2:0) of the nearest size")
+    original, model = sources[0].read(), models[RELEASE]
+    stem = pathlib.Path(sources[0].name).stem
     pixels = original.shape[0] * original.shape[1]
     files = {"ntc": OUTPUT / f"{stem}.ntc", "JPEG": OUTPUT / f"{stem}.jpg"}
     ntc = coding.compress(model, original)
@@ -83,6 +100,7 @@ def main(_) -> None:
 
     print(f"""
 Where everything lies:
+   {OUTPUT / 'training.png'}   the loss over the steps
    {OUTPUT / 'comparison.png'}   original | ntc | JPEG
    {files['ntc']}, {OUTPUT / (stem + '.decoded.png')}, {files['JPEG']}
    {workdir}   the run; tensorboard --logdir {workdir}

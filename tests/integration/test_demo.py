@@ -1,26 +1,40 @@
 """The demo, with a few steps only."""
 
+import json
+
 import pytest
 
 import demo
-from common import images
+from common import export, images
 from mshyper.configs import demo as demo_config
 
 
 @pytest.mark.slow
 def test_demo(tmp_path, monkeypatch, capsys):
     config = demo_config.get_config()
-    config.train.num_steps = 4
-    config.train.checkpoint_interval = 2
-    config.data.batch_size = 1
+    config.train.num_steps = 20
+    config.train.checkpoint_interval = 5
+    config.data.batch_size = 2
     monkeypatch.setattr(demo.demo, "get_config", lambda: config)
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "demo")
     for _ in range(2):  # the second time over the first's files
         demo.main([])
         out = capsys.readouterr().out
-        assert "before" in out and "after" in out and "JPEG" in out
+        assert "falls" in out and "JPEG" in out and demo.RELEASE in out
     files = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert files == {"run", "coffee.ntc", "coffee.jpg", "coffee.decoded.png", "comparison.png"}
-    assert images.read(tmp_path / "demo" / "coffee.decoded.png").shape == (400, 600, 3)
-    sizes = [(tmp_path / "demo" / name).stat().st_size for name in ("coffee.ntc", "coffee.jpg")]
+    assert files == {"run", "training.png", "astronaut.ntc", "astronaut.jpg",
+                     "astronaut.decoded.png", "comparison.png"}
+    assert images.read(tmp_path / "demo" / "astronaut.decoded.png").shape == (512, 512, 3)
+    sizes = [(tmp_path / f"demo/astronaut{suffix}").stat().st_size for suffix in (".ntc", ".jpg")]
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    lines = map(json.loads, (tmp_path / "demo/run/metrics.jsonl").read_text().splitlines())
+    losses = [line["rd_loss"] for line in lines if line["split"] == "validation"]
+    assert len(losses) == 4 and losses[-1] < losses[0]
+
+
+def test_no_release_was_chosen_by_or_trained_on_what_the_demo_shows():
+    config = demo_config.get_config()
+    assert not config.train.warm_start, "weights are fresh"
+    for path in export.released_models().values():
+        their = export.read_config(path)["data"]
+        assert config.data.validation not in (their["train"], their["validation"], "photos")
