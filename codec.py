@@ -15,36 +15,51 @@ Several inputs, or folders, may be given at once: the model is loaded once. Wher
 in common/jobs.py; `-` is standard input, or as an output standard output.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib
 import pathlib
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from common import coding, data, export, images, inspection, itinf, jobs, tables, targets
+from common import export, images, jobs, methods, peek, tables
 from common import precision as precisions
 from common.cli import UserError, printable, report
 from common.container import SUFFIX, Container
-from common.levels import DEFAULT_QUALITY
-from common.model import Codec, Latents
-from factorized.models import FactorizedPrior
-from hific.mixture import HiFiCMixture
-from hific.models import HiFiC
-from joint_ar.models import JointAutoregressive
-from mshyper.bits_back import BitsBackHyperprior
-from mshyper.models import MeanScaleHyperprior
+from common.lazy import Codec, Latents, coding, data, inspection, itinf, levels, targets
+
+
+class _Codecs(Mapping):
+    """The classes of codecs, imported when they are asked for, by their modules."""
+
+    _NAMES = {
+        "factorized.models": "FactorizedPrior",
+        "mshyper.models": "MeanScaleHyperprior",
+        "mshyper.bits_back": "BitsBackHyperprior",
+        "joint_ar.models": "JointAutoregressive",
+        "hific.models": "HiFiC",
+        "hific.mixture": "HiFiCMixture",
+    }
+
+    def __getitem__(self, module):
+        return getattr(importlib.import_module(module), self._NAMES[module])
+
+    def __contains__(self, module):
+        return module in self._NAMES
+
+    def __iter__(self):
+        return iter(self._NAMES)
+
+    def __len__(self):
+        return len(self._NAMES)
+
 
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).
-CODECS = {
-    "factorized.models": FactorizedPrior,
-    "mshyper.models": MeanScaleHyperprior,
-    "mshyper.bits_back": BitsBackHyperprior,
-    "joint_ar.models": JointAutoregressive,
-    "hific.models": HiFiC,
-    "hific.mixture": HiFiCMixture,
-}
+CODECS = _Codecs()
 
 
 def find_class(path: pathlib.Path) -> type[Codec]:
@@ -86,7 +101,7 @@ def load_encoder(args: argparse.Namespace
         if args.refine_steps is not None or args.refine_lambda is not None:
             raise UserError("--refine_steps and --refine_lambda need --refine METHOD")
         return load_model(args.model, args.precision), coding.infer
-    method = itinf.method(args.refine)
+    method = methods.method(args.refine)
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
     model = load_model(args.model, args.precision)
@@ -102,7 +117,7 @@ def compress(args: argparse.Namespace) -> None:
     if target:
         targets.require_levels(model, str(target))
     elif model.levels:
-        target = targets.Target("quality", DEFAULT_QUALITY)
+        target = targets.Target("quality", levels.DEFAULT_QUALITY)
 
     def compress_one(source, output):
         image = jobs.read_image(source, args.max_pixels)
@@ -165,7 +180,7 @@ def info(args: argparse.Namespace) -> None:
             path = export.find(name)
             if not export.fingerprint(path).startswith(fields.fingerprint):
                 raise UserError(f"written by model {fields.fingerprint}, not by {name}")
-            level = coding.read_level(path, fields)
+            level = peek.read_level(path, fields)
             if level is not None:
                 at = f", level {level} of 0 to {export.read_levels(path)['count'] - 1}"
         return (f"{jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
@@ -280,7 +295,7 @@ def precision_option(default: str) -> argparse.ArgumentParser:
 # Arguments of commands that encode.
 REFINEMENT = argparse.ArgumentParser(add_help=False)
 REFINEMENT.add_argument("--refine", metavar="METHOD", help="optimise the latents of each image "
-                        f"before coding, which takes long; one of: {', '.join(itinf.METHODS)}")
+                        f"before coding, which takes long; one of: {', '.join(methods.METHODS)}")
 REFINEMENT.add_argument("--refine_steps", "--refine-steps", type=int, metavar="N",
                         help="for so many steps (default: the method's)")
 REFINEMENT.add_argument("--refine_lambda", "--refine-lambda", type=float, metavar="X",
@@ -362,7 +377,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     command.set_defaults(command=benchmark)
     command = commands.add_parser(
         "inspect", parents=[
-            files("*", coding.MAX_WHOLE_PIXELS), outputs(".inspect.png"), quality_option()],
+            files("*", images.MAX_WHOLE_PIXELS), outputs(".inspect.png"), quality_option()],
         help=inspect.__doc__)
     command.add_argument("--model", required=True, help=model_help)
     command.add_argument("--filters", action="store_true", help="draw what each channel of y adds "

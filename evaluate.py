@@ -20,6 +20,8 @@ LPIPS, FID and KID judge what PSNR does not see; their networks' weights come wi
 `make inception`.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import functools
@@ -32,17 +34,13 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
-
 import codec
-from common import coding, data, export, fidelity, images, metrics, tables
+from common import export, images, tables
 from common import precision as precisions
 from common.cli import UserError, add_option, report
 from common.curves import read_published, to_schema
 from common.files import replacing, write_json
-from common.inception import Inception
-from common.lpips import Lpips
-from common.model import Codec
+from common.lazy import Codec, Figure, Inception, Lpips, coding, data, fidelity, metrics
 
 POINTS = 7  # of the curve of a model with levels; 13 would have these among them
 _CROP = 256  # sides of the figure's crops, in pixels

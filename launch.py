@@ -22,6 +22,7 @@ import time
 import configs
 from common import runs, sweeps
 from common.cli import UserError, report
+from common.lazy import data
 
 _OWN_FLAGS = ("config", "hid", "experiments_dir", "xid")
 _POLL_SECONDS = 5
@@ -47,7 +48,7 @@ def _parse(argv):
     parser.add_argument("--xid", help="name of the experiment; by default the number of the Slurm "
                         "job, or for processes of this machine package, config and recipe")
     parser.add_argument("--force", action="store_true",
-                        help="launch runs even if they may be under way")
+                        help="launch runs even if they may be under way or lack their data")
     parser.add_argument("--dry_run", action="store_true", help="print what would be done")
     parser.add_argument("--wait", action="store_true", help="wait for Slurm to end all jobs")
     parser.add_argument("--args", nargs=argparse.REMAINDER, default=[],
@@ -137,6 +138,8 @@ def _evaluations(args, evaluate) -> list[sweeps.Job]:
         return sweeps.Job(args.main, run, [args.main, *argv])
 
     folder, jobs = evaluate.output_folder(options), []
+    if not args.force:
+        data.find(options.dataset)
     for curve, models in evaluate.find_runs(options.model, keep_going=True).items():
         for model in models:
             jobs.append(job(len(jobs), {"run": evaluate.run_name(model)}, folder / curve,
@@ -198,6 +201,8 @@ def main(argv: list[str]) -> None:
         _dry_run(launch, jobs, parameters)
         return
     if not evaluating and not args.force:
+        for job in jobs:
+            module.run.check(job.run.config, job.run.workdir)
         _require_idle(jobs, new=not at_once and not args.xid)  # named for the job
     launch.create([*jobs, last] if last and not at_once else jobs, slurm=not at_once)
     print(f"launch: {launch.folder}")

@@ -9,9 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import bjontegaard
 import numpy as np
-from scipy.interpolate import PchipInterpolator
+
+from common.lazy import PchipInterpolator, bjontegaard
 
 Range = tuple[float, float]
 UNLIMITED = (-math.inf, math.inf)

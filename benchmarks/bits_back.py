@@ -13,14 +13,17 @@ The photographs of `photos/validation` are not among those that a zoo model was 
 with levels codes at quality 50.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 
 import numpy as np
 
 import chain
-from common import coding, data, tables
+from common import tables
 from common.cli import report
+from common.lazy import coding, data
 from common.stack import Stack
 from mshyper.bits_back import BitsBackHyperprior
 

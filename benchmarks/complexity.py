@@ -31,6 +31,8 @@ Squeeze and excitation sees the whole image; the extent given beside is that wit
 constant. With attention in windows, the extent depends on the position, and the largest is given.
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import functools
@@ -43,18 +45,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-import tensorflow_compression as tfc
 import tqdm
-from tensorflow.python.framework import ops
 
 import codec
 from benchmarks.side_by_side import KEPT, RESULTS, ROOT
-from common import files, tables, transforms
+from common import files, tables
 from common.cli import UserError, report
-from common.transforms.attention import WindowAttention
-from common.transforms.convolution import SignalConv2D
-from common.transforms.layers import ShiftedConv
+from common.lazy import ops, tf, tfc, transforms
 
 HEIGHT, WIDTH = 512, 768  # pixels of the image
 
@@ -195,7 +192,8 @@ def cost(transform: tf.keras.Model, height: int, width: int, channels: int) -> C
       ValueError: it has an operation of which nothing is known.
     """
     function = tf.function(lambda x: transform(x), autograph=False)
-    with unittest.mock.patch.object(SignalConv2D, "call", tfc.SignalConv2D.call):
+    convolution = transforms.convolution.SignalConv2D
+    with unittest.mock.patch.object(convolution, "call", tfc.SignalConv2D.call):
         graph = function.get_concrete_function(tf.TensorSpec([1, height, width, channels])).graph
     profiled = uncounted = 0
     for op in graph.get_operations():
@@ -209,7 +207,7 @@ def cost(transform: tf.keras.Model, height: int, width: int, channels: int) -> C
                              "_UNCOUNTED or _NO_ARITHMETIC in benchmarks/complexity.py")
     masked = 0
     for layer in transform.submodules:
-        if isinstance(layer, ShiftedConv):
+        if isinstance(layer, transforms.layers.ShiftedConv):
             rows, columns, inputs, outputs = layer.kernel.shape
             masked += (rows * columns - len(layer.taps)) * inputs * outputs
     # Such layers keep the size: each weight is used once a position.
@@ -278,7 +276,7 @@ def influence(synthesis: tf.keras.Model, channels: int) -> dict:
 def _field(support: Support, stages: Sequence[tf.keras.Model]) -> dict:
     # What windows make of a position repeats with the largest of them, at y's stride.
     periods = [layer.window * stages[0].stride for stage in stages for layer in stage.submodules
-               if isinstance(layer, WindowAttention)]
+               if isinstance(layer, transforms.attention.WindowAttention)]
     stride = math.prod(stage.stride for stage in stages)
     offsets = range(max(1, max(periods, default=0) // stride))
     for length in _LENGTHS:

@@ -12,6 +12,8 @@ What gains, scales and the level itself cost is measured beside the same weights
 encoding and decoding in turns.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import statistics
@@ -23,8 +25,9 @@ import tqdm
 
 import codec
 from benchmarks import side_by_side
-from common import coding, data, metrics, tables, targets
+from common import tables
 from common.cli import report
+from common.lazy import coding, data, metrics, targets
 
 _OUTPUT = side_by_side.KEPT / "dials"
 _PLACES = (0.2, 0.5, 0.8)

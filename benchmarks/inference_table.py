@@ -15,6 +15,8 @@ image with the set-up, of bits-back twice, because a chain first tries out what 
 images are kept in OUTPUT.json, and the same command goes on from there.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import pathlib
@@ -26,8 +28,9 @@ from ml_collections import config_dict
 
 import codec
 from chain import load_model
-from common import coding, data, export, itinf, metrics, tables, targets
+from common import export, tables
 from common.cli import UserError, report
+from common.lazy import coding, data, itinf, metrics, targets
 from mshyper import chain
 
 ROWS = {"M1": "sga", "M2": "bb_sga", "M3": "base", "A1": "map", "A2": "ste", "A3": "unoise",

@@ -20,6 +20,8 @@ validation and checkpoints. Minutes are steps times that. Runs stay in `--experi
 same command goes on with them.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import json
@@ -28,14 +30,13 @@ import pathlib
 import statistics
 
 import numpy as np
-import tensorflow as tf
-from matplotlib.figure import Figure
 
+import codec
 from benchmarks import side_by_side
-from common import data, export, files, optimizers, schedules, tables, training
+from common import export, files, tables
 from common.cli import UserError, report
+from common.lazy import Figure, data, optimizers, schedules, tf, training
 from mshyper.configs import mbt2018, two_layer_syn
-from mshyper.models import MeanScaleHyperprior
 
 _HYPER = {
     "model.hyper_analysis.channels": (64, 64, 64),
@@ -77,7 +78,7 @@ def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Na
         name += f"-first-{trial}"
     folder = pathlib.Path(args.experiments_dir, model.partition(",")[0], name)
     try:
-        training.run(MeanScaleHyperprior, config, folder)
+        training.run(codec.CODECS["mshyper.models"], config, folder)
     except UserError as error:
         if not trial:
             raise
@@ -97,12 +98,12 @@ def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]
     steps = {}
     for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
         config = config_of(model, name, rate, 1000, args)
-        codec = export.build(MeanScaleHyperprior, config.to_dict())
-        trainer = training.Trainer(codec, config)
+        built = export.build(codec.CODECS["mshyper.models"], config.to_dict())
+        trainer = training.Trainer(built, config)
         trainer.compile(optimizer=optimizers.build(
             config.train.optimizer,
             schedules.learning_rate(config.train.schedule, rate, config.train.num_steps)))
-        trainer.optimizer.build(codec.trainable_variables)
+        trainer.optimizer.build(built.trainable_variables)
         steps[name] = tf.function(trainer.train_step)
     crops = data.Crops(data.find(args.train), 128, seed=0, min_scale=0.5)
     batches = [data.to_float(np.concatenate([crops.draw(8 * i + k) for k in range(8)]))

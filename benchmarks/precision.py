@@ -12,6 +12,8 @@ A model with levels codes at quality 50, and lambda is that of this level. Means
 of single images are in the JSON.
 """
 
+from __future__ import annotations
+
 import argparse
 import statistics
 
@@ -20,8 +22,9 @@ import tqdm
 
 import codec
 from benchmarks import side_by_side
-from common import coding, data, export, metrics, precision, tables, targets
+from common import export, precision, tables
 from common.cli import add_option, report
+from common.lazy import coding, data, metrics, targets
 
 _MODELS = ("mshyper-small-1", "mshyper-small-2", "joint_ar-small-2")
 _OUTPUT = side_by_side.KEPT / "precision"

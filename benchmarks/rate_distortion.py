@@ -18,6 +18,8 @@ What is there is not measured again, so the same command goes on where it was st
 curves are those of published.json, and of Kodak.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import math
@@ -26,16 +28,14 @@ import sys
 
 import numpy as np
 import tqdm
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 import configs
 import evaluate
 from benchmarks import bd, classical, versus_jpeg
 from benchmarks.side_by_side import KEPT, RESULTS
-from common import data, export, files, metrics, tables
+from common import export, files, tables
 from common.cli import UserError, add_option, report
-from common.lpips import Lpips
+from common.lazy import Axes, Figure, Lpips, data, metrics
 
 OUTPUT = KEPT / "rate_distortion"
 PUBLISHED = pathlib.Path(__file__).with_name("published.json")

@@ -7,6 +7,8 @@ larger than the model's, which --quality sets for a model with levels. The page 
 no other file.
 """
 
+from __future__ import annotations
+
 import argparse
 import base64
 import html
@@ -19,18 +21,16 @@ import string
 import sys
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 import codec
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import coding, data, tables, targets
+from common import tables
 from common.cli import UserError, report
 from common.files import replacing
-from common.model import Codec
+from common.lazy import Codec, Figure, coding, data, matplotlib, targets
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 # Pictures are shown with at most these sides, so that a page stays small.

@@ -19,6 +19,8 @@ The source shown, `SOURCE`, is one where rounding costs much. What it costs on a
 sources from the prior, is in the headline, beside the least loss of all integers around.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import os
@@ -27,15 +29,10 @@ import sys
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
-from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
-from common import itinf, quantizers, schedules
 from common.cli import UserError, report
 from common.files import replacing
-from common.optimizers import adam
+from common.lazy import Figure, LogLocator, LogNorm, itinf, optimizers, quantizers, schedules, tf
 
 SOURCE = (1.95, -1.45)
 SIGMA, LAMBDA = 1.5, 1.0
@@ -128,7 +125,8 @@ def infer(method: str, source: tf.Tensor, seed: int = 0) -> Inferred:
         with tf.GradientTape() as tape:
             tape.watch(y)
             loss = tf.reduce_sum(objective(relaxation(y, step), source))
-        return adam(y, tape.gradient(loss, y), moments, step, config.travel / config.num_steps)
+        return optimizers.adam(
+            y, tape.gradient(loss, y), moments, step, config.travel / config.num_steps)
 
     y = encode(source)
     moments, path = [tf.zeros_like(y), tf.zeros_like(y)], [y[0]]

@@ -10,18 +10,20 @@ in one graph each, on noise. Both precisions take turns in one process, and medi
 What is not fast in bfloat16 on this machine is listed at the end.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import math
 import statistics
 from collections.abc import Callable
 
-import tensorflow as tf
 import tqdm
 
 from benchmarks import complexity, side_by_side
-from common import files, precision, tables, transforms
+from common import files, precision, tables
 from common.cli import report
+from common.lazy import tf, transforms
 
 _PRECISIONS = ("float32", "bfloat16")
 OUTPUT = side_by_side.RESULTS / "transforms.json"

@@ -6,6 +6,8 @@ between the two qualities around it. Sizes are compared image by image; images a
 is no JPEG are left out and counted. A model with levels codes at quality 50.
 """
 
+from __future__ import annotations
+
 import argparse
 import datetime
 import math
@@ -15,9 +17,9 @@ import tqdm
 
 import codec
 from benchmarks.side_by_side import RESULTS
-from common import coding, data, export, files, jpeg, metrics, tables, targets
+from common import export, files, jpeg, tables
 from common.cli import add_option, report
-from mshyper.bits_back import BitsBackHyperprior
+from common.lazy import coding, data, metrics, targets
 
 QUALITIES = range(1, 96)
 
@@ -33,7 +35,7 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
 def coded_alone() -> list[str]:
     """Names of the released models that code one image a file; bits-back ones need a chain."""
     return [name for name, path in export.released_models().items()
-            if codec.find_class(path) is not BitsBackHyperprior]
+            if export.read_module(path) != "mshyper.bits_back"]
 
 
 @report

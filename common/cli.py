@@ -50,7 +50,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     def parse(argv):
         try:
             return parse_flags(
-                app.parse_flags_with_usage if _wants_help(argv) else flags.FLAGS, argv)
+                app.parse_flags_with_usage if wants_help(argv) else flags.FLAGS, argv)
         except UserError as error:
             sys.exit(_fail(error))
 
@@ -82,7 +82,8 @@ def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> lis
         sys.argv = whole
 
 
-def _wants_help(argv: list[str]) -> bool:
+def wants_help(argv: list[str]) -> bool:
+    """Whether a command line of absl asks for help."""
     return any(arg.lstrip("-") in ("help", "helpfull", "helpshort") for arg in argv[1:])
 
 

@@ -1,7 +1,6 @@
 """Images to .ntc files and back, with any model of the zoo."""
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,16 +10,14 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from common import data, export, images, metrics, quantizers, tiles
+from common import data, images, metrics, quantizers, tiles
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
+from common.images import MAX_WHOLE_PIXELS  # noqa: F401  (for who codes them whole)
 from common.model import Codec, Latents
+from common.peek import read_level  # noqa: F401  (also for who decodes)
 from common.timing import recording, stage
-
-# For what takes images whole, iterative inference and chains: memory grows with the image, by half
-# a GB a megapixel with 32 channels near the image, and 2 GB with 192.
-MAX_WHOLE_PIXELS = 25_000_000
 
 
 class Decoded(NamedTuple):
@@ -170,27 +167,6 @@ def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Dec
         raise UserError("the file does not decode to the symbols that were written: its stream or "
                         "its header was changed, and its checksum with it")
     return Decoded(latents, container.height, container.width)
-
-
-def read_level(path: str | os.PathLike, file: Container) -> int | None:
-    """The level at which a file was coded; None for a model of one rate.
-
-    Args:
-      path: folder of the exported model that wrote it.
-      file: its container.
-
-    Raises:
-      UserError: the file is damaged, or the model.
-    """
-    levels, tables = export.build_levels(path), export.read_tables(path)
-    if not levels:
-        return None
-    try:
-        # In the tables it comes last, but for the digits.
-        level = levels.decode(RangeDecoder(tables, file.stream), len(tables.sizes) - 2)
-    except CodingError as error:
-        raise UserError(f"the file cannot be decoded ({error})") from error
-    return int(level[0])
 
 
 def check_size(model, height, width, max_pixels):

@@ -10,6 +10,8 @@
 Folders of format 1, which has no number and its weights in a tf.train.Checkpoint, are read too.
 """
 
+from __future__ import annotations
+
 import collections
 import dataclasses
 import hashlib
@@ -19,17 +21,12 @@ import pathlib
 import types
 
 import numpy as np
-import tensorflow as tf
 
 import configs
-from common import format1, weights
 from common import precision as precisions
 from common.cli import UserError
-from common.entropy import Tables
-from common.exact import Network
 from common.files import NPZ_ERRORS, replacing, write_json
-from common.levels import Levels
-from common.model import Codec
+from common.lazy import Codec, Levels, Network, Tables, format1, tf, weights
 
 FORMAT = 2
 
@@ -106,12 +103,21 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
 
 def read_tables(path: str | os.PathLike) -> Tables:
     """The range coder's tables of an exported model. Raises UserError."""
+    arrays = read_arrays(path, "tables")
     try:
-        tables = Tables(**_arrays(pathlib.Path(path) / "tables.npz"))
+        tables = Tables(**arrays)
         tables.check()
         return tables
     except NPZ_ERRORS as error:
         raise UserError(f"{path}: its tables cannot be read ({error})") from None
+
+
+def read_arrays(path: str | os.PathLike, name: str) -> dict[str, np.ndarray]:
+    """The content of a .npz file of an exported model. Raises UserError."""
+    try:
+        return _arrays(pathlib.Path(path) / f"{name}.npz")
+    except NPZ_ERRORS as error:
+        raise UserError(f"{path}: its {name} cannot be read ({error})") from None
 
 
 def build(model_class: type[Codec], config: dict) -> Codec:

@@ -1,5 +1,7 @@
 """Image files, and the padding that lets a model take images of any size."""
 
+from __future__ import annotations
+
 import collections
 import contextlib
 import functools
@@ -14,13 +16,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 import numpy as np
-import tensorflow as tf
 from absl import logging
 from PIL import Image, TiffImagePlugin
 
 from common import colour, metadata
 from common.cli import UserError
 from common.files import replacing
+from common.lazy import tf
 
 Image.init()
 # Formats that Pillow opens and that are not read here: they need other programs, are no pictures of
@@ -64,6 +66,9 @@ WRITTEN = tuple(suffix for suffix, name in Image.registered_extensions().items()
 
 # A few kilobytes shall not ask for gigabytes of memory.
 MAX_PIXELS = 200_000_000
+# For what takes images whole, iterative inference and chains: memory grows with the image, by half
+# a GB a megapixel with 32 channels near the image, and 2 GB with 192.
+MAX_WHOLE_PIXELS = 25_000_000
 # Pillow raises an error at twice its limit; between the two it would only warn, and we refuse.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _LIMIT = threading.Lock()  # held while Pillow's limit is another

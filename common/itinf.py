@@ -4,8 +4,7 @@
 
 The networks stay as they are; the latents are variables that minimise the loss of training through
 `Codec.generate`. The decoder notices nothing. A method is a quantizer, its temperature, an
-optimiser and a rule to stop; `METHODS` has those of Yang, Bamler & Mandt 2020 (arXiv 2006.04240)
-and Yang & Mandt 2023.
+optimiser and a rule to stop (common/methods.py).
 
 Every `check_interval` steps the latents are rounded as a file holds them, and measured. This gives
 
@@ -48,58 +47,10 @@ from common import (
 )
 from common.cli import UserError
 from common.files import replacing, write_json
+from common.methods import METHODS, method  # noqa: F401  (also for who refines)
 from common.model import Codec, Generated, Latents
 from common.optimizers import adam
 from common.timing import stage
-
-# --- Methods ----------------------------------------------------------------------------------
-
-
-def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedule=None,
-            patience=0):
-    return config_dict.ConfigDict(dict(
-        quantizer=quantizer,
-        temperature=temperature or {},  # arguments of schedules.temperature
-        num_steps=num_steps,
-        travel=travel,  # learning rate of Adam times num_steps: how far a latent can get
-        schedule=schedule or dict(cls="Constant"),
-        largest_rate=0.05,  # of Adam, when there are few steps: more finds nothing better
-        check_interval=10,
-        patience=patience,  # checks in a row without a better one, after which to stop; 0: never
-        seed=0,
-    ))
-
-
-# Yang et al. 2020: rate 1e-3 a step from step 700 on, of 2000 steps.
-_TEMPERATURE_2020 = dict(rate=2.0, start=0.35, largest=0.5)
-
-METHODS = {
-    "sga": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020, num_steps=500),
-    "sga_yang2020": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020),
-    # 3000 steps: rate 5e-4 a step from step 200 on.
-    "sga_yang2023": lambda: _method(
-        "StochasticGumbel", num_steps=3000, travel=15.0,
-        temperature=dict(rate=1.5, start=1 / 15, largest=0.5),
-        schedule=dict(cls="WarmupDrop", warmup=0.0, drop_at=0.9, drop_factor=0.1)),
-    "map": lambda: _method("Continuous", patience=1),
-    "ste": lambda: _method("StraightThrough", travel=0.2, patience=1),
-    "unoise": lambda: _method("UniformNoise"),
-    "danneal": lambda: _method(
-        # exp(-4e-3 t), but never above 0.2.
-        "DeterministicAnnealing", temperature=dict(rate=8.0, start=math.log(5) / 8, largest=0.2)),
-}
-
-
-def method(name: str) -> config_dict.ConfigDict:
-    """The method called `name`.
-
-    Raises:
-      UserError: there is no such method.
-    """
-    if name not in METHODS:
-        raise UserError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
-    return METHODS[name]()
-
 
 _QUANTIZERS = {
     "StochasticGumbel": lambda seed, tau: quantizers.StochasticGumbel(tau, seed),
@@ -363,7 +314,11 @@ def program(*model_classes: type[Codec]) -> runs.Program:
             "refined.rd_loss", "steps", "seconds")))
         print(f"written: {workdir}")
 
-    return runs.Program(model_classes[0].__module__.partition(".")[0], refine)
+    def check(config, workdir):
+        objective(_find(config, workdir), **_objective(config))
+        data.find(config.data)
+
+    return runs.Program(model_classes[0].__module__.partition(".")[0], refine, check=check)
 
 
 def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[tables.Row]:

@@ -6,16 +6,18 @@ float32 in either precision, and so are values that are rounded, rates and losse
 point (common/exact.py), which encoder and decoder must agree on, know nothing of this.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os
 import pathlib
 from collections.abc import Iterator
 
-import tensorflow as tf
 from absl import logging
 
 from common.cli import UserError
+from common.lazy import tf
 
 CHOICES = ("auto", "float32", "bfloat16")
 

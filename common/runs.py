@@ -2,7 +2,7 @@
 
 A run lives in <experiments_dir>/<xid>/wid=<n>-<runname>/ and is a function of its config.json.
 
-TensorFlow, whose import takes seconds, is not imported here: see common/sweeps.py.
+TensorFlow, whose import takes seconds, is not imported here: see common/lazy.py.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import config_dict, config_flags
 
 import configs
-from common import cli, tables
+from common import cli, export, tables
 from common.cli import UserError
 from common.files import write_json
 
@@ -64,15 +64,35 @@ class Program:
       work: does the work, given the config and the folder of a run.
       split: takes a command line; returns what of it absl should parse, and a function that then
         has the last word on the config.
+      check: raises UserError, given the config and the folder of a run, for what can be told before
+        the work begins: that data or a model are not there.
     """
 
     package: str
     work: Callable[[config_dict.ConfigDict, pathlib.Path], None]
     split: Callable[[list[str]], tuple[list[str], Callable[[config_dict.ConfigDict], None]]] = (
         lambda argv: (argv, lambda config: None))
+    check: Callable[[config_dict.ConfigDict, pathlib.Path], None] = lambda config, workdir: None
 
     def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         self.work(config, workdir)
+
+
+def program(package: str) -> Callable[[Callable[[], Program]], Program]:
+    """Makes a function, which imports and returns a program of `package`, that program.
+
+    It is called when there is something to do: --help does not wait for TensorFlow.
+    """
+    def decorate(function):
+        load = functools.cache(function)
+
+        def split(argv):
+            return (argv, lambda config: None) if cli.wants_help(argv) else load().split(argv)
+
+        return Program(package, lambda *run: load().work(*run), split,
+                       lambda *run: load().check(*run))
+
+    return decorate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,8 +329,6 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
     Raises:
       UserError: there is none, or several runs with that wid.
     """
-    from common import export  # imports TensorFlow
-
     wid, runs = workdir.name.partition("-")[0], sorted(pathlib.Path(name).glob("wid=*"))
     same = [run for run in runs if run.name.startswith(f"{wid}-")]
     if not runs:

@@ -8,7 +8,7 @@ A launch (launch.py) has a folder <experiments_dir>/launches/<UTC time>-<name>/:
 
 Jobs run in the folder that the launch was made in, so that relative paths mean what they meant
 there. A process can be told to stop as soon as submitit has unpickled its job, which imports this
-module; hence nothing here imports TensorFlow, which takes seconds.
+module; hence nothing here imports TensorFlow, which takes seconds (common/lazy.py).
 """
 
 import collections

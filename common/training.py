@@ -609,7 +609,14 @@ def program(*model_classes: type[Codec],
             raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
         print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
-    return runs.Program(package, train, _split_components)
+    def check(config, workdir):
+        _check(config, replicas=1)
+        for name in filter(None, (config.data.train, config.data.validation)):
+            data.find(name)
+        if config.train.warm_start:
+            runs.find_model("train.warm_start", config.train.warm_start, workdir)
+
+    return runs.Program(package, train, _split_components, check)
 
 
 def _split_components(argv):

@@ -4,10 +4,17 @@
         --config.model=experiments/factorized-bls2017 --hid 2
 """
 
-from common import itinf, runs
-from factorized.models import FactorizedPrior
+from common import runs
 
-run = itinf.program(FactorizedPrior)
+
+@runs.program("factorized")
+def run():
+    """Inference by a config."""
+    from common import itinf
+    from factorized.models import FactorizedPrior
+
+    return itinf.program(FactorizedPrior)
+
 
 if __name__ == "__main__":
     runs.main(run)

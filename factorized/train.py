@@ -3,10 +3,17 @@
     python -m factorized.train --config factorized/configs/bls2017.py --hid 2
 """
 
-from common import runs, training
-from factorized.models import FactorizedPrior
+from common import runs
 
-run = training.program(FactorizedPrior)
+
+@runs.program("factorized")
+def run():
+    """Training of a config."""
+    from common import training
+    from factorized.models import FactorizedPrior
+
+    return training.program(FactorizedPrior)
+
 
 if __name__ == "__main__":
     runs.main(run)

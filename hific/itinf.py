@@ -4,11 +4,18 @@
         --config.model=experiments/hific-stage2_low
 """
 
-from common import itinf, runs
-from hific.mixture import HiFiCMixture
-from hific.models import HiFiC
+from common import runs
 
-run = itinf.program(HiFiC, HiFiCMixture)
+
+@runs.program("hific")
+def run():
+    """Inference by a config."""
+    from common import itinf
+    from hific.mixture import HiFiCMixture
+    from hific.models import HiFiC
+
+    return itinf.program(HiFiC, HiFiCMixture)
+
 
 if __name__ == "__main__":
     runs.main(run)

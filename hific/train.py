@@ -3,12 +3,19 @@
     python -m hific.train --config hific/configs/stage1_low.py
 """
 
-from common import runs, training
-from hific import adversarial
-from hific.mixture import HiFiCMixture
-from hific.models import HiFiC
+from common import runs
 
-run = training.program(HiFiC, HiFiCMixture, make_trainer=adversarial.trainer)
+
+@runs.program("hific")
+def run():
+    """Training of a config."""
+    from common import training
+    from hific import adversarial
+    from hific.mixture import HiFiCMixture
+    from hific.models import HiFiC
+
+    return training.program(HiFiC, HiFiCMixture, make_trainer=adversarial.trainer)
+
 
 if __name__ == "__main__":
     runs.main(run)

@@ -3,10 +3,17 @@
     python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga
 """
 
-from common import itinf, runs
-from joint_ar.models import JointAutoregressive
+from common import runs
 
-run = itinf.program(JointAutoregressive)
+
+@runs.program("joint_ar")
+def run():
+    """Inference by a config."""
+    from common import itinf
+    from joint_ar.models import JointAutoregressive
+
+    return itinf.program(JointAutoregressive)
+
 
 if __name__ == "__main__":
     runs.main(run)

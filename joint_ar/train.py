@@ -3,10 +3,17 @@
     python -m joint_ar.train --config joint_ar/configs/mbt2018.py --hid 2
 """
 
-from common import runs, training
-from joint_ar.models import JointAutoregressive
+from common import runs
 
-run = training.program(JointAutoregressive)
+
+@runs.program("joint_ar")
+def run():
+    """Training of a config."""
+    from common import training
+    from joint_ar.models import JointAutoregressive
+
+    return training.program(JointAutoregressive)
+
 
 if __name__ == "__main__":
     runs.main(run)

@@ -3,10 +3,17 @@
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
 """
 
-from common import itinf, runs
-from mshyper.models import MeanScaleHyperprior
+from common import runs
 
-run = itinf.program(MeanScaleHyperprior)
+
+@runs.program("mshyper")
+def run():
+    """Inference by a config."""
+    from common import itinf
+    from mshyper.models import MeanScaleHyperprior
+
+    return itinf.program(MeanScaleHyperprior)
+
 
 if __name__ == "__main__":
     runs.main(run)

@@ -3,11 +3,18 @@
     python -m mshyper.train --config mshyper/configs/mbt2018.py --hid 2
 """
 
-from common import runs, training
-from mshyper.bits_back import BitsBackHyperprior
-from mshyper.models import MeanScaleHyperprior
+from common import runs
 
-run = training.program(MeanScaleHyperprior, BitsBackHyperprior)
+
+@runs.program("mshyper")
+def run():
+    """Training of a config."""
+    from common import training
+    from mshyper.bits_back import BitsBackHyperprior
+    from mshyper.models import MeanScaleHyperprior
+
+    return training.program(MeanScaleHyperprior, BitsBackHyperprior)
+
 
 if __name__ == "__main__":
     runs.main(run)

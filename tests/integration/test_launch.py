@@ -358,6 +358,32 @@ def test_sbatch_without_srun(wrappers, tmp_path, monkeypatch, capsys):
     assert "no srun" in error and not (tmp_path / "experiments").exists()
 
 
+# --- What is checked before anything is queued ----------------------------------------------------
+
+
+def test_data_and_models_are_looked_for_before_jobs_are_queued(wrappers, tmp_path, capsys):
+    wrappers(sbatch="echo 4711", squeue="echo 4711 PENDING")
+    train = [*TRAINING[:3], str(ROOT / TRAINING[3]), "--hids", "0", "--xid", "mine"]
+    photos = ["--config.data.train=photos/train", "--config.data.validation=photos/validation"]
+    itinf = ["--main", "mshyper.itinf", "--config", str(ROOT / "mshyper/configs/itinf.py:sga"),
+             "--hids", "0"]
+    for command, message in (
+            ([*train, "--args", "--config.data.train=nowhere/*.png"], "'nowhere/*.png' is neither"),
+            ([*train, "--args", *photos, "--config.data.validation=none"], "'none' is neither"),
+            ([*train, "--args", *photos, "--config.train.warm_start=none"], "no model 'none'"),
+            ([*train, "--args", *photos, "--config.data.batch_size=0"], "data.batch_size is 0"),
+            ([*itinf, "--args", "--config.data=nowhere"], "'nowhere' is neither"),
+            ([*itinf, "--args", "--config.model=none"], "no model 'none'"),
+            (["--main", "evaluate", "--args", "--model", "mshyper-small-1", "--dataset",
+              "nowhere"], "'nowhere' is neither")):
+        assert main(*command) == 2, command
+        error, = capsys.readouterr().err.splitlines()
+        assert message in error and not calls(tmp_path, "sbatch")
+        assert not (tmp_path / "experiments").exists()
+    assert main(*train, "--force", "--args", "--config.data.train=nowhere/*.png") == 0
+    assert calls(tmp_path, "sbatch") == 1
+
+
 # --- Mistakes -------------------------------------------------------------------------------------
 
 

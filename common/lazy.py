@@ -1,0 +1,67 @@
+"""What needs TensorFlow or matplotlib, which take seconds to import, imported when it is used.
+
+    from common.lazy import coding, tf    # like `from common import coding`, and TensorFlow
+
+Programs import so what their work needs, and modules what few of their functions need: a command
+line is read, and --help printed, before anything is imported that takes long. Annotations would
+use it; where they name such classes, `from __future__ import annotations` leaves them unread.
+"""
+
+import importlib
+
+# Others than modules of `common`.
+_PLACES = {
+    "tf": ("tensorflow", None),
+    "tfc": ("tensorflow_compression", None),
+    "ops": ("tensorflow.python.framework.ops", None),
+    "matplotlib": ("matplotlib", None),
+    "bjontegaard": ("bjontegaard", None),
+    "Axes": ("matplotlib.axes", "Axes"),
+    "Codec": ("common.model", "Codec"),
+    "Figure": ("matplotlib.figure", "Figure"),
+    "Inception": ("common.inception", "Inception"),
+    "Latents": ("common.model", "Latents"),
+    "Levels": ("common.levels", "Levels"),
+    "LogLocator": ("matplotlib.ticker", "LogLocator"),
+    "LogNorm": ("matplotlib.colors", "LogNorm"),
+    "Lpips": ("common.lpips", "Lpips"),
+    "Network": ("common.exact", "Network"),
+    "PchipInterpolator": ("scipy.interpolate", "PchipInterpolator"),
+    "Tables": ("common.entropy", "Tables"),
+}
+
+
+class _Lazy:
+    """Stands for a module, or for a class in it, also where it is patched; is none itself."""
+
+    __slots__ = ("_module", "_name")
+
+    def __init__(self, module: str, name: str | None):
+        object.__setattr__(self, "_module", module)
+        object.__setattr__(self, "_name", name)
+
+    @property
+    def __dict__(self):
+        return vars(self._get())
+
+    def _get(self):
+        module = importlib.import_module(self._module)
+        return getattr(module, self._name) if self._name else module
+
+    def __getattr__(self, name):
+        return getattr(self._get(), name)
+
+    def __setattr__(self, name, value):
+        setattr(self._get(), name, value)
+
+    def __delattr__(self, name):
+        delattr(self._get(), name)
+
+    def __call__(self, *args, **kwargs):
+        return self._get()(*args, **kwargs)
+
+
+def __getattr__(name: str) -> _Lazy:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return _Lazy(*_PLACES.get(name, (f"common.{name}", None)))

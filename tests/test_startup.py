@@ -1,0 +1,83 @@
+"""Commands answer before anything is imported that takes seconds."""
+
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from common import coding, export, lazy, peek
+from common.cli import UserError
+from common.container import Container
+from common.lpips import Lpips
+
+SLOW = ("tensorflow", "tensorflow_compression", "tensorflow_probability", "matplotlib", "scipy")
+# Runs a command as `python -m` does, and prints what of these it has imported.
+SCRIPT = f"""
+import runpy, sys
+module = sys.argv.pop(1)
+try:
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+finally:
+    print("imported:", *[name for name in {SLOW!r} if name in sys.modules])
+"""
+BENCHMARKS = ("coding", "complexity", "dials", "optimizers", "precision", "rate_distortion",
+              "report", "scaling", "sga_landscape", "tiling", "training_step", "transforms",
+              "versus_jpeg")
+
+
+def run(*command):
+    done = subprocess.run([sys.executable, "-c", SCRIPT, *map(str, command)],
+                          capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    *out, imported = done.stdout.splitlines()
+    assert imported == "imported:", command
+    return out
+
+
+@pytest.mark.parametrize("command", [
+    ["codec"], ["codec", "compress"], ["evaluate"], ["launch"],
+    *([f"{package}.{command}"] for package in ("factorized", "mshyper", "joint_ar", "hific")
+      for command in ("train", "itinf")),
+    *([f"benchmarks.{name}"] for name in BENCHMARKS)], ids=" ".join)
+def test_help(command):
+    assert len(run(*command, "--help")) > 5
+
+
+@pytest.mark.parametrize("name", ["mshyper-small-1", "mshyper-small-3"])
+def test_info(name, photo, tmp_path):
+    from codec import load_model
+
+    model, path = load_model(name), export.find(name)
+    image = photo[100:164, 200:296]
+    for level in (0, 1, 77, 199, 200) if model.levels else (None,):
+        ntc = coding.compress(model, image, level=level)
+        assert peek.read_level(path, Container.unpack(ntc, image.size)) == level
+    (tmp_path / "photo.ntc").write_bytes(ntc)
+    line, = run("codec", "info", tmp_path / "photo.ntc")
+    assert f"({name})" in line and ("level 200 of 0 to 200" in line) == bool(model.levels)
+
+
+def test_a_level_that_no_encoder_writes():
+    file = Container("0" * 8, 1, 1, b"\xff" * 8, 0)
+    with pytest.raises(UserError, match="cannot be decoded .level 201 of a model with 201"):
+        peek.read_level(export.find("mshyper-small-3"), file)
+
+
+def test_what_stands_for_a_module_is_patched_with_it(monkeypatch):
+    monkeypatch.setattr(coding, "infer", "patched")
+    assert lazy.coding.infer == "patched"
+    monkeypatch.setattr(lazy.coding, "infer", "again")
+    assert coding.infer == "again"
+    with pytest.raises(ModuleNotFoundError):
+        lazy.nonsense.infer()
+
+
+def test_what_stands_for_a_class_is_patched_for_a_while_only(tmp_path):
+    for patch in (pytest.MonkeyPatch().context, lambda: mock.patch.object(lazy.Lpips, "load")):
+        with patch() as patched:
+            if isinstance(patched, pytest.MonkeyPatch):
+                patched.setattr(lazy.Lpips, "load", lambda path: path)
+                assert Lpips.load(1) == 1
+        with pytest.raises(UserError, match="make lpips"):
+            Lpips.load(tmp_path / "none.npz")
