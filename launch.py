@@ -138,8 +138,6 @@ def _evaluations(args, evaluate) -> list[sweeps.Job]:
         return sweeps.Job(args.main, run, [args.main, *argv])
 
     folder, jobs = evaluate.output_folder(options), []
-    if not args.force:
-        data.find(options.dataset)
     for curve, models in evaluate.find_runs(options.model, keep_going=True).items():
         for model in models:
             jobs.append(job(len(jobs), {"run": evaluate.run_name(model)}, folder / curve,
@@ -200,7 +198,9 @@ def main(argv: list[str]) -> None:
     if args.dry_run:
         _dry_run(launch, jobs, parameters)
         return
-    if not evaluating and not args.force:
+    if evaluating:
+        data.find(module.parse(args.args).dataset)
+    elif not args.force:
         for job in jobs:
             module.run.check(job.run.config, job.run.workdir)
         _require_idle(jobs, new=not at_once and not args.xid)  # named for the job

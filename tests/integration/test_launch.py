@@ -369,7 +369,7 @@ def test_data_and_models_are_looked_for_before_jobs_are_queued(wrappers, tmp_pat
              "--hids", "0"]
     for command, message in (
             ([*train, "--args", "--config.data.train=nowhere/*.png"], "'nowhere/*.png' is neither"),
-            ([*train, "--args", *photos, "--config.data.validation=none"], "'none' is neither"),
+            ([*train, "--args", photos[0], "--config.data.validation=none"], "'none' is neither"),
             ([*train, "--args", *photos, "--config.train.warm_start=none"], "no model 'none'"),
             ([*train, "--args", *photos, "--config.data.batch_size=0"], "data.batch_size is 0"),
             ([*itinf, "--args", "--config.data=nowhere"], "'nowhere' is neither"),
