@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import glob
 import importlib.util
+import math
 import os
 import pathlib
 from collections.abc import Callable
@@ -160,6 +161,8 @@ class Crops:
         the image would be smaller than the patch.
       flip: mirror left and right at random.
       cache_gib: decoded images are kept in memory when the whole set fits into this many GiB.
+      by_size: a pass has an image once for every `patch_size` of its side, the root of its area;
+        so that small images among large ones are not seen again and again.
 
     Raises:
       UserError: no image of the set can be read.
@@ -167,7 +170,7 @@ class Crops:
 
     def __init__(self, sources: list[Source], patch_size: int, seed: int, *,
                  crops_per_image: int = 1, min_scale: float = 1.0, flip: bool = True,
-                 cache_gib: float = 4.0):
+                 cache_gib: float = 4.0, by_size: bool = False):
         self.patch_size = patch_size
         self.crops_per_image = crops_per_image
         self._seed = seed
@@ -177,7 +180,8 @@ class Crops:
         sizes = _of_readable(sources, Source.size)
         fits = sum(3 * h * w for h, w in sizes.values()) / 2**30 <= cache_gib
         self._cache = _of_readable(list(sizes), Source.read) if fits else {}
-        self._sources = list(self._cache or sizes)
+        self._sources = [source for source in self._cache or sizes for _ in range(
+            max(1, round(math.sqrt(math.prod(sizes[source])) / patch_size)) if by_size else 1)]
 
     def __len__(self) -> int:
         return len(self._sources)

@@ -28,6 +28,7 @@ def yang2023() -> config_dict.ConfigDict:
             crops_per_image=1,
             min_scale=1.0,  # crops are down-scaled by a random factor of at least this
             flip=False,
+            by_size=False,  # large images are drawn more often (common/data.py)
             cache_gib=4.0,
         ),
         train=dict(

@@ -185,6 +185,15 @@ def photos():
     return data.find("photos/validation")
 
 
+def test_large_images_are_drawn_more_often_by_size(tmp_path):
+    for side in (8, 16, 48):
+        Image.fromarray(np.full((side, side, 3), side, np.uint8)).save(tmp_path / f"{side}.png")
+    for by_size, expected in ((False, [1, 1, 1]), (True, [1, 1, 3])):
+        drawer = crops(tmp_path, by_size=by_size)
+        drawn = [int(drawer.draw(n)[0, 0, 0, 0]) for n in range(2 * sum(expected))]
+        assert [drawn.count(side) for side in (8, 16, 48)] == [2 * times for times in expected]
+
+
 def test_draws_are_a_function_of_seed_and_number(photos):
     def make(seed, cache_gib=4.0):
         return data.Crops(photos, 32, seed, min_scale=0.5, cache_gib=cache_gib)
