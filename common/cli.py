@@ -1,7 +1,9 @@
 """What the command-line programs share: one clear line for a user's mistake, exit code 2."""
 
 import argparse
+import difflib
 import io
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,9 +50,13 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """
 
     def parse(argv):
+        if wants_help(argv):
+            try:
+                return app.parse_flags_with_usage(argv)
+            except SystemExit:  # absl calls that a failure
+                sys.exit(0)
         try:
-            return parse_flags(
-                app.parse_flags_with_usage if wants_help(argv) else flags.FLAGS, argv)
+            return parse_flags(flags.FLAGS, argv)
         except UserError as error:
             sys.exit(_fail(error))
 
@@ -64,22 +70,23 @@ def add_option(parser: argparse.ArgumentParser, names: Sequence[str], older: Seq
     parser.add_argument(*names, *older, **arguments).option_strings = [*names]
 
 
-def parse_flags(parse: Callable[[list[str]], list[str]], argv: list[str]) -> list[str]:
-    """What `parse`, flags of absl that may include one for a config, returns of a command line.
+def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """What absl's `values` leave over of a command line.
 
     Raises:
       UserError: a mistake in the flags.
     """
-    whole, sys.argv = sys.argv, argv  # where config_flags looks for overrides
     try:
-        return parse(argv)
-    except (KeyError, AttributeError) as error:  # from an override like --config.train.x=1
-        raise UserError(
-            f"the config has no key {str(error.args[0]).strip(chr(39))}") from None
-    except (flags.Error, OSError, TypeError, ValueError) as error:
+        return values(argv)
+    except flags.IllegalFlagValueError as error:
+        raise UserError(re.sub(r"invalid literal for int\(\).*", "need a whole number", str(error))
+                        ) from None
+    except flags.UnrecognizedFlagError as error:
+        known = difflib.get_close_matches(error.flagname, values, n=1)
+        hint = f"did you mean --{known[0]}?" if known else "see --help"
+        raise UserError(f"there is no flag --{error.flagname}; {hint}") from None
+    except flags.Error as error:
         raise UserError(str(error)) from None
-    finally:
-        sys.argv = whole
 
 
 def wants_help(argv: list[str]) -> bool:
