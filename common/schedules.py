@@ -28,6 +28,9 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
     def observe(self, loss: float) -> None:
         """Takes note of a validation loss, on which most schedules do not depend."""
 
+    def rescale(self, factor: float) -> None:
+        """Has a state that was restored follow a change of the largest rate by `factor`."""
+
 
 class Constant(Schedule):
     """The learning rate throughout."""
@@ -157,6 +160,9 @@ class ReduceOnPlateau(Schedule, tf.Module):
     def __call__(self, step):
         del step
         return tf.identity(self._rate)
+
+    def rescale(self, factor):
+        self._rate.assign(self._rate * factor)
 
     def observe(self, loss):
         c = self._config

@@ -8,6 +8,7 @@ metrics.jsonl as a run that was never stopped.
 
 import ast
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -23,10 +24,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from common import (
+    checkpoints,
     data,
     distribution,
     export,
     images,
+    locks,
     metrics,
     objectives,
     optimizers,
@@ -42,12 +45,22 @@ from common.cli import UserError
 from common.exact import ConversionError
 from common.files import replacing
 from common.model import Codec
+from common.progress import Progress
 
 # What the command line says of a component: its class, or arguments that the config need not have.
 _COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
 # How many levels are validated, if the codec has some.
 _LEVELS = 5
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
+# What may be another when a run goes on: it changes nothing of what is done, or only what follows.
+_MAY_CHANGE = (
+    "data.cache_gib",
+    *(f"train.{key}" for key in (
+        "checkpoint_interval", "export_dtype", "jit_compile", "log_interval", "num_steps",
+        "profile_steps", "strategy")),
+    *(f"train.{optimizer}.{key}" for optimizer in ("optimizer", "adversarial.optimizer")
+      for key in ("learning_rate", "global_clipnorm", "clipnorm", "clipvalue")),
+)
 
 
 class Trainer(tf.keras.Model):
@@ -272,15 +285,17 @@ class Journal(tf.keras.callbacks.Callback):
       trainer: the model that Keras trains.
       rate: the learning rate, which may depend on validation.
       sources: validation images; may be empty.
+      lock: that of the folder, if others may want it.
     """
 
     _supports_tf_logs = True
     _NUM_PICTURES = 4
 
     def __init__(self, workdir: pathlib.Path, config, trainer: Trainer, rate: schedules.Schedule,
-                 sources: list[data.Source]):
+                 sources: list[data.Source], lock: locks.Lock | None = None):
         super().__init__()
         self._workdir = workdir
+        self._lock = lock
         self._config = config
         self._trainer = trainer
         self._rate = rate
@@ -288,18 +303,21 @@ class Journal(tf.keras.callbacks.Callback):
         # The step of the last interval's end that is over, validation and all.
         self._settled = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._settling = False
-        self._checkpoint = tf.train.Checkpoint(
-            codec=trainer.codec, result=trainer.result, optimizer=trainer.optimizer,
-            best_loss=self._best_loss, settled=self._settled, **trainer.state())
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, str(workdir / "checkpoints"), max_to_keep=2, checkpoint_name="step")
+        self._checkpoints = checkpoints.Checkpoints(
+            workdir / "checkpoints", codec=trainer.codec, result=trainer.result,
+            optimizer=trainer.optimizer, best_loss=self._best_loss, settled=self._settled,
+            **trainer.state())
+        self._progress = None
+        self._trained = {}  # the last means of what was measured in training
         self._validation = data.whole_images(sources) if sources else None
         self._validator = Validator(trainer.result, config, trainer.rate_control)
         self._pictures = [source.read() for source in sources[:self._NUM_PICTURES]]
-        self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
-        with self._writer.as_default():
+        with checkpoints.writing(workdir / "tensorboard"):
+            self._writer = tf.summary.create_file_writer(str(workdir / "tensorboard"))
+        with self._writing_events():
             for i, picture in enumerate(self._pictures):
                 tf.summary.image(f"validation/{i}/original", picture[None], 0)
+            self._writer.flush()
 
     @property
     def step(self) -> int:
@@ -310,22 +328,17 @@ class Journal(tf.keras.callbacks.Callback):
         """Goes back to the last checkpoint of the run in `folder`, if there is one.
 
         Raises:
-          UserError: the checkpoint cannot be read.
+          UserError: no checkpoint can be read.
         """
-        latest = tf.train.latest_checkpoint(str(folder / "checkpoints"))
-        if latest:
-            try:
-                self._checkpoint.restore(latest).assert_consumed()
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"checkpoint {latest} cannot be restored ({reason})") from None
+        self._checkpoints.restore(folder / "checkpoints")
         path = self._workdir / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines
-                if self.step > 0 and _is_json(line) and self._is_done(json.loads(line))]
+        kept = [line for line in _lines(path) if self.step > 0 and self._is_done(line)]
         with replacing(path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept))
-        # What an interrupted process left to be done at this step.
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def catch_up(self) -> None:
+        """Does what an interrupted process left to be done at this step."""
+        self._progress = Progress(self.step, self._config.train.num_steps)
         if self.step % self._config.train.log_interval == 0:
             self._write_window()
         if self.step and self._ends_interval() and not self._is_settled():
@@ -345,46 +358,59 @@ class Journal(tf.keras.callbacks.Callback):
         return self.step >= self._config.train.num_steps or not (
             self.step % self._config.train.checkpoint_interval)
 
-    def interrupt(self) -> None:
-        """Saves a checkpoint in the middle of an interval, for a process that is to end."""
+    def interrupt(self) -> str:
+        """Saves a checkpoint in the middle of an interval, for a process that is to end.
+
+        Returns:
+          The step that it can go on at, and that of the end.
+        """
         with tf.init_scope():  # Python may be tracing a graph, of which this is to be no part
             # Of the end of an interval, half is no state to go on from.
-            if not self._settling and self.step:
-                self._manager.save(checkpoint_number=self.step)
+            if not self._settling and self.step and self._is_finite():
+                self._checkpoints.save(self.step)
+        return f"step {self._checkpoints.last or 0} of {self._config.train.num_steps}"
 
     def on_train_batch_end(self, batch, logs=None):
+        if self._lock:
+            self._lock.require()
         self._require_finite(float(logs["rd_loss"]))
         if self.step % self._config.train.log_interval == 0:
             self._write_window()
+        self._progress.step(self.step, lambda: self._trainer.window.result() or self._trained)
         if self.step >= self._config.train.num_steps:
             self.model.stop_training = True
+        runs.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
-        measured = self._settle()
-        if logs is not None:  # Keras shows them
-            logs.update({f"val_{name}": value for name, value in measured.items()})
+        self._settle()
 
-    def _settle(self) -> dict[str, float]:
-        """What is to be done at the end of an interval; returns what validation measured."""
-        by_level, measured = self._validate(), {}
-        self._settling = True
-        export.require_finite(self._trainer.codec, f"step {self.step}")
-        if by_level:
-            measured = self._take_note(by_level)
-        else:  # then the last is the best
-            self._write_window()
-            self._export()
-        self._settled.assign(self.step)
-        self._manager.save(checkpoint_number=self.step)
-        self._settling = False
-        self._writer.flush()
-        return measured
+    def _settle(self) -> None:
+        """What is to be done at the end of an interval."""
+        by_level = self._validate()
+        measured = self._means(by_level)
+        if not self._is_finite():
+            raise self._diverged()
+        with runs.unstoppable():
+            if self._checkpoints.last is None:  # from here on there are results, which need one
+                self._checkpoints.save(self.step)
+            self._settling = True
+            if by_level:
+                self._take_note(by_level, measured)
+            else:  # then the last is the best
+                self._write_window()
+                self._export()
+            self._settled.assign(self.step)
+            self._checkpoints.save(self.step)
+            self._settling = False
+            with self._writing_events():
+                self._writer.flush()
+            self._progress.interval(self.step, self._trained, measured)
 
     def validate(self) -> None:
         """Measures and exports the model as it is before training."""
         by_level = self._validate()
         if by_level:
-            self._take_note(by_level)
+            self._take_note(by_level, self._means(by_level))
 
     def _validate(self) -> dict[int, dict[str, float]]:
         self._trainer.update_offsets()
@@ -392,17 +418,22 @@ class Journal(tf.keras.callbacks.Callback):
             return {}
         return self._validator(self._validation)
 
-    def _take_note(self, by_level: dict[int, dict[str, float]]) -> dict[str, float]:
-        """Acts on what validation measured; returns the means over all levels."""
-        self._write_window()
+    def _means(self, by_level: dict[int, dict[str, float]]) -> dict[str, float]:
+        """The means over all levels of what validation measured; nothing of nothing."""
         rows = [*by_level.values()]
-        measured = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        self._require_finite(measured["rd_loss"])
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]
+                 } if rows else {}
+        self._require_finite(means.get("rd_loss", 0.0))
+        return means
+
+    def _take_note(self, by_level: dict[int, dict[str, float]], measured: dict[str, float]) -> None:
+        """Acts on what validation measured, by level and on average."""
+        self._write_window()
         self._write("validation", measured)
         if self._trainer.codec.levels:
             for level, row in by_level.items():
                 self._write(f"validation/level={level}", row)
-            self._write_curve(rows)
+            self._write_curve([*by_level.values()])
         self._write_pictures()
         self._rate.observe(measured["rd_loss"])
         control = self._trainer.rate_control
@@ -418,13 +449,26 @@ class Journal(tf.keras.callbacks.Callback):
         elif measured["rd_loss"] < float(self._best_loss):
             self._best_loss.assign(measured["rd_loss"])
             self._export()
-        return measured
 
     def _require_finite(self, loss):
         if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is not finite at step {self.step}: lower the learning rate or the "
-                f"gradient clip; the last good checkpoint is {self._manager.latest_checkpoint}")
+            raise self._diverged()
+
+    def _is_finite(self):
+        try:
+            export.require_finite(self._trainer.codec, self._workdir)
+        except UserError:
+            return False
+        return True
+
+    def _diverged(self):
+        last, optimizer = self._checkpoints.last, self._config.train.optimizer
+        clip = optimizer.get("global_clipnorm")
+        return UserError(
+            f"the loss is not finite at step {self.step}: the same command with a lower "
+            f"--config.train.optimizer.learning_rate (it is {optimizer.learning_rate:g}) or "
+            f"--config.train.optimizer.global_clipnorm (it is {clip or 'off'}) " + (
+                f"goes on at step {last}, the last checkpoint" if last else "begins again"))
 
     def _export(self):
         record = runs.record(type(self._trainer.result), self._config)
@@ -442,15 +486,21 @@ class Journal(tf.keras.callbacks.Callback):
     def _write_window(self):
         means = self._trainer.window.result()
         if means:
+            self._trained = means
             self._write("train", means)
             self._trainer.window.reset()
 
     def _write(self, split, values):
         with open(self._workdir / "metrics.jsonl", "a") as file:
             file.write(json.dumps({"step": self.step, "split": split, **values}) + "\n")
-        with self._writer.as_default():
+        with self._writing_events():
             for name, value in values.items():
                 tf.summary.scalar(f"{split}/{name}", value, self.step)
+
+    @contextlib.contextmanager
+    def _writing_events(self):
+        with checkpoints.writing(self._workdir / "tensorboard"), self._writer.as_default():
+            yield
 
     def _write_curve(self, rows):
         figure = Figure(figsize=(6, 4), layout="constrained")
@@ -460,12 +510,12 @@ class Journal(tf.keras.callbacks.Callback):
         axes.grid(alpha=0.3)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
-        with self._writer.as_default():
+        with self._writing_events():
             picture = np.asarray(canvas.buffer_rgba())[None, ..., :3]
             tf.summary.image("validation/curve", picture, self.step)
 
     def _write_pictures(self):
-        with self._writer.as_default():
+        with self._writing_events():
             for i, picture in enumerate(self._pictures):
                 x_hat = self._trainer.result(data.to_float(picture)[None]).x_hat
                 tf.summary.image(
@@ -494,20 +544,39 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike,
         config = config.copy_and_resolve_references()
         with config.train.ignore_type():
             config.train.rd_lambda = None
-    begun = bool(tf.train.latest_checkpoint(str(workdir / "checkpoints")))
+    strategy = distribution.build(config.train.strategy)
+    with contextlib.ExitStack() as stack:
+        lock = None
+        if distribution.is_chief(strategy):
+            folder, lock = workdir, stack.enter_context(locks.held(workdir))
+        else:  # all workers do the same, the folder of one is kept
+            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        _run(model_class, config, workdir, folder, make_trainer, strategy, lock, stack)
+    return workdir / "model"
+
+
+def _run(model_class, config, workdir, folder, make_trainer, strategy, lock, stack):
+    """Trains, in `folder`; what `stack` has lasts as long as that."""
+    saved = checkpoints.steps(workdir / "checkpoints")
+    begun = bool(saved) or _has_results(workdir)
     # A run goes on as it began, on any machine.
     chosen = precision.choose(
         begun and runs.fact(workdir, "precision") or config.train.precision)
-    print(f"run: {workdir}, in {chosen}")
-    strategy = distribution.build(config.train.strategy)
+    print(f"run: {workdir}, in {chosen}", flush=True)
     _check(config, strategy.num_replicas_in_sync)
     sources = data.find(config.data.train)
     validation_sources = (
         data.readable(data.find(config.data.validation)) if config.data.validation else [])
     _check_distortion(config, validation_sources)
-    warm_start = (
-        runs.find_model("train.warm_start", config.train.warm_start, workdir)
-        if config.train.warm_start else None)
+    content = {"data.train": _content(sources), "data.validation": _content(validation_sources)}
+    warm_start = None
+    if config.train.warm_start:
+        try:
+            warm_start = runs.find_model("train.warm_start", config.train.warm_start, workdir)
+            content["train.warm_start"] = export.fingerprint(warm_start)
+        except UserError:
+            if not saved:  # else it is not needed any more
+                raise
     with strategy.scope():
         trainer, rate = _build(model_class, config, make_trainer, chosen)
     if isinstance(rate, schedules.ReduceOnPlateau):
@@ -521,20 +590,71 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
         cache_gib=config.data.cache_gib)
 
-    with contextlib.ExitStack() as stack:
-        if distribution.is_chief(strategy):
-            folder = workdir
-            runs.claim(workdir, runs.record(model_class, config), begun, precision=chosen)
-        else:  # all workers do the same, the folder of one is kept
-            folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        journal = Journal(folder, config, trainer, rate, validation_sources)
-        journal.restore(workdir)
-        if journal.step == 0:
-            _begin(trainer, warm_start, journal)
-        if strategy.cluster_resolver is None:  # several workers would have to save together
-            stack.enter_context(runs.saved_by(journal.interrupt))
-        _fit(trainer, strategy, config, crops, [journal, *_profiler(config, folder)], journal.step)
-    return workdir / "model"
+    record, changes = runs.record(model_class, config), {}
+    if folder == workdir:
+        changes = _claim(workdir, record, begun, content, precision=chosen)
+    if saved and saved[0] > config.train.num_steps:
+        raise UserError(f"train.num_steps is {config.train.num_steps}, but {saved[0]} steps are "
+                        f"done in {workdir}; need at least so many")
+    journal = Journal(folder, config, trainer, rate, validation_sources, lock)
+    journal.restore(workdir)
+    if begun and not saved:
+        logging.warning("%s was stopped before its first checkpoint: it begins anew", workdir)
+    if changes:
+        runs.record_changes(workdir, record, changes, step=journal.step)
+        for key, (before, after) in changes.items():
+            print(f"from step {journal.step} on: {key} is {after}, was {before}", flush=True)
+        before, after = changes.get("train.optimizer.learning_rate", (1, 1))
+        rate.rescale(after / before)
+    journal.catch_up()
+    if journal.step == 0:
+        _begin(trainer, warm_start, journal)
+    if strategy.cluster_resolver is None:  # several workers would have to save together
+        stack.enter_context(runs.saved_by(journal.interrupt))
+    _fit(trainer, strategy, config, crops, [journal, *_profiler(config, folder)], journal.step)
+
+
+def _claim(workdir, record, begun, content, **facts) -> dict[str, tuple]:
+    """As `runs.claim`; `content` tells of what paths lead to, which may be moved."""
+    before = runs.fact(workdir, "content") or {}
+    same = [key for key in content if before.get(key, content[key]) == content[key]]
+    changes = runs.claim(
+        workdir, record, begun, may_change={*_MAY_CHANGE, *same},
+        advice=" to begin anew, from its weights with --config.train.warm_start="
+               f"{workdir}", **facts, content=content)
+    for key in content:
+        if begun and key not in changes and key not in same:
+            logging.warning("%s holds other files than when the run began", key)
+        if key in changes and key not in before:
+            logging.warning("%s is another, and it is not known whether it holds the same: the "
+                            "run began with a version that took no note", key)
+    return changes
+
+
+def _content(sources: list[data.Source]) -> str:
+    """A hash of the names and sizes of the files of a data set, wherever they are."""
+    files = [(path.name, path.stat().st_size) for path in
+             dict.fromkeys(source.path for source in sources)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _has_results(workdir: pathlib.Path) -> bool:
+    """Whether a folder without checkpoints has some results of training.
+
+    Raises:
+      UserError: it has such as there are only after a checkpoint.
+    """
+    lines = _lines(workdir / "metrics.jsonl")
+    steps = [line["step"] for line in lines if line["step"] > 0]
+    exported = (workdir / "model").exists() and not any(  # that is done before training, too
+        line["step"] == 0 and line["split"] == "validation" for line in lines)
+    if exported or any(line["step"] > 0 and line["split"] != "train" for line in lines):
+        raise UserError(
+            f"{workdir} has results, of {max(steps, default=0)} steps, but no checkpoint to go on "
+            "from; put its checkpoints/ back, or choose another --xid to begin anew" + (
+                f", from its model with --config.train.warm_start={workdir}"
+                if (workdir / "model").exists() else ""))
+    return bool(steps)
 
 
 def _build(model_class, config, make_trainer, chosen) -> tuple[Trainer, schedules.Schedule]:
@@ -587,7 +707,7 @@ def _fit(trainer, strategy, config, crops, callbacks, step: int) -> None:
             strategy.distribute_datasets_from_function(batches)
             if strategy.num_replicas_in_sync > 1 else batches(),
             initial_epoch=done, epochs=done + epochs, steps_per_epoch=steps_per_epoch,
-            callbacks=callbacks)
+            callbacks=callbacks, verbose=0)
 
     if step % interval and step < num_steps:  # what was interrupted
         rest = min(interval - step % interval, num_steps - step)
@@ -705,10 +825,21 @@ def _profiler(config, workdir):
         profile_batch=tuple(config.train.profile_steps))]
 
 
-def _is_json(line: str) -> bool:
+def _lines(path: pathlib.Path) -> list[dict]:
+    """The lines of metrics.jsonl; without those that are no such lines, as if half-written."""
+    if not path.exists():
+        return []
+    lines = [_parse(line) for line in path.read_text(errors="replace").splitlines()]
+    kept = [line for line in lines if line]
+    if len(kept) < len(lines):
+        logging.warning("dropped %d damaged or half-written lines of %s", len(lines) - len(kept),
+                        path)
+    return kept
+
+
+def _parse(line: str) -> dict | None:
     try:
-        json.loads(line)
-    except ValueError:
-        logging.warning("dropped a half-written line of metrics.jsonl")
-        return False
-    return True
+        parsed = json.loads(line)
+        return parsed if int(parsed["step"]) >= 0 and str(parsed["split"]) else None
+    except (ValueError, TypeError, KeyError):
+        return None

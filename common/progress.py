@@ -1,0 +1,57 @@
+"""How far a training is: a line that is painted again on a terminal, elsewhere one an interval."""
+
+import datetime
+import os
+import shutil
+import sys
+import time
+
+_REPAINT = 0.5  # seconds
+
+
+class Progress:
+    """Shows how far a training is.
+
+    Args:
+      first: the step that it begins at.
+      last: the step that it ends at.
+    """
+
+    def __init__(self, first: int, last: int):
+        self._first = first
+        self._last = last
+        self._begun = None  # when the first step was done, which builds the graph
+        self._painted = 0.0
+        self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+    def step(self, step: int, means) -> None:
+        """Takes note that `step` is done; `means` returns what was measured of late."""
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun, self._first = now, step
+        if self._terminal and now - self._painted >= _REPAINT:
+            self._painted = now
+            self._print(self._line(step, means()), end="")
+
+    def interval(self, step: int, trained: dict[str, float], validated: dict[str, float]) -> None:
+        """Shows the end of an interval: what was measured in training, and in validation."""
+        self._print(self._line(step, trained) + (
+            f" | validation: {_measured(validated)}" if validated else ""), end="\n")
+
+    def _line(self, step, means):
+        parts = [f"step {step} of {self._last}"]
+        if self._begun is not None and step > self._first:
+            seconds = (time.monotonic() - self._begun) / (step - self._first)
+            left = datetime.timedelta(seconds=round(seconds * (self._last - step)))
+            parts[0] += f", {left} to go, {seconds:.3g} s/step"
+        return " | ".join([*parts, *([_measured(means)] if means else [])])
+
+    def _print(self, line, end):
+        if self._terminal:  # a longer line would not be painted over; blanks hide the one before
+            width = shutil.get_terminal_size().columns - 1
+            line = "\r" + (line if end else line[:width]).ljust(width)
+        print(line, end=end, flush=True)
+
+
+def _measured(means):
+    return f"loss {means['rd_loss']:.4f}, {means['bpp']:.4f} bpp, PSNR {means['psnr']:.2f} dB"
