@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +19,8 @@ class UserError(Exception):
 def report(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2.
 
-    What a stream cannot print, as a byte of a file name that is no UTF-8, it prints as `\\xe4`.
+    So are errors of TensorFlow's file system. What a stream cannot print, as a byte of a file name
+    that is no UTF-8, it prints as `\\xe4`.
     """
 
     def wrapped(*args):
@@ -32,6 +35,10 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else error))
         except KeyboardInterrupt:
             sys.exit(130)
+        except Exception as error:
+            if not _is_of_files(error):
+                raise
+            sys.exit(_fail(str(error).strip().splitlines()[0]))
 
     return wrapped
 
@@ -87,6 +94,15 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
         raise UserError(f"there is no flag --{error.flagname}; {hint}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether TensorFlow's file system raised it: as "<path>; No space left on device".
+
+    TensorFlow, whose import takes seconds, is not imported for this.
+    """
+    return type(error).__module__.startswith("tensorflow.") and any(
+        f"; {os.strerror(number)}" in str(error) for number in errno.errorcode)
 
 
 def wants_help(argv: list[str]) -> bool:

@@ -8,7 +8,9 @@ import concurrent.futures
 import dataclasses
 import functools
 import glob
+import hashlib
 import importlib.util
+import json
 import math
 import os
 import pathlib
@@ -99,6 +101,13 @@ def find(name: str) -> list[Source]:
     if not sources:
         raise UserError(f"data set '{name}' has no images" + (left_out and f", only {left_out}"))
     return sources
+
+
+def content(sources: list[Source]) -> str:
+    """A hash of the names and sizes of the files of a data set, wherever they are."""
+    files = [(path.name, path.stat().st_size)
+             for path in dict.fromkeys(source.path for source in sources)]
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _find_paths(name: str) -> list[str | pathlib.Path]:

@@ -34,6 +34,7 @@ from common import (
     data,
     export,
     images,
+    locks,
     lpips,
     metrics,
     objectives,
@@ -305,8 +306,15 @@ def get_hyper() -> list[dict]:
 def program(*model_classes: type[Codec]) -> runs.Program:
     """What `<package>/itinf.py` does. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
+    package = model_classes[0].__module__.partition(".")[0]
+
+    def require_itinf(config):
+        if "itinf" not in config:
+            raise UserError("the config has no section itinf, so it is none for inference; one to "
+                            f"train with belongs to python -m {package}.train")
 
     def refine(config, workdir):
+        require_itinf(config)
         module = export.read_module(_find(config, workdir))
         rows = run(by_module.get(module, model_classes[0]), config, workdir)
         print(tables.render(rows, columns=(
@@ -315,10 +323,11 @@ def program(*model_classes: type[Codec]) -> runs.Program:
         print(f"written: {workdir}")
 
     def check(config, workdir):
+        require_itinf(config)
         objective(_find(config, workdir), **_objective(config))
         data.find(config.data)
 
-    return runs.Program(model_classes[0].__module__.partition(".")[0], refine, check=check)
+    return runs.Program(package, refine, check=check)
 
 
 def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[tables.Row]:
@@ -342,6 +351,11 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[ta
       UserError: a mistake in the config or the data.
     """
     workdir = pathlib.Path(workdir)
+    with locks.held(workdir):
+        return _run(model_class, config, workdir)
+
+
+def _run(model_class, config, workdir):
     path = _find(config, workdir)
     module = export.read_module(path)
     if module != model_class.__module__:
@@ -360,10 +374,23 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[ta
         config.rd_lambda = float(model.levels.rd_lambda(level))
     refiner = Refiner(model if chosen == "float32" else export.load(model_class, path, chosen),
                       config.itinf, **_objective(config))
-    runs.claim(workdir, {**runs.record(model_class, config), "fingerprint": model.fingerprint},
-               begun, precision=chosen)
+    sources = data.find(config.data)
+    record = {**runs.record(model_class, config), "fingerprint": model.fingerprint}
+    content = data.content(sources)
+    # Models and data may be moved.
+    same = ["model", *["data"] * (runs.fact(workdir, "content") == content)]
+    changes = runs.claim(
+        workdir, record, begun, may_change=same, precision=chosen, content=content)
+    if changes:
+        runs.record_changes(workdir, record, changes)
     rows = {}
-    with tqdm.tqdm(total=sum(map(len, batches)), unit="image", disable=None) as progress:
+
+    def place():
+        return f"image {len(rows)} of {len(sources)}"
+
+    # What is done of images is saved as it is done.
+    with (runs.saved_by(place),
+          tqdm.tqdm(total=len(sources), unit="image", disable=None) as progress):
         for batch in batches:
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
@@ -371,7 +398,7 @@ def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[ta
             rows |= {source: tables.read_row(
                 json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
-    rows = [rows[source] for source in data.find(config.data)]
+    rows = [rows[source] for source in sources]
     rows.append(tables.mean_row(rows))
     tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
                 method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,

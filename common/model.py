@@ -236,8 +236,21 @@ class Codec(tf.keras.Model):
         return sum(prior.distributions for prior in self._priors)
 
     def initialize(self) -> None:
-        """Creates all weights."""
-        self(tf.zeros([1, 64, 64, 3]))
+        """Creates all weights. Raises ValueError if the parts do not fit together."""
+        x = tf.zeros([1, 64, 64, 3])
+        latents = self.infer(x)
+        generated = self.generate(latents, quantizers.Round())
+        channels = generated.x_hat.shape[-1]
+        if channels != 3:
+            raise ValueError(f"the synthesis ends in {channels} channels; an image has 3")
+        stride, ratio = self.analysis.stride, generated.x_hat.shape[1] / latents["y"].shape[1]
+        if ratio != stride:
+            raise ValueError(f"the synthesis has a stride of {ratio:g}; the analysis has {stride}")
+        # Where there is one value instead of many, it would be taken for all of them.
+        y, predicted = latents["y"].shape, generated.prediction
+        if predicted and not y == predicted.mean.shape == predicted.deviation.shape:
+            raise ValueError(f"y is {y.as_list()[1:]}, rows, columns and channels; what is "
+                             f"predicted of it, {predicted.deviation.shape.as_list()[1:]}")
 
     def update_offsets(self) -> None:
         """Recentres the integer grids of the priors; the weights have changed."""

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from common.arguments import construct
 from common.cli import UserError
 
 
@@ -198,7 +199,4 @@ def build(config, learning_rate) -> tf.keras.optimizers.Optimizer:
     cls = SOAP if name == "SOAP" else getattr(tf.keras.optimizers, str(name), None)
     if not (isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)):
         raise UserError(f"unknown optimizer '{name}'; use SOAP or a Keras one, e.g. Adam")
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"optimizer {name}: {error}") from error
+    return construct(f"optimizer {name}", cls, **arguments)

@@ -31,26 +31,33 @@ class Progress:
             self._begun, self._first = now, step
         if self._terminal and now - self._painted >= _REPAINT:
             self._painted = now
-            self._print(self._line(step, means()), end="")
+            self._paint(self._line(step, means()))
 
     def interval(self, step: int, trained: dict[str, float], validated: dict[str, float]) -> None:
         """Shows the end of an interval: what was measured in training, and in validation."""
-        self._print(self._line(step, trained) + (
-            f" | validation: {_measured(validated)}" if validated else ""), end="\n")
+        lines = [self._line(step, trained)]
+        if validated:
+            lines.append(f"validation: {_measured(validated)}")
+        if not self._terminal:
+            print("; ".join(lines), flush=True)
+            return
+        for line in lines:
+            self._paint(line)
+            print()
 
     def _line(self, step, means):
-        parts = [f"step {step} of {self._last}"]
+        parts = [f"step {step} of {self._last}", *([_measured(means)] if means else [])]
         if self._begun is not None and step > self._first:
             seconds = (time.monotonic() - self._begun) / (step - self._first)
             left = datetime.timedelta(seconds=round(seconds * (self._last - step)))
-            parts[0] += f", {left} to go, {seconds:.3g} s/step"
-        return " | ".join([*parts, *([_measured(means)] if means else [])])
+            parts.insert(1, f"{left} to go")
+            parts.append(f"{seconds:.3g} s/step")
+        return ", ".join(parts)
 
-    def _print(self, line, end):
-        if self._terminal:  # a longer line would not be painted over; blanks hide the one before
-            width = shutil.get_terminal_size().columns - 1
-            line = "\r" + (line if end else line[:width]).ljust(width)
-        print(line, end=end, flush=True)
+    def _paint(self, line):
+        """Paints a line over that before; of a longer one, the next would not hide all."""
+        width = shutil.get_terminal_size().columns - 1
+        print("\r" + line[:width].ljust(width), end="", flush=True)
 
 
 def _measured(means):

@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import distribution
+from common.arguments import construct
 from common.cli import UserError
 
 # By default each device takes a generator of its own.
@@ -294,7 +295,7 @@ class OnGrid:
 
 _TRAINING = {
     "UniformNoise": lambda seed, done: UniformNoise(seed),
-    "Mixed": lambda seed, done, **arguments: Mixed(seed, **arguments),
+    "Mixed": lambda seed, done, noisy=(): Mixed(seed, noisy),
     "SoftRound": SoftRound.annealed,
     "StraightThrough": lambda seed, done: StraightThrough(seed),
 }
@@ -316,7 +317,5 @@ def for_training(config, seed: tf.Tensor, step, num_steps: int):
     name = arguments.pop("cls", None)
     if name not in _TRAINING:
         raise UserError(f"unknown quantizer '{name}'; known: {', '.join(_TRAINING)}")
-    try:
-        return _TRAINING[name](seed, tf.cast(step, tf.float32) / num_steps, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"quantizer {name}: {error}") from error
+    return construct(f"quantizer {name}", _TRAINING[name], seed,
+                     tf.cast(step, tf.float32) / num_steps, **arguments)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from common.arguments import construct
 from common.cli import UserError
 
 # The weight that is recorded is the mean over about so many steps.
@@ -170,7 +171,5 @@ def build(config, target: float, num_steps: int) -> RateControl:
     name = arguments.pop("cls", None)
     if name not in _CONTROLS:
         raise UserError(f"unknown rate control '{name}'; known: {', '.join(_CONTROLS)}")
-    try:
-        return _CONTROLS[name](target, num_steps, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"rate control {name}: {error}") from error
+    return construct(
+        f"rate control {name}", _CONTROLS[name], target, num_steps, **arguments)

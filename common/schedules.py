@@ -7,6 +7,7 @@ import math
 
 import tensorflow as tf
 
+from common.arguments import construct
 from common.cli import UserError
 
 
@@ -228,10 +229,8 @@ def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
     name = arguments.pop("cls", None)
     if name not in _LEARNING_RATES:
         raise UserError(f"unknown schedule '{name}'; known: {', '.join(_LEARNING_RATES)}")
-    try:
-        return _LEARNING_RATES[name](learning_rate, num_steps, **arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"schedule {name}: {error}") from error
+    return construct(
+        f"schedule {name}", _LEARNING_RATES[name], learning_rate, num_steps, **arguments)
 
 
 def rd_lambda(step, value, num_steps: int, factor: float, until: float, at_most: float):

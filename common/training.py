@@ -8,7 +8,6 @@ metrics.jsonl as a run that was never stopped.
 
 import ast
 import contextlib
-import hashlib
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from common import (
+    arguments,
     checkpoints,
     data,
     distribution,
@@ -568,7 +568,8 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock, sta
     validation_sources = (
         data.readable(data.find(config.data.validation)) if config.data.validation else [])
     _check_distortion(config, validation_sources)
-    content = {"data.train": _content(sources), "data.validation": _content(validation_sources)}
+    content = {"data.train": data.content(sources),
+               "data.validation": data.content(validation_sources)}
     warm_start = None
     if config.train.warm_start:
         try:
@@ -631,13 +632,6 @@ def _claim(workdir, record, begun, content, **facts) -> dict[str, tuple]:
     return changes
 
 
-def _content(sources: list[data.Source]) -> str:
-    """A hash of the names and sizes of the files of a data set, wherever they are."""
-    files = [(path.name, path.stat().st_size) for path in
-             dict.fromkeys(source.path for source in sources)]
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
-
-
 def _has_results(workdir: pathlib.Path) -> bool:
     """Whether a folder without checkpoints has some results of training.
 
@@ -660,6 +654,9 @@ def _has_results(workdir: pathlib.Path) -> bool:
 def _build(model_class, config, make_trainer, chosen) -> tuple[Trainer, schedules.Schedule]:
     """The compiled trainer of a new model, and its schedule of the learning rate."""
     tf.keras.utils.set_random_seed(config.seed)
+    arguments.check(
+        f"config.model does not fit {model_class.__module__}.{model_class.__name__} (a config of "
+        "another package is one for python -m <package>.train)", model_class, **config.model)
     with precision.policy(chosen):
         codec = export.build(model_class, config.to_dict())
     # An exported model is one of float32; integer networks and validation are made of that.
@@ -724,6 +721,9 @@ def program(*model_classes: type[Codec],
     package = model_classes[0].__module__.partition(".")[0]
 
     def train(config, workdir):
+        if "train" not in config:
+            raise UserError("the config has no section train, so it is none to train with; one "
+                            f"for inference belongs to python -m {package}.itinf")
         module = config.get("module", "models")
         if module not in by_module:
             raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
@@ -755,6 +755,8 @@ def override_components(config, overrides: Iterable[tuple[str, str, str]]) -> No
       config: the config to change.
       overrides: (section, key, value as on the command line).
     """
+    if "train" not in config:  # `program` says what to do
+        return
     for section, key, value in sorted(overrides, key=lambda override: override[1] != "cls"):
         component = config.train[section]
         with config.unlocked(), component.ignore_type():

@@ -51,6 +51,13 @@ class Hyperprior(model.Codec):
     def tiled(self):
         return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
 
+    def initialize(self):
+        here, there = self.hyper_analysis.stride, self.hyper_synthesis.stride
+        if here != there:
+            raise ValueError(f"the hyper-synthesis has a stride of {there}; the hyper-analysis has "
+                             f"{here}")
+        super().initialize()
+
     def _infer_hyper(self, y, training):
         stride = self.hyper_analysis.stride
 
