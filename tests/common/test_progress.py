@@ -41,8 +41,9 @@ def test_on_a_terminal_one_line_that_fits(monkeypatch, columns):
     assert len(lines) == 20, "twice a second"
     assert all(len(line) == columns - 1 for line in lines)
     if columns == 200:
-        assert lines[-1].rstrip() == ("step 97 of 10000, 0:16:30 to go, loss 1.2346, 0.3100 bpp, "
-                                      "PSNR 30.13 dB, 0.1 s/step")
+        assert re.fullmatch(
+            r"step 9\d of 10000, 0:16:30 to go, loss 1\.2346, 0\.3100 bpp, PSNR 30\.13 dB, "
+            r"0\.1 s/step", lines[-1].rstrip())
 
 
 @pytest.mark.parametrize("terminal", [True, False])
