@@ -73,6 +73,8 @@ class Checkpoints:
         elif self.last and f"{_NAME}-{self.last}" not in _read(folder / _STATE):
             logging.warning("%s is missing or does not name it: the run goes on at %s-%d, the "
                             "newest checkpoint there", folder / _STATE, _NAME, self.last)
+        with writing(self._folder):  # now, rather than after the first interval
+            self._folder.mkdir(parents=True, exist_ok=True)
         if folder == self._folder:
             self._write_state()
         self._manager = tf.train.CheckpointManager(
@@ -113,7 +115,8 @@ def writing(path):
 
 def reason(error: Exception) -> str:
     """The first line of an error of TensorFlow, without what is of interest within it only."""
-    text = str(getattr(error, "message", None) or error).strip() or type(error).__name__
+    text = str(getattr(error, "message", None) or getattr(error, "strerror", None) or error)
+    text = text.strip() or type(error).__name__
     return re.sub(r"\{\{.*?\}\} *| \[Op:\w*\].*", "", text.splitlines()[0])
 
 

@@ -578,6 +578,12 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock, sta
         except UserError:
             if not saved:  # else it is not needed any more
                 raise
+    record, changes = runs.record(model_class, config), {}
+    if begun and folder == workdir:
+        changes = _claim(workdir, record, begun, content)
+        if saved and saved[0] > config.train.num_steps:
+            raise UserError(f"train.num_steps is {config.train.num_steps}, but {saved[0]} steps "
+                            f"are done in {workdir}; need at least so many")
     with strategy.scope():
         trainer, rate = _build(model_class, config, make_trainer, chosen)
     if isinstance(rate, schedules.ReduceOnPlateau):
@@ -591,12 +597,8 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock, sta
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
         cache_gib=config.data.cache_gib)
 
-    record, changes = runs.record(model_class, config), {}
-    if folder == workdir:
-        changes = _claim(workdir, record, begun, content, precision=chosen)
-    if saved and saved[0] > config.train.num_steps:
-        raise UserError(f"train.num_steps is {config.train.num_steps}, but {saved[0]} steps are "
-                        f"done in {workdir}; need at least so many")
+    if not begun and folder == workdir:
+        _claim(workdir, record, begun, content, precision=chosen)
     journal = Journal(folder, config, trainer, rate, validation_sources, lock)
     journal.restore(workdir)
     if begun and not saved:

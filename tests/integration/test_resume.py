@@ -97,7 +97,9 @@ DATA, INDEX = "step-20.data-00000-of-00001", "step-20.index"
 
 
 @pytest.mark.parametrize("name, damage", [
-    (DATA, cut), (INDEX, cut), (INDEX, pathlib.Path.unlink), (DATA, pathlib.Path.unlink)])
+    (DATA, cut), pytest.param(INDEX, cut, marks=pytest.mark.slow),
+    pytest.param(INDEX, pathlib.Path.unlink, marks=pytest.mark.slow),
+    pytest.param(DATA, pathlib.Path.unlink, marks=pytest.mark.slow)])
 def test_a_run_goes_on_at_the_newest_whole_checkpoint(run, tiny_run, caplog, name, damage):
     damage(run / "checkpoints" / name)
     train(run)
@@ -108,7 +110,9 @@ def test_a_run_goes_on_at_the_newest_whole_checkpoint(run, tiny_run, caplog, nam
     assert latest.endswith("step-20") and tf.train.load_checkpoint(latest)
 
 
-@pytest.mark.parametrize("text", [None, "", "nonsense", "\xff\xfe", 'model_checkpoint_path: "x"'])
+@pytest.mark.parametrize("text", [None, "\xff\xfe", *(
+    pytest.param(text, marks=pytest.mark.slow) for text in (
+        "", "nonsense", 'model_checkpoint_path: "x"'))])
 def test_the_file_that_names_checkpoints_is_not_needed(run, tiny_run, caplog, text):
     path = run / "checkpoints/checkpoint"
     path.unlink() if text is None else path.write_text(text, encoding="latin-1")
@@ -328,7 +332,8 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
     ("model.hyper_synthesis.channels", (8, 8, 2), "of y is|predicted of it"),
     ("model.hyper_synthesis.channels", (8, 8, 12), "do not fit together"),
     ("model.hyper_synthesis.channels", (8, 8, 25), "do not fit together"),
-    ("model.hyper_synthesis.cls", "HyperSynthesisSmall", "hyper-synthesis has a stride of 2"),
+    ("model.hyper_synthesis", dict(cls="HyperSynthesisSmall", channels=(8, 24)),
+     "hyper-synthesis has a stride of 2; the hyper-analysis has 4"),
     ("model.context", dict(cls="MaskedContext"), "it takes no context"),
     ("model.predict_means", True, "did you mean predict_mean"),
     ("train.rate_target", 0.3, "rate control TwoWeights: it needs above"),
