@@ -148,7 +148,9 @@ class Trainer(tf.keras.Model):
         self.optimizer.apply_gradients(zip(gradients, weights))
         if self.result is not self.codec:
             # Not Keras's use_ema, which overwrites the weights that are trained when `fit` ends.
-            decay = self._config.train.ema_decay
+            # At first it follows faster: the weights that training began with are of no use.
+            done = tf.cast(step, tf.float32)
+            decay = tf.minimum(self._config.train.ema_decay, (1 + done) / (10 + done))
             for average, weight in zip(self.result.variables, self.codec.variables):
                 # What is not trained, as batch normalisation's statistics, is an average already.
                 average.assign(decay * average + (1 - decay) * weight if weight.trainable

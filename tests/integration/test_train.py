@@ -209,11 +209,16 @@ def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
 
 def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, tiny_run):
     config = tiny_config()
-    config.train.ema_decay = 0.9
+    config.train.ema_decay = 0.999
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     # Training is that of a run without averages, validation is not.
-    for plain, averaged in zip(metrics(tiny_run), metrics(tmp_path / "run"), strict=True):
+    lines = [metrics(folder) for folder in (tiny_run, tmp_path / "run")]
+    for plain, averaged in zip(*lines, strict=True):
         assert (averaged == plain) == (plain["split"] == "train")
+    # After few steps an average over a thousand is not that of the weights that it began with.
+    (at_10, _), (_, averaged_at_20) = (
+        [line["rd_loss"] for line in each if line["split"] == "validation"] for each in lines)
+    assert averaged_at_20 < at_10
 
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
     part = "analysis/layer_with_weights-0/_kernel_parameter/.ATTRIBUTES/VARIABLE_VALUE"
