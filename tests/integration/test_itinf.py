@@ -11,9 +11,12 @@ import pytest
 
 import codec
 import configs
-from common import coding, export, images, itinf, metrics, runs
+import mshyper.itinf
+import mshyper.train
+from common import coding, export, images, itinf, locks, metrics, runs
 from common.cli import UserError
 from mshyper.configs import itinf as itinf_config
+from mshyper.configs import small
 from mshyper.models import MeanScaleHyperprior
 
 
@@ -125,6 +128,28 @@ def test_a_finished_run_is_not_done_again(finished, tiny_run, pictures, monkeypa
     results = (finished / "results.json").read_text()
     itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), finished)
     assert (finished / "results.json").read_text() == results
+
+
+def test_model_and_data_may_be_moved(finished, tiny_model, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(itinf.Refiner, "__call__", None)
+    workdir, photos = (shutil.copytree(path, tmp_path / path.name)
+                       for path in (finished, pictures))
+    itinf.run(MeanScaleHyperprior, tiny_config(tiny_model, photos), workdir)
+    change, = runs.fact(workdir, "changes")
+    assert set(change["config"]) == {"data", "model"}
+    assert contents(workdir) == contents(finished)
+
+
+def test_a_second_process_in_a_folder_is_refused(tiny_model, pictures, tmp_path):
+    with locks.held(tmp_path / "run"), pytest.raises(UserError, match="in use by process"):
+        itinf.run(MeanScaleHyperprior, tiny_config(tiny_model, pictures), tmp_path / "run")
+
+
+def test_a_config_to_train_with_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no section itinf.*python -m mshyper\.train"):
+        mshyper.itinf.run(small.get_config(), tmp_path)
+    with pytest.raises(UserError, match=r"no section train.*python -m mshyper\.itinf"):
+        mshyper.train.run(itinf.get_config("sga", None), tmp_path)
 
 
 @pytest.mark.parametrize("key, value, message", [
