@@ -4,19 +4,22 @@
     python -m chain decompress photos.ntb -o decoded/
 """
 
+from __future__ import annotations
+
 import argparse
 import functools
 import pathlib
 import sys
 
 import codec
-from common import export, images, jobs, tables, targets
+from common import export, images, jobs, tables
 from common.cli import UserError, report
-from mshyper import chain
-from mshyper.bits_back import BitsBackHyperprior
+from common.lazy import Codec, targets
+
+_MODULE = "mshyper.bits_back"
 
 
-def load_model(name: str, precision: str = "float32") -> BitsBackHyperprior:
+def load_model(name: str, precision: str = "float32") -> Codec:
     """As `codec.load_model`, of a bits-back model. Raises UserError for any other."""
     require_bits_back(name)
     return codec.load_model(name, precision)
@@ -24,13 +27,15 @@ def load_model(name: str, precision: str = "float32") -> BitsBackHyperprior:
 
 def require_bits_back(name: str) -> None:
     """Raises UserError unless this is the name of a bits-back model."""
-    if codec.find_class(export.find(name)) is not BitsBackHyperprior:
+    if export.read_module(export.find(name)) != _MODULE:
         raise UserError(f"{name} is no bits-back model; the zoo's is mshyper-small_bb-2, and "
                         "mshyper/configs/mbt2018_bb.py trains others")
 
 
 def _compress(args):
     """Images to one .ntb file."""
+    from mshyper import chain  # and TensorFlow, which --help should not wait for
+
     output = jobs.to_path(args.output)
     paths = [jobs.to_path(path) for path in args.paths]
     if args.steps is not None and not 0 <= args.steps <= chain.MAX_STEPS:
@@ -66,6 +71,8 @@ def _name(model: str) -> str:
 
 def _decompress(args):
     """A .ntb file to images, and its payload."""
+    from mshyper import chain
+
     source = jobs.to_path(args.path)
     folder = pathlib.Path(args.output or source.parent)
     ntb = jobs.read(source)
@@ -109,7 +116,7 @@ def main(argv: list[str]) -> None:
     shared = codec.precision_option("auto")
     model_help = "a bits-back model's folder, or that of its run, or a name of the zoo"
     shared.add_argument("--force", action="store_true", help="overwrite existing files")
-    shared.add_argument("--max_pixels", type=int, default=chain.MAX_PIXELS, metavar="N",
+    shared.add_argument("--max_pixels", type=int, default=images.MAX_CHAIN_PIXELS, metavar="N",
                         help="refuse more, in all images together (default: %(default)s)")
     command = commands.add_parser(
         "compress", parents=[shared, codec.REFINEMENT, codec.quality_option()],

@@ -18,6 +18,7 @@ in common/jobs.py; `-` is standard input, or as an output standard output.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import pathlib
 import resource
@@ -279,8 +280,11 @@ def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:
 
 def released(fingerprint: str) -> str | None:
     """The name of the model of the zoo whose fingerprint begins so; None if there is none."""
-    return next((name for name, path in export.released_models().items()
-                 if export.fingerprint(path).startswith(fingerprint)), None)
+    for name, path in export.released_models().items():
+        with contextlib.suppress(UserError):  # a damaged one does not hide the others
+            if export.fingerprint(path).startswith(fingerprint):
+                return name
+    return None
 
 
 def precision_option(default: str) -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from logging import basicConfig
 
 from absl import app, flags, logging
 
@@ -27,6 +28,7 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
+        basicConfig(format="warning: %(message)s")  # unless absl has said how
         try:
             main(*args)
         except UserError as error:

@@ -69,6 +69,8 @@ MAX_PIXELS = 200_000_000
 # For what takes images whole, iterative inference and chains: memory grows with the image, by half
 # a GB a megapixel with 32 channels near the image, and 2 GB with 192.
 MAX_WHOLE_PIXELS = 25_000_000
+# Of all images of a chain together, which are in memory at once.
+MAX_CHAIN_PIXELS = 10 * MAX_WHOLE_PIXELS
 # Pillow raises an error at twice its limit; between the two it would only warn, and we refuse.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 _LIMIT = threading.Lock()  # held while Pillow's limit is another

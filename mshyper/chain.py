@@ -29,6 +29,7 @@ import tqdm
 
 from common import coding, container, entropy, images
 from common.cli import UserError
+from common.images import MAX_CHAIN_PIXELS as MAX_PIXELS
 from common.model import Latents
 from common.stack import Stack
 from mshyper.bits_back import BitsBackHyperprior
@@ -36,8 +37,6 @@ from mshyper.bits_back import BitsBackHyperprior
 SUFFIX = ".ntb"
 _MAGIC, _FIRST = b"NB2", b"NB1"
 MAX_STEPS = 1000
-# Of all images together, which are in memory at once.
-MAX_PIXELS = 10 * coding.MAX_WHOLE_PIXELS
 
 # What the stack keeps for itself at its bottom, in bytes, and rounding.
 _HEAD = 8

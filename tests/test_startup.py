@@ -36,7 +36,7 @@ def run(*command):
 
 
 @pytest.mark.parametrize("command", [
-    ["codec"], ["codec", "compress"], ["evaluate"], ["launch"],
+    ["codec"], ["codec", "compress"], ["chain", "compress"], ["evaluate"], ["launch"],
     *([f"{package}.{command}"] for package in ("factorized", "mshyper", "joint_ar", "hific")
       for command in ("train", "itinf")),
     *([f"benchmarks.{name}"] for name in BENCHMARKS)], ids=" ".join)

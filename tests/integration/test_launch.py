@@ -134,6 +134,7 @@ def test_at_most_n_at_once(folder):
     assert process.returncode == 0 and most == 2
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     command = [*COUNTING, "--local", "2", "--hids", "0", "1", "2", "--args",
                "--config.train.fail_at=-1", "--config.train.num_steps=90"]

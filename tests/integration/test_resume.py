@@ -63,6 +63,7 @@ def test_nothing_stays_locked(run, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
     on_train_batch_end = training.Journal.on_train_batch_end
@@ -144,6 +145,7 @@ def test_results_without_a_checkpoint_are_not_begun_anew(run, missing):
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(
         run, tiny_run, tmp_path, caplog):
     for name in ("checkpoints", "model"):
@@ -161,6 +163,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_with_its_first_results_goes_on(tmp_path, tiny_run, monkeypatch):
     write = training.Journal._write_pictures
 
@@ -184,6 +187,7 @@ def journal(tmp_path_factory):
     return training.Journal(folder, config, trainer, rate, [])
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_never_end_in_a_traceback(journal, run, tmp_path):
     rng = random.Random(0)
     whole = run / "checkpoints"
@@ -218,6 +222,7 @@ def test_damaged_checkpoints_never_end_in_a_traceback(journal, run, tmp_path):
 # --- Other settings -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_leaves_the_results_as_they_are_may_change(run, tiny_run, capsys):
     train(run, train__num_steps=24, train__optimizer__learning_rate=1e-5, train__log_interval=2,
           train__checkpoint_interval=4, data__cache_gib=0.0, train__export_dtype="float16")
@@ -257,6 +262,7 @@ def test_fewer_steps_than_are_done_are_refused(run):
     assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 20
 
 
+@pytest.mark.slow
 def test_data_may_be_moved(tmp_path, caplog):
     photos = tmp_path / "here/photos"
     photos.mkdir(parents=True)
@@ -278,6 +284,7 @@ def test_data_may_be_moved(tmp_path, caplog):
     assert "data.train holds other files than when the run began" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
     with pytest.raises(UserError, match=r"not finite at step 2\d: the same command with a lower "
                        r"--config.train.optimizer.learning_rate .* goes on at step 20"):
@@ -288,6 +295,7 @@ def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
     assert [change["step"] for change in runs.fact(run, "changes")] == [20, 20]
 
 
+@pytest.mark.slow
 def test_a_rate_by_plateaus_follows_a_lower_rate(tmp_path):
     options = dict(train__schedule=dict(cls="ReduceOnPlateau", patience=10))
     train(tmp_path, train__num_steps=1, train__optimizer__learning_rate=1e-3, **options)
@@ -299,6 +307,7 @@ def test_a_rate_by_plateaus_follows_a_lower_rate(tmp_path):
 # --- Files that cannot be written -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, monkeypatch):
     def fail(self, *arguments, **options):
         (run / "checkpoints/step-24_temp").mkdir()
