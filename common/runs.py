@@ -521,6 +521,8 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool, *,
     here, there = _flat(wanted), _flat(_read_json(path))
     different = {key: tuple(json.loads(each.get(key, "null")) for each in (there, here))
                  for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)}
+    # A key that came with a later version, where what it brought is not used.
+    different = {key: values for key, values in different.items() if key in there or values[1]}
     fixed = [key for key in different if key not in may_change]
     if fixed:
         values = "; ".join("{}: {} there, {} here".format(key, *different[key])

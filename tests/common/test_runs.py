@@ -109,6 +109,10 @@ def test_a_folder_is_that_of_one_config(tmp_path):
     config = {"seed": 0, "package": "mshyper", "train": {"rd_lambda": 0.01, "log_interval": 5}}
     assert runs.claim(tmp_path, config, begun=False, precision="float32") == {}
     assert runs.claim(tmp_path, config, begun=True) == {}
+    # Of a later version, which has a key more and does not use it.
+    assert runs.claim(tmp_path, {**config, "data": {"by_size": False}}, begun=True) == {}
+    with pytest.raises(UserError, match="data.by_size: None there, True here"):
+        runs.claim(tmp_path, {**config, "data": {"by_size": True}}, begun=True)
     other = {"seed": 0, "package": "joint_ar", "train": {"rd_lambda": 0.5, "log_interval": 9}}
     with pytest.raises(UserError, match=r"\(package, train.rd_lambda differ; package: mshyper "
                                         r"there, joint_ar here; .* another --xid, or think") as e:
