@@ -551,12 +551,18 @@ def _reason(trace):
     return line.removeprefix(f"{UserError.__module__}.{UserError.__name__}: ")
 
 
+_OF_THE_END = ("submitit ", "srun: Job step aborted", "srun: forcing job termination")
+
+
 def _last_line(path):
-    """The last of what was printed by others than submitit, which notes the signals that end it."""
+    """The last line printed that says why a job ended.
+
+    That submitit got a signal, and that srun waits for the end, does not.
+    """
     path = pathlib.Path(path)
     lines = path.read_text(errors="replace").split("\n") if path.exists() else []
     return next((line.strip() for line in reversed(lines)
-                 if line.strip() and not line.startswith("submitit ")), "it printed no error")
+                 if line.strip() and not line.startswith(_OF_THE_END)), "it printed no error")
 
 
 def _alive(pairs):
