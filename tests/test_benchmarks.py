@@ -114,6 +114,7 @@ def test_picture_of_sga_shows_its_panels(toy, tmp_path):
         sga_landscape.main(["--output", "sga.txt"])
 
 
+@pytest.mark.slow
 def test_all_loops_of_inference_are_in_the_table(monkeypatch):
     took = iter([*[9] * 6, *range(1, 7)])  # the warm-ups; then 1 second for each part of ours, ...
     monkeypatch.setattr(inference_speed, "turn", lambda loop, x, steps: dict.fromkeys(

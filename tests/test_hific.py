@@ -273,6 +273,7 @@ def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
     assert export.read_config(tmp_path / "one/model")["train"]["rate_weight"] > 0
 
 
+@pytest.mark.slow
 def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_network, capsys):
     config = tiny_config(regimes.stage1)
     arguments = config.to_dict()

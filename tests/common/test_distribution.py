@@ -103,6 +103,7 @@ def on_one(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_two_devices(on_one, tmp_path):
     finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
     assert_alike(tmp_path, on_one)

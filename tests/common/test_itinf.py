@@ -146,7 +146,7 @@ def test_sga_keeps_its_shape_with_fewer_steps():
 
 @pytest.mark.parametrize("name", [
     # With so few steps, "sga" and "sga_yang2020" are the same.
-    name if name in ("sga", "map") else pytest.param(name, marks=pytest.mark.slow)
+    name if name == "map" else pytest.param(name, marks=pytest.mark.slow)
     for name in itinf.METHODS])
 def test_every_method_is_better_than_none(name, x):
     model = shared("trained")
@@ -247,6 +247,7 @@ def test_patience_counts_checks_without_a_better_one(x):
     assert steps(2, [9, nan, nan, 1]) == ([0, 10, 20], [9])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", [
     pytest.param(package, marks=pytest.mark.slow) if package == "joint_ar" else package
     for package in PACKAGES])

@@ -143,6 +143,7 @@ def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_pat
     assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
 
 
+@pytest.mark.slow
 def test_refined_latents_are_coded_too(model, pictures):
     method = itinf.method("sga")
     method.num_steps = 30

@@ -81,6 +81,7 @@ def last_step(workdir):
 # --- Processes of this machine --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep(folder):
     code, out, errors = run(folder, *COUNTING, "--local", "2")
     assert code == 1 and not errors

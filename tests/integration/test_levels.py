@@ -205,6 +205,7 @@ def test_a_model_of_one_rate_needs_a_lambda(tmp_path):
         training.run(MeanScaleHyperprior, config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_one_lambda_says_nothing_of_levels(tmp_path):
     config = levels_config()
     config.data.validation = ""
@@ -447,6 +448,7 @@ def test_refinement_meets_the_target(model, pictures, monkeypatch):
     assert len(coded.ntc) <= len(coding.compress(model, picture, level=17))
 
 
+@pytest.mark.slow
 def test_refinement_on_the_command_line(model, pictures, tmp_path):
     source = tmp_path / "photos" / "c.png"
     refine = ["--refine", "danneal", "--refine_steps", 4]

@@ -56,6 +56,7 @@ def test_a_second_training_in_a_folder_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_nothing_stays_locked(run, tmp_path):
     assert not (run / locks.NAME).exists()
     with pytest.raises(UserError, match="unknown optimizer"):

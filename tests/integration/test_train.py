@@ -50,7 +50,7 @@ class Killed(Exception):
     # All that keeps a state or depends on the step.
     pytest.param({"optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
                   "schedule": dict(cls="ReduceOnPlateau", patience=1)}, marks=pytest.mark.slow),
-    {"rate_target": 0.5},
+    pytest.param({"rate_target": 0.5}, marks=pytest.mark.slow),
     pytest.param({"optimizer.cls": "SOAP", "precision": "bfloat16"}, marks=pytest.mark.slow)])
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, options):
     config = tiny_config()
@@ -228,6 +228,7 @@ def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, t
     assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
 
 
+@pytest.mark.slow
 def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
     config = tiny_config()
     config.train.export_dtype = "float16"
@@ -256,7 +257,8 @@ def test_ms_ssim_as_distortion(tmp_path):
         assert math.isfinite(line["mse"]) and math.isfinite(line["psnr"])
 
 
-@pytest.mark.parametrize("first, second", [("avx512_bf16", None), (None, "avx512_bf16")])
+@pytest.mark.parametrize("first, second", [
+    ("avx512_bf16", None), pytest.param(None, "avx512_bf16", marks=pytest.mark.slow)])
 def test_a_run_keeps_its_precision_on_another_machine(
         tmp_path, monkeypatch, capsys, caplog, first, second):
     config = tiny_config()
@@ -382,6 +384,7 @@ def test_lpips_needs_its_weights(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_network):
     config = tiny_config()
     config.train.update(rate_target=0.2, rd_lambda=0.02, lpips_weight=0.5, num_steps=4,
