@@ -23,7 +23,7 @@ import importlib
 import pathlib
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,33 +34,22 @@ from common.container import SUFFIX, Container
 from common.lazy import Codec, Latents, coding, data, inspection, itinf, levels, targets
 
 
-class _Codecs(Mapping):
-    """The classes of codecs, imported when they are asked for, by their modules."""
-
-    _NAMES = {
-        "factorized.models": "FactorizedPrior",
-        "mshyper.models": "MeanScaleHyperprior",
-        "mshyper.bits_back": "BitsBackHyperprior",
-        "joint_ar.models": "JointAutoregressive",
-        "hific.models": "HiFiC",
-        "hific.mixture": "HiFiCMixture",
-    }
+class _Codecs(dict):
+    """Classes by their modules, from their names; each is imported when it is looked up."""
 
     def __getitem__(self, module):
-        return getattr(importlib.import_module(module), self._NAMES[module])
-
-    def __contains__(self, module):
-        return module in self._NAMES
-
-    def __iter__(self):
-        return iter(self._NAMES)
-
-    def __len__(self):
-        return len(self._NAMES)
+        return getattr(importlib.import_module(module), super().__getitem__(module))
 
 
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).
-CODECS = _Codecs()
+CODECS = _Codecs({
+    "factorized.models": "FactorizedPrior",
+    "mshyper.models": "MeanScaleHyperprior",
+    "mshyper.bits_back": "BitsBackHyperprior",
+    "joint_ar.models": "JointAutoregressive",
+    "hific.models": "HiFiC",
+    "hific.mixture": "HiFiCMixture",
+})
 
 
 def find_class(path: pathlib.Path) -> type[Codec]:

@@ -14,9 +14,7 @@ from common import data, images, metrics, quantizers, tiles
 from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
-from common.images import MAX_WHOLE_PIXELS  # noqa: F401  (for who codes them whole)
 from common.model import Codec, Latents
-from common.peek import read_level  # noqa: F401  (also for who decodes)
 from common.timing import recording, stage
 
 

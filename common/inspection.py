@@ -10,7 +10,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from PIL import Image
 
-from common import coding, metrics, quantizers
+from common import coding, images, metrics, quantizers
 from common.files import replacing
 from common.model import Codec, Prediction
 
@@ -66,7 +66,7 @@ class Inspection(NamedTuple):
     strides: dict[str, int]
 
 
-def inspect(model: Codec, image: np.ndarray, max_pixels: int = coding.MAX_WHOLE_PIXELS,
+def inspect(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_WHOLE_PIXELS,
             level: int | None = None) -> Inspection:
     """Codes an image, and keeps what is seen on the way.
 

@@ -261,8 +261,8 @@ def objective(path: str | os.PathLike, **given) -> dict:
 
 def _check_sides(image, objective, name):
     pixels = math.prod(image.shape[:2])
-    if pixels > coding.MAX_WHOLE_PIXELS:
-        raise UserError(f"inference takes images of up to {coding.MAX_WHOLE_PIXELS / 1e6:g} "
+    if pixels > images.MAX_WHOLE_PIXELS:
+        raise UserError(f"inference takes images of up to {images.MAX_WHOLE_PIXELS / 1e6:g} "
                         f"megapixels, which it does not cut into tiles; {name} has "
                         f"{pixels / 1e6:.1f}")
     objectives.check_side(min(image.shape[:2]), name, objective.get("distortion", "mse"),

@@ -182,9 +182,9 @@ def _check(model, sizes, steps, max_pixels):
         raise UserError("an image of the chain has no pixels")
     stride = model.analysis.stride
     padded = [math.prod(model.latent_size(*size)) * stride**2 for size in sizes]
-    if max(padded) > coding.MAX_WHOLE_PIXELS:
+    if max(padded) > images.MAX_WHOLE_PIXELS:
         raise UserError(f"an image of {max(padded) / 1e6:.1f} megapixels, padded; chains take up "
-                        f"to {coding.MAX_WHOLE_PIXELS / 1e6:g} each")
+                        f"to {images.MAX_WHOLE_PIXELS / 1e6:g} each")
     pixels = sum(padded)
     if pixels > max(max_pixels, len(sizes) * stride**2):
         raise UserError(f"{len(sizes)} images of together {pixels / 1e6:.1f} megapixels, padded, "

@@ -58,7 +58,6 @@ class ResidualSynthesis(Transform):
         super().__init__(layers, out_channels=last)
 
 
-
 def _bottlenecks(channels, number):
     return [Residual([conv(channels // 2, 1, activation="relu"),
                       conv(channels // 2, 3, activation="relu"),

@@ -360,7 +360,7 @@ def test_models_that_are_not_local_take_what_fits_into_one_tile(part, picture, s
 
 
 def test_refinement_refuses_what_it_does_not_cut(picture, monkeypatch):
-    monkeypatch.setattr(coding, "MAX_WHOLE_PIXELS", 155 * 201 - 1)
+    monkeypatch.setattr(images, "MAX_WHOLE_PIXELS", 155 * 201 - 1)
     model = CLASSES["factorized"](**CONFIGS["factorized"])
     refiner = itinf.Refiner(model, itinf.method("sga"), rd_lambda=0.01)
     with pytest.raises(UserError, match="inference takes images of up to.*the image has 0.0"):
@@ -368,7 +368,7 @@ def test_refinement_refuses_what_it_does_not_cut(picture, monkeypatch):
 
 
 def test_chains_refuse_what_they_do_not_cut(picture, monkeypatch):
-    monkeypatch.setattr(coding, "MAX_WHOLE_PIXELS", 160 * 208 - 1)
+    monkeypatch.setattr(images, "MAX_WHOLE_PIXELS", 160 * 208 - 1)
     model = shared("mean_scale")
     monkeypatch.setattr(model, "replay_steps", 0, raising=False)
     with pytest.raises(UserError, match="chains take up to 0.0.* each"):

@@ -22,6 +22,7 @@ from common import (
     images,
     itinf,
     metrics,
+    peek,
     recipes,
     targets,
     training,
@@ -537,7 +538,7 @@ def test_pipes_of_a_shell(run, pictures, tmp_path):
 def test_a_level_takes_at_most_a_byte(model, photo, monkeypatch):
     files = {level: coding.compress(model, photo[:64, :64], level=level) for level in range(COUNT)}
     found = Container.unpack(files[3], 10**9)
-    assert coding.read_level(export.find("levels-1"), found) == 3
+    assert peek.read_level(export.find("levels-1"), found) == 3
     monkeypatch.setattr(type(model), "_encode_level", lambda *_: None)
     more = [len(file) - len(coding.compress(model, photo[:64, :64], level=level))
             for level, file in files.items()]
