@@ -64,16 +64,16 @@ class MeanScale:
         """The distribution of y.
 
         Args:
-          parameters: float32 [B, h, w, 2 M]; means and logarithms of scales. [B, h, w, M] if all
-            means are zero.
+          parameters: float32 [B, h, w, 2 M]; means, and of scales what the table takes.
+            [B, h, w, M] if all means are zero.
           continuous: with scales between those of the table, which have gradients, rather than
             with the nearest entries, which code.
         """
         if self._predict_mean:
-            mean, log_scale = tf.split(parameters, 2, axis=-1)
+            mean, scale = tf.split(parameters, 2, axis=-1)
         else:
-            mean, log_scale = tf.zeros_like(parameters), parameters
-        index = self.table.index(log_scale)
+            mean, scale = tf.zeros_like(parameters), parameters
+        index = self.table.index(scale)
         return Given(self.table, mean, index if continuous else tf.round(index))
 
     def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
@@ -82,8 +82,8 @@ class MeanScale:
             return [self.table.exact_index(builder, parameters)]
         half = parameters.channels // 2
         mean = builder.requantize(builder.slice(parameters, 0, half), MEAN_BITS)
-        log_scale = builder.slice(parameters, half, 2 * half)
-        return [mean, self.table.exact_index(builder, log_scale)]
+        scale = builder.slice(parameters, half, 2 * half)
+        return [mean, self.table.exact_index(builder, scale)]
 
     def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder, first: int) -> None:
         """Rounds y on its grid and writes it.

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -59,13 +59,28 @@ class DeepFactorized(tf.keras.layers.Layer):
     Args:
       channels: number of channels of the latent.
       use_offset: shift the integer grid of each channel so that its centre lies on the median.
+        "stored": leave it where the weights have it, among which `offset` is saved and loaded.
+      num_filters: widths of the hidden layers of the network that is the cumulative.
+      last_factor: end that network in a nonlinearity too, as HiFiC's port to PyTorch does.
+
+    Raises:
+      TypeError: these make no density.
     """
 
-    def __init__(self, channels: int, use_offset: bool = True):
+    def __init__(self, channels: int, use_offset: bool | str = True,
+                 num_filters: Sequence[int] = (3, 3), last_factor: bool = False):
         super().__init__()
+        if use_offset not in (True, False, "stored"):
+            raise TypeError(f"use_offset is {use_offset!r}; need True, False or 'stored'")
+        if not (isinstance(num_filters, Sequence)
+                and all(isinstance(width, int) and width > 0 for width in num_filters)):
+            raise TypeError(f"num_filters is {num_filters!r}; need a list of the hidden layers' "
+                            "widths")
         self.channels = channels
-        self._use_offset = use_offset
-        self._noisy = tfc.NoisyDeepFactorized(batch_shape=(channels,))
+        self._recentred = bool(use_offset) and use_offset != "stored"
+        self._noisy = tfc.UniformNoiseAdapter(
+            (_LastFactor if last_factor else tfc.DeepFactorized)(
+                batch_shape=(channels,), num_filters=num_filters))
         self.offset = tf.Variable(tf.zeros(channels), trainable=False, name="offset")
 
     def bits(self, value: tf.Tensor) -> tf.Tensor:
@@ -74,7 +89,7 @@ class DeepFactorized(tf.keras.layers.Layer):
 
     def update_offset(self) -> None:
         """Moves `offset` [channels] to the fractional part of the medians, in (-1/2, 1/2]."""
-        if self._use_offset:
+        if self._recentred:
             median = self._quantiles(0.5)
             self.offset.assign(median - tf.round(median))
 
@@ -126,6 +141,18 @@ class DeepFactorized(tf.keras.layers.Layer):
         return low + width / 2
 
 
+class _LastFactor(tfc.DeepFactorized):
+    """A density whose cumulative has the logits l + tanh(a) tanh(l), with a trained a [C]."""
+
+    def _make_variables(self):
+        super()._make_variables()
+        self._last_factor = tf.Variable(tf.zeros(self.batch_shape), name="last_factor")
+
+    def _logits_cumulative(self, inputs):
+        logits = super()._logits_cumulative(inputs)
+        return logits + tf.tanh(self._last_factor) * tf.tanh(logits)
+
+
 class FineFactorized(DeepFactorized):
     """The densities of `DeepFactorized` for a latent that is not quantised, as in bits-back coding.
 
@@ -134,10 +161,13 @@ class FineFactorized(DeepFactorized):
     Args:
       channels: number of channels of the latent.
       step: distance of the values that are coded, a power of two.
+      num_filters, last_factor: as of `DeepFactorized`.
     """
 
-    def __init__(self, channels: int, step: float):
-        super().__init__(channels, use_offset=False)
+    def __init__(self, channels: int, step: float, num_filters: Sequence[int] = (3, 3),
+                 last_factor: bool = False):
+        super().__init__(
+            channels, use_offset=False, num_filters=num_filters, last_factor=last_factor)
         self.step = step
 
     def bits(self, value: tf.Tensor) -> tf.Tensor:
@@ -170,9 +200,18 @@ class FineFactorized(DeepFactorized):
 class ScaleTable:
     """Zero-mean Gaussians of 64 log-spaced scales, convolved with U(-1/2, 1/2).
 
-    A hyper-synthesis predicts ln(scale), so that fresh weights mean a scale of 1; `index` is its
-    position in the table, an affine map without exp. The coder uses the nearest entry, so
-    evaluation does too: the reported rate is the coded rate.
+    `index` is the position in the table of a scale that a network predicts. The coder uses the
+    nearest entry, so evaluation does too: the reported rate is the coded rate.
+
+    Args:
+      output: what the network predicts, by name:
+        "log_scale": ln(scale), so that fresh weights mean a scale of 1, and `index` is an affine
+          map without exp.
+        "scale": the scale itself, where it is not below the smallest one.
+        "exp_index": ln(index).
+
+    Raises:
+      TypeError: there is no such output.
     """
 
     distributions = NUM_SCALES
@@ -181,21 +220,37 @@ class ScaleTable:
     _deviation = 1.0  # at scale 1
     _noisy = tfc.NoisyNormal
 
+    def __init__(self, output: str = "log_scale"):
+        known = "log_scale", "scale", "exp_index"
+        if output not in known:
+            raise TypeError(f"unknown output of scales '{output}'; known: {', '.join(known)}")
+        self._output = output
+
     @staticmethod
     @np.vectorize
     def _cdf(x):
         return 0.5 * math.erfc(-x / math.sqrt(2.0))
 
-    def index(self, log_scale: tf.Tensor) -> tf.Tensor:
+    def index(self, predicted: tf.Tensor) -> tf.Tensor:
         """Continuous position in the table, in [0, 63]; gradients push back from beyond."""
-        index = (log_scale - math.log(MIN_SCALE)) / self._step
+        if self._output == "exp_index":
+            index = tf.exp(tfc.upper_bound(predicted, math.log(NUM_SCALES - 1)))
+        else:
+            if self._output == "scale":
+                predicted = tf.math.log(tfc.lower_bound(predicted, MIN_SCALE))
+            index = (predicted - math.log(MIN_SCALE)) / self._step
         return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
-    def exact_index(self, builder: exact.Builder, log_scale: exact.Value) -> exact.Value:
+    def exact_index(self, builder: exact.Builder, predicted: exact.Value) -> exact.Value:
         """The nearest entry, in integers: `index` of what a network in fixed point predicts."""
-        return builder.affine("scale_table", log_scale, 1 / self._step,
-                              -math.log(MIN_SCALE) / self._step,
-                              bits=0, low=0, high=NUM_SCALES - 1)
+        if self._output == "log_scale":
+            return builder.affine("scale_table", predicted, 1 / self._step,
+                                  -math.log(MIN_SCALE) / self._step,
+                                  bits=0, low=0, high=NUM_SCALES - 1)
+        between = np.arange(NUM_SCALES - 1) + 0.5
+        edges = (MIN_SCALE * np.exp(between * self._step) if self._output == "scale"
+                 else np.log(between))
+        return builder.steps("scale_table", predicted, edges)
 
     def bits(self, value: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         """Information content of every element of `value` (mean removed) at `index`, in bits."""
@@ -260,9 +315,11 @@ class ShiftedScaleTable(ScaleTable):
 
     Args:
       shifts: how many fractions there are.
+      output: as of `ScaleTable`.
     """
 
-    def __init__(self, shifts: int):
+    def __init__(self, shifts: int, output: str = "log_scale"):
+        super().__init__(output)
         self.shifts = shifts
 
     @property
@@ -290,18 +347,18 @@ class ShiftedLogisticTable(ShiftedScaleTable, LogisticTable):
     """`ShiftedScaleTable` for logistic distributions."""
 
 
-def scale_table(likelihood: str, shifts: int = 1) -> ScaleTable:
-    """The table of "normal" or "logistic" distributions; see `ShiftedScaleTable` for `shifts`.
+def scale_table(likelihood: str, shifts: int = 1, output: str = "log_scale") -> ScaleTable:
+    """The table of "normal" or "logistic" distributions; see `ShiftedScaleTable` for the others.
 
     Raises:
-      TypeError: there is no such likelihood.
+      TypeError: there is no such likelihood or output.
     """
     tables = {"normal": (ScaleTable, ShiftedScaleTable),
               "logistic": (LogisticTable, ShiftedLogisticTable)}
     if likelihood not in tables:
         raise TypeError(f"unknown likelihood '{likelihood}'; known: {', '.join(tables)}")
     plain, shifted = tables[likelihood]
-    return plain() if shifts == 1 else shifted(shifts)
+    return plain(output) if shifts == 1 else shifted(shifts, output)
 
 
 def _bits(log_probability: tf.Tensor) -> tf.Tensor:

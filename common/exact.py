@@ -212,6 +212,21 @@ class Lookup(Op):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Steps(Op):
+    """How many of the edges are not above x.
+
+    Attributes:
+      edges: int64 [N], in ascending order.
+    """
+
+    edges: np.ndarray
+
+    def __call__(self, x):
+        steps = tf.searchsorted(_tensor(self, "edges"), tf.reshape(x, [-1]), side="right")
+        return tf.cast(tf.reshape(steps, tf.shape(x)), x.dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Add(Op):
     """Sum of inputs with the same number of fractional bits."""
 
@@ -287,8 +302,8 @@ class Mean(Op):
 
 
 _OPS = {cls.__name__: cls for cls in (
-    Input, Conv, Depthwise, Requantize, LeakyRelu, Lookup, Add, Multiply, Maximum, Negate, Concat,
-    Slice, DepthToSpace, Mean)}
+    Input, Conv, Depthwise, Requantize, LeakyRelu, Lookup, Steps, Add, Multiply, Maximum, Negate,
+    Concat, Slice, DepthToSpace, Mean)}
 
 
 def _shifted(x, taps, stride, pad=tf.pad):
@@ -543,3 +558,14 @@ class Builder:
         value = self._append(op, x.channels, x.bits, bound)
         return self.requantize(value) if linear else value
 
+    def steps(self, name: str, x: Value, edges) -> Value:
+        """How many of `edges`, ascending floats [N], are not above x: an integer from 0 to N.
+
+        Raises:
+          ConversionError: x has too few fractional bits to tell them apart.
+        """
+        rounded = np.round(np.asarray(edges, np.float64) * 2.0**x.bits).astype(np.int64)
+        if np.any(np.diff(rounded) < 1):
+            raise ConversionError(f"layer {name} cannot be made exact: its inputs have {x.bits} "
+                                  "fractional bits, too few to tell its steps apart")
+        return self._append(Steps((x.index,), rounded), x.channels, 0, len(rounded))

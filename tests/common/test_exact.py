@@ -401,6 +401,22 @@ def test_mean_is_rounded_once(height, width, mode):
     assert list(mean.ravel()) == halves_up
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_steps_are_counted(mode):
+    builder = exact.Builder()
+    steps = builder.steps("steps", builder.input(0, 2, BITS, 2.0**28), [-1.0, 0.5, 3.0, 2.0**15])
+    assert (steps.bits, steps.bound, steps.channels) == (0, 4, 2)
+    network = exact.Network.from_arrays(builder.network(steps).to_arrays())
+    assert network.ops[-1].taps == ((0, 0),)
+    unit = 2**BITS
+    x = np.array([[-2**28, -unit - 1, -unit, 0, unit // 2 - 1, unit // 2, 3 * unit, 2**28]])
+    found, = MODES[mode](network)(tf.constant(x.reshape(1, 2, 2, 2)))
+    assert found.dtype == tf.float64 and found.shape == (1, 2, 2, 2)
+    np.testing.assert_array_equal(np.ravel(found), [0, 0, 1, 1, 1, 2, 3, 4])
+    with pytest.raises(UserError, match="layer steps .* 12 fractional bits, too few"):
+        builder.steps("steps", exact.Value(0, 2, BITS, 2.0**28), [0.0, 0.5, 0.5001])
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_other_images_in_the_batch_change_nothing(name):
     _, network, _ = whole(name)
