@@ -14,6 +14,7 @@ so do encode and decode (common/tiles.py).
 """
 
 import contextlib
+import math
 import types
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -27,6 +28,9 @@ from common.levels import DEFAULT_QUALITY, Levels
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's. Models with
 # levels have a "level" too, int32 [B].
 Latents = dict[str, tf.Tensor]
+
+# What the transforms take 0 and 1 of an image as, unless a model says otherwise.
+PIXEL_RANGE = (-0.5, 0.5)
 
 
 class Prediction(NamedTuple):
@@ -75,6 +79,10 @@ class Codec(tf.keras.Model):
     Args:
       analysis, synthesis: transforms as in `transforms.build`.
       levels: None for a model of one rate; else arguments of `Levels` (common/levels.py).
+      pixel_range: what 0 and 1 of an image become for the analysis, and are from the synthesis.
+
+    Raises:
+      TypeError: these make no codec.
 
     Attributes:
       levels: see above.
@@ -90,9 +98,13 @@ class Codec(tf.keras.Model):
     fingerprint: str | None = None
     precision: str = "float32"
 
-    def __init__(self, analysis, synthesis, levels: dict | None = None):
+    def __init__(self, analysis, synthesis, levels: dict | None = None,
+                 pixel_range: tuple[float, float] = PIXEL_RANGE):
+        if len(pixel_range) != 2 or not -math.inf < pixel_range[0] < pixel_range[1] < math.inf:
+            raise TypeError(f"pixel_range is {pixel_range}; need two numbers, the lower first")
         # Whatever the precision of its transforms, Keras should not round the images.
         super().__init__(dtype="float32")
+        self._black, self._contrast = pixel_range[0], pixel_range[1] - pixel_range[0]
         self.analysis = transforms.build(analysis)
         self.synthesis = transforms.build(synthesis)
         self.levels = levels and Levels(self.analysis.out_channels, **levels)
@@ -196,12 +208,12 @@ class Codec(tf.keras.Model):
         """
         stride = self.analysis.stride
 
-        def centred(x):
+        def in_range(x):
             x = data.to_float(x) if x.dtype == np.uint8 else x
-            return images.pad_to_multiple(x, stride) - 0.5
+            return images.pad_to_multiple(x, stride) * self._contrast + self._black
 
         with self._at(self.level_latent(level, _batch(x)).get("level")):
-            return tiles.run(self.analysis, x, down=stride, before=centred, training=training)
+            return tiles.run(self.analysis, x, down=stride, before=in_range, training=training)
 
     def to_image(self, y: tf.Tensor, training: bool = False,
                  finish: Callable[[tf.Tensor], tf.Tensor] = tf.identity, *,
@@ -215,7 +227,8 @@ class Codec(tf.keras.Model):
 
         with self._at(level):
             return tiles.run(self.synthesis, y, up=self.synthesis.stride, before=unamplified,
-                             after=lambda x: finish(x + 0.5), training=training)
+                             after=lambda x: finish((x - self._black) / self._contrast),
+                             training=training)
 
     def _at(self, level):
         return self.levels.at(level) if self.levels else contextlib.nullcontext()

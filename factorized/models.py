@@ -8,7 +8,7 @@
 
 import tensorflow as tf
 
-from common import entropy, model
+from common import arguments, entropy, model
 from common.timing import stage
 
 
@@ -17,13 +17,18 @@ class FactorizedPrior(model.Codec):
 
     Args:
       analysis, synthesis: transforms as in `transforms.build`.
-      use_offset: centre the integer grid of each channel on its median.
-      levels: as of `model.Codec`.
+      use_offset: centre the integer grid of each channel on its median; or "stored", as of
+        `entropy.DeepFactorized`.
+      density: further arguments of `entropy.DeepFactorized`.
+      levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, use_offset: bool = True, levels=None):
-        super().__init__(analysis, synthesis, levels)
-        self.prior = entropy.DeepFactorized(self.analysis.out_channels, use_offset)
+    def __init__(self, analysis, synthesis, use_offset: bool | str = True,
+                 density: dict | None = None, levels=None, pixel_range=model.PIXEL_RANGE):
+        super().__init__(analysis, synthesis, levels, pixel_range)
+        self.prior = arguments.construct(
+            "density", entropy.DeepFactorized, self.analysis.out_channels, use_offset,
+            **(density or {}))
 
     @property
     def _priors(self):

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 import mshyper.models
-from common import entropy, exact, mixtures
-from common.model import Prediction
+from common import arguments, entropy, exact, mixtures
+from common.model import PIXEL_RANGE, Prediction
 
 # Fractions of an integer to which the means of y are rounded in coding.
 _SHIFT_BITS = 4
@@ -67,22 +67,22 @@ class Mixture:
         """The distribution of y.
 
         Args:
-          parameters: float32 [B, h, w, 3 K M]: logits, means, logarithms of scales.
+          parameters: float32 [B, h, w, 3 K M]: logits, means, and of scales what the table takes.
           continuous: as of `MeanScale.given`.
         """
         channels = parameters.shape[-1] // (3 * self._components)
         shape = tf.concat([tf.shape(parameters)[:-1], [3, self._components, channels]], axis=0)
-        logits, mean, log_scale = tf.unstack(tf.reshape(parameters, shape), axis=-3)
-        index = self.table.index(log_scale)
+        logits, mean, scale = tf.unstack(tf.reshape(parameters, shape), axis=-3)
+        index = self.table.index(scale)
         return MixtureGiven(self.table, logits, mean, index if continuous else tf.round(index))
 
     def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
         """Integer weights, means in units of 2^-4 and positions in the scale table, K M each."""
         third = parameters.channels // 3
-        logits, mean, log_scale = (
+        logits, mean, scale = (
             builder.slice(parameters, i * third, (i + 1) * third) for i in range(3))
         return [self._exact_softmax(builder, logits), builder.requantize(mean, _SHIFT_BITS),
-                self.table.exact_index(builder, log_scale)]
+                self.table.exact_index(builder, scale)]
 
     def _exact_softmax(self, builder, logits):
         """2^14 exp(logit - largest logit) of every component. Only their ratios matter."""
@@ -120,17 +120,23 @@ class HiFiCMixture(mshyper.models.Hyperprior):
       analysis, synthesis, hyper_analysis: transforms as in `transforms.build`; y has M channels.
       hyper_synthesis: transform to 3 K M channels, as of `HiFiCMixtureHyperSynthesis`.
       likelihood: of each component, "normal" or "logistic".
-      use_offset: centre the integer grid of each channel of z on its median.
-      levels: as of `model.Codec`.
+      use_offset, density, scale_output: as of `MeanScaleHyperprior`.
+      levels, pixel_range: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 likelihood: str = "normal", use_offset: bool = True, levels=None):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
+                 likelihood: str = "normal", use_offset: bool | str = True,
+                 density: dict | None = None, scale_output: str = "log_scale", levels=None,
+                 pixel_range=PIXEL_RANGE):
+        super().__init__(
+            analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         channels, outputs = self.analysis.out_channels, self.hyper_synthesis.out_channels
         components, rest = divmod(outputs, 3 * channels)
         if rest or not components:
             raise TypeError(f"the hyper-synthesis has {outputs} outputs; mixtures for {channels} "
                             f"channels need a multiple of {3 * channels}")
-        self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
-        self.y_prior = Mixture(entropy.scale_table(likelihood, 2**_SHIFT_BITS), components)
+        self.z_prior = arguments.construct(
+            "density", entropy.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
+            **(density or {}))
+        self.y_prior = Mixture(
+            entropy.scale_table(likelihood, 2**_SHIFT_BITS, scale_output), components)

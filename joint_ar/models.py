@@ -26,6 +26,7 @@ import tensorflow as tf
 import mshyper.models
 from common import context, conversion, exact, transforms
 from common.conditional import MEAN_BITS
+from common.model import PIXEL_RANGE
 from common.timing import stage
 
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
@@ -42,15 +43,17 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
     Args:
       analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
       context: transform of y whose output depends on earlier positions only.
-      entropy_parameters: transform of [phi, psi] to means and logarithms of scales, 2 M channels.
-      use_offset: centre the integer grid of each channel of z on its median.
-      levels: as of `model.Codec`.
+      entropy_parameters: transform of [phi, psi] to means and to what is predicted of scales,
+        2 M channels.
+      use_offset, density, scale_output, levels, pixel_range: as of `MeanScaleHyperprior`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, context,
-                 entropy_parameters, use_offset: bool = True, levels=None):
+                 entropy_parameters, use_offset: bool | str = True, density: dict | None = None,
+                 scale_output: str = "log_scale", levels=None, pixel_range=PIXEL_RANGE):
         super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis,
-                         use_offset=use_offset, levels=levels)
+                         use_offset=use_offset, density=density, scale_output=scale_output,
+                         levels=levels, pixel_range=pixel_range)
         self.context = transforms.build(context)
         self.entropy_parameters = transforms.build(entropy_parameters)
         self._cached = None

@@ -27,7 +27,16 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 import mshyper.models
-from common import conditional, conversion, entropy, exact, images, model, quantizers
+from common import (
+    arguments,
+    conditional,
+    conversion,
+    entropy,
+    exact,
+    images,
+    model,
+    quantizers,
+)
 from common.conditional import MEAN_BITS
 from mshyper.replay import Replay
 
@@ -56,13 +65,18 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
       analysis, synthesis, hyper_synthesis: transforms as in `transforms.build`.
       hyper_analysis: transform to 2 C channels, the posterior's mean and logarithm of scale.
       replay_steps: steps of optimisation of the posterior in coding, see mshyper/replay.py.
-      levels: as of `model.Codec`.
+      density: of z; further arguments of `entropy.FineFactorized`.
+      levels, pixel_range: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 replay_steps: int = 20, levels=None):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
-        self.z_prior = entropy.FineFactorized(self.hyper_analysis.out_channels // 2, Z_STEP)
+                 replay_steps: int = 20, density: dict | None = None, levels=None,
+                 pixel_range=model.PIXEL_RANGE):
+        super().__init__(
+            analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
+        self.z_prior = arguments.construct(
+            "density", entropy.FineFactorized, self.hyper_analysis.out_channels // 2, Z_STEP,
+            **(density or {}))
         self.y_prior = conditional.MeanScale(entropy.ShiftedScaleTable(2**_SHIFT_BITS))
         self.replay_steps = replay_steps
         self._cached = None

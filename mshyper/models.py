@@ -17,7 +17,17 @@
 import numpy as np
 import tensorflow as tf
 
-from common import conditional, conversion, entropy, exact, images, model, tiles, transforms
+from common import (
+    arguments,
+    conditional,
+    conversion,
+    entropy,
+    exact,
+    images,
+    model,
+    tiles,
+    transforms,
+)
 from common.timing import stage
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
@@ -31,11 +41,12 @@ class Hyperprior(model.Codec):
 
     Args:
       analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
-      levels: as of `model.Codec`.
+      levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, levels=None):
-        super().__init__(analysis, synthesis, levels)
+    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, levels=None,
+                 pixel_range=model.PIXEL_RANGE):
+        super().__init__(analysis, synthesis, levels, pixel_range)
         self.hyper_analysis = transforms.build(hyper_analysis)
         self.hyper_synthesis = transforms.build(hyper_synthesis)
 
@@ -146,13 +157,21 @@ class MeanScaleHyperprior(Hyperprior):
       predict_mean: True for Minnen et al. 2018; False for Ballé et al. 2018, where means are zero
         and the hyper-analysis sees |y|.
       likelihood: of y, "normal" as in these papers, or "logistic".
-      use_offset: centre the integer grid of each channel of z on its median.
-      levels: as of `model.Codec`.
+      use_offset: centre the integer grid of each channel of z on its median; or "stored", as of
+        `entropy.DeepFactorized`.
+      density: of z; further arguments of `entropy.DeepFactorized`.
+      scale_output: what the hyper-synthesis predicts of scales; see `entropy.ScaleTable`.
+      levels, pixel_range: as of `model.Codec`.
     """
 
     def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 predict_mean: bool = True, likelihood: str = "normal", use_offset: bool = True,
-                 levels=None):
-        super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis, levels)
-        self.z_prior = entropy.DeepFactorized(self.hyper_analysis.out_channels, use_offset)
-        self.y_prior = conditional.MeanScale(entropy.scale_table(likelihood), predict_mean)
+                 predict_mean: bool = True, likelihood: str = "normal",
+                 use_offset: bool | str = True, density: dict | None = None,
+                 scale_output: str = "log_scale", levels=None, pixel_range=model.PIXEL_RANGE):
+        super().__init__(
+            analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
+        self.z_prior = arguments.construct(
+            "density", entropy.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
+            **(density or {}))
+        self.y_prior = conditional.MeanScale(
+            entropy.scale_table(likelihood, output=scale_output), predict_mean)

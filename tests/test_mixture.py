@@ -29,10 +29,11 @@ CONFIG = dict(
 
 
 @functools.cache
-def make(likelihood="normal"):
+def make(likelihood="normal", **options):
     """A model with tables, whose mixtures are no single Gaussians; tests leave it as it is."""
     tf.keras.utils.set_random_seed(0)
-    model, rng = mixture.HiFiCMixture(**CONFIG, likelihood=likelihood), np.random.default_rng(0)
+    model = mixture.HiFiCMixture(**CONFIG, likelihood=likelihood, **options)
+    rng = np.random.default_rng(0)
     model.initialize()
     for weight in model.z_prior.trainable_variables:
         weight.assign_add(rng.normal(0, 0.3, weight.shape))
@@ -178,11 +179,12 @@ def code(model, latents, height, width):
     return decoded, stream
 
 
-@pytest.mark.parametrize("likelihood, height, width", [
-    ("normal", 1, 1), ("normal", 1, 65), ("normal", 67, 131), ("normal", 255, 257),
-    ("logistic", 67, 131)])
-def test_decode_returns_what_generate_uses(likelihood, height, width):
-    model = make(likelihood)
+@pytest.mark.parametrize("options, height, width", [
+    ({}, 1, 1), ({}, 1, 65), ({}, 67, 131), ({}, 255, 257),
+    (dict(likelihood="logistic"), 67, 131),
+    (dict(scale_output="scale", pixel_range=(-1, 1), use_offset="stored"), 67, 131)])
+def test_decode_returns_what_generate_uses(options, height, width):
+    model = make(**options)
     latents = model.infer(picture(height, width))
     generated = model.generate(latents, quantizers.Round())
     decoded, _ = code(model, latents, height, width)

@@ -47,10 +47,13 @@ CONFIGS = {
 }
 
 
-def make(name):
-    """A model with tables, whose latents are neither all zero nor far from what it predicts."""
+def make(name, **options):
+    """A model with tables, whose latents are neither all zero nor far from what it predicts.
+
+    `options` are further arguments of it.
+    """
     tf.keras.utils.set_random_seed(0)
-    model, rng = CLASSES[name](**CONFIGS[name]), np.random.default_rng(0)
+    model, rng = CLASSES[name](**CONFIGS[name], **options), np.random.default_rng(0)
     model.initialize()
     for prior in model.priors:
         for weight in getattr(prior, "trainable_variables", []):
@@ -62,8 +65,12 @@ def make(name):
         predictor = getattr(model, "entropy_parameters", model.hyper_synthesis)
         kernel, bias = kernel_and_bias(predictor)
         kernel.assign(kernel * 0.1)
-        log_scales = rng.normal(math.log(3), 0.2, 12)
-        bias.assign(np.concatenate([rng.normal(0, 1, bias.shape[0] - 12), log_scales]))
+        scales = rng.normal(math.log(3), 0.2, 12)
+        if options.get("scale_output") == "scale":
+            scales = np.exp(scales)
+        elif options.get("scale_output") == "exp_index":
+            scales = np.log(entropy.ScaleTable().index(scales))
+        bias.assign(np.concatenate([rng.normal(0, 1, bias.shape[0] - 12), scales]))
     model.prepare_coding()
     return model
 
