@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, entropy, export, images, objectives, quantizers
+from common import data, entropy, export, images, objectives, quantizers, tiles
 from common.cli import UserError
+from common.stack import Stack
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior
 from tests import test_mixture, test_models
@@ -89,6 +90,35 @@ def test_integer_networks_pick_the_entries_of_the_floats(name, photograph):
     floats = np.round(model.y_prior.table.index(psi[..., -12:]))
     assert len(np.unique(floats)) > 30
     assert np.mean(index == floats) >= 0.998 and np.max(np.abs(index - floats)) <= 1
+
+
+def test_steps_in_tiles_are_the_same(photograph, monkeypatch):
+    model = make("mean_scale")
+    latents = model.infer(test_models.picture(photograph, 255, 257))
+    whole = test_models.encode(model, latents)
+    monkeypatch.setattr(tiles, "LATENT_SIDE", 8)
+    assert test_models.encode(model, latents) == whole
+
+
+def test_bits_back_with_another_density(photograph):
+    cls, config = EVERY["bits_back"]
+    tf.keras.utils.set_random_seed(0)
+    model = cls(**config, replay_steps=2, pixel_range=(0, 1),
+                density=dict(num_filters=(3, 3, 3), last_factor=True))
+    model.initialize()
+    rng = np.random.default_rng(0)
+    for weight in model.z_prior.trainable_variables:
+        weight.assign_add(rng.normal(0, 0.3, weight.shape))
+    x = test_models.picture(photograph, 67, 131)
+    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    model.prepare_coding()
+    y = np.round(model.infer(x)["y"])
+    bits = rng.bytes(4000)
+    stack = Stack(model.tables, bits)
+    model.encode({"y": y}, stack)
+    stack = Stack(model.tables, stack.finish())
+    np.testing.assert_array_equal(model.decode(stack, 67, 131)["y"], y)
+    assert stack.finish() == bits
 
 
 def test_the_context_in_integers_is_that_of_the_floats_and_causal(photograph):
