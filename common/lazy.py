@@ -28,6 +28,8 @@ _PLACES = {
     "Network": ("common.exact", "Network"),
     "PchipInterpolator": ("scipy.interpolate", "PchipInterpolator"),
     "Tables": ("common.entropy", "Tables"),
+    "TrackableObjectGraph": ("tensorflow.core.protobuf.trackable_object_graph_pb2",
+                             "TrackableObjectGraph"),
 }
 
 

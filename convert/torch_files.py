@@ -65,7 +65,7 @@ def is_torch(path: str | os.PathLike) -> bool:
     """Whether PyTorch wrote a file, be it TorchScript. Raises UserError if it is damaged."""
     head = beginning(path)
     if head.startswith(_ZIP):
-        with _open(path) as archive:
+        with _damage(path), _open(path) as archive:
             return _root(archive) is not None
     return head.startswith(_LEGACY)
 
@@ -163,7 +163,7 @@ def _load_legacy(path):
           mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as file):
         _, _, machine, value, keys = (_Unpickler(file, path, find).load() for _ in range(5))
         _require_little_endian(path, machine["little_endian"])
-        for key in keys:
+        for key in map(_text, keys):
             size, itemsize = sizes.pop(key)
             if int.from_bytes(file.read(8), "little") != size:
                 raise ValueError(f"storage {key} has another size than its tensors need")
@@ -214,7 +214,7 @@ class _Unpickler(pickle._Unpickler):
         known = {("torch._utils", "_rebuild_tensor_v2"): self._tensor,
                  ("torch._utils", "_rebuild_parameter"): _first,
                  ("torch._utils", "_rebuild_parameter_with_state"): _first,
-                 ("torch", "Size"): tuple,
+                 ("torch", "Size"): _first,
                  ("collections", "OrderedDict"): _dict}
         if module in ("torch", "torch.storage") and name in _STORAGES:
             return _STORAGES[name]
@@ -229,13 +229,14 @@ class _Unpickler(pickle._Unpickler):
         if not isinstance(stored, np.dtype):
             raise UserError(f"{self._path}: has tensors of a type that is not read "
                             f"({getattr(stored, '__name__', 'unknown')})")
-        if not isinstance(key, str) or not _is_count(size) or any(v is not None for v in view):
-            raise ValueError("a storage has no proper key or size")
-        return _Storage(stored, size, self._find(key, size, stored.itemsize))
+        if not _is_count(size) or any(part is not None for part in view):
+            raise ValueError("a storage has no proper size")
+        return _Storage(stored, size, self._find(_text(key), size, stored.itemsize))
 
     def _tensor(self, storage, offset, shape, strides, *_):
-        shape, strides = tuple(shape), tuple(strides)
-        if len(shape) != len(strides) or not all(map(_is_count, (offset, *shape, *strides))):
+        if (not isinstance(shape, tuple) or not isinstance(strides, tuple)
+                or len(shape) != len(strides)
+                or not all(map(_is_count, (offset, *shape, *strides)))):
             raise ValueError("a tensor has no proper shape")
         if not isinstance(storage, _Storage):
             raise ValueError("a tensor has no storage")
@@ -273,14 +274,18 @@ def _is_count(value):
     return type(value) is int and value >= 0
 
 
+def _text(key):
+    if not isinstance(key, str):
+        raise ValueError("a storage has no proper key")
+    return key
+
+
 def _first(value, *_):
     return value
 
 
-def _dict(items=()):
-    value = {}
-    _put(value, items)
-    return value
+def _dict(*_):
+    return {}
 
 
 def _put(target, items):

@@ -5,6 +5,8 @@ import collections
 import copyreg
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 
@@ -15,6 +17,7 @@ import pytest
 from common.cli import UserError
 from convert import torch_files
 from convert.files import Array
+from tests.convert import torch_writer
 from tests.convert.torch_writer import Name, Parameter, View, write, write_pickle
 from tests.test_hostile import mutations
 
@@ -140,6 +143,19 @@ def test_only_what_is_asked_for_is_read(path, legacy):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20
+
+
+def test_tensorflow_is_not_imported(path, legacy):
+    write(path, {"a": np.arange(3.0)}, legacy)
+    script = f"""
+import sys, numpy, convert
+from convert import torch_files, kernels
+assert convert.kind({str(path)!r}) == "torch"
+print(numpy.asarray(torch_files.load({str(path)!r})["a"]), "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True,
+                          check=False)
+    assert done.stdout == "[0. 1. 2.] False\n", done.stderr
 
 
 def test_other_files(path, tmp_path):
@@ -339,20 +355,35 @@ def test_known_names_cannot_be_changed(path, legacy):
     assert torch_files._Unpickler._tensor.__doc__ != "changed"
 
 
+DEEP = b")" + b"\x85" * 200_000  # a tuple whose hash recurses as often
+
+
 @pytest.mark.parametrize("pickled", [
-    b"\x80\x02}" + b")" + b"\x85" * 300_000 + b"K\1s.",  # a key whose hash recurses as deep
-    b"\x80\x02}(" + b")" + b"\x85" * 300_000 + b"K\1u.",
-    b"\x80\x02ccollections\nOrderedDict\n](" + b")" + b"\x85" * 300_000 + b"K\1\x86e\x85R.",
-    b"\x80\x02}K\1" + b"(" * 300_000 + b"s.",
-    b"\x80\x02}r\xff\xff\xff\xff" + text("a") + b"X\xff\xff\xff\x7f.",
-    b"\x80\x02}\x8b\xff\xff\xff\x7f."])
-def test_huge_pickles(path, legacy, pickled):
+    b"}" + DEEP + b"K\1s", b"}(" + DEEP + b"K\1u", b"ca\nb\n)R" + DEEP + b"K\1s",
+    b"(" + DEEP + text("key") + b"NtQ",
+    b"(" + text("storage") + b"ctorch\nFloatStorage\n" + DEEP + b"NK\1tQ", b"(" * 200_000 + b"s"])
+def test_deep_pickles(path, pickled):
+    write_pickle(path, b"\x80\x02" + pickled + b".", {})
+    refused(path, "damaged|tensors of a type")
+
+
+def test_deep_keys_of_storages(path):
+    with open(path, "wb") as file:
+        for value in torch_writer.LEGACY_START:
+            pickle.dump(value, file, 2)
+        file.write(b"\x80\x02}." + b"\x80\x02]" + DEEP + b"a.")
+    refused(path, "a storage has no proper key")
+
+
+@pytest.mark.parametrize("pickled", [
+    b"}r\xff\xff\xff\xff" + text("a") + b"X\xff\xff\xff\x7f", b"}\x8b\xff\xff\xff\x7f"])
+def test_huge_values(path, legacy, pickled):
+    write_pickle(path, b"\x80\x02" + pickled + b".", {}, legacy)
     tracemalloc.start()
-    write_pickle(path, pickled, {}, legacy)
     refused(path, "damaged")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 2**27
+    assert peak < 2**20
 
 
 def test_deep_values(path, legacy):
