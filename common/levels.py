@@ -15,11 +15,11 @@ inverse is learned by itself, for the synthesis wants the mean of what was round
 learned at a few knots and interpolated between them, in their and lambda's logarithms: the number
 of levels is a matter of the file alone.
 
-With `scales`, the outputs of convolutions of analysis and synthesis (every `SignalConv2D`) are
-multiplied too, by exp(a t + b t^2) with t from -1 to 1 along log lambda (Choi et al. 2019,
-"Variable rate deep image compression with a conditional autoencoder"). Without, one analysis serves
-all levels. The hyper transforms see y after its gain, which is all that they need. The level is a
-latent of its own, int32 [B], that the file holds before all others.
+With `scales`, the outputs of convolutions of analysis and synthesis (every `Convolution`; Keras's
+are none) are multiplied too, by exp(a t + b t^2) with t from -1 to 1 along log lambda (Choi et al.
+2019, "Variable rate deep image compression with a conditional autoencoder"). Without, one analysis
+serves all levels. The hyper transforms see y after its gain, which is all that they need. The level
+is a latent of its own, int32 [B], that the file holds before all others.
 """
 
 import math
@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from common import entropy, weights
 from common.transforms import convolution
-from common.transforms.convolution import SignalConv2D
+from common.transforms.convolution import Convolution
 
 # What a level is chosen by when nobody says; see `Levels.at_quality`.
 DEFAULT_QUALITY = 50
@@ -126,7 +126,7 @@ class Levels(tf.keras.layers.Layer):
         """
         if not self.scales:
             return
-        if isinstance(transform, SignalConv2D):
+        if isinstance(transform, Convolution):
             scale = self.add_weight(name, [2, transform.filters], initializer="zeros")
             transform.__dict__["level_scale"] = scale  # not by Keras's setattr, as just said
         for key, layer in weights.within(transform).items():

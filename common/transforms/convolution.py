@@ -5,6 +5,8 @@ operations differ, for on CPUs TensorFlow's have traps:
 
     explicit padding   has no oneDNN gradient in bfloat16, and the one there is takes up to a
                        hundred times as long: pad before instead
+    1x1, strided       the gradient of the kernel writes beyond its memory, and crashes now and
+                       then: take every other position first
     x[:, a:b]          has a gradient that writes element by element: see `images.crop`
     few outputs        of a transposed convolution, as the three of an image, leave most of a
                        vector register idle: they are computed as one convolution with an output
@@ -38,12 +40,48 @@ def at(t: tf.Tensor) -> Iterator[None]:
         position.reset(token)
 
 
-class SignalConv2D(tfc.SignalConv2D):
-    """`tfc.SignalConv2D` with zeros beyond the border; see the module's docstring.
+class Convolution(tf.keras.layers.Layer):
+    """A convolution whose outputs may depend on the level; subclasses have `_convolve`.
 
     Attributes:
+      filters: number of outputs.
+      kernel: [rows, columns, inputs, filters].
+      use_bias: whether there is a `bias` [filters].
+      activation: a function, a layer, or None.
       level_scale: None, or a variable [2, filters] of rows a and b. At an image's `position` t each
         output is multiplied by exp(a t + b t^2), before the activation.
+    """
+
+    level_scale = None
+
+    def call(self, x):
+        kernel, bias = self.kernel, self.bias if self.use_bias else None
+        scale = self._scale(x.dtype)
+        if scale is not None and scale.shape[0] == 1:  # for all of the batch: spare a pass over y
+            kernel, bias = kernel * scale, bias * scale[0] if self.use_bias else None
+            scale = None
+        y = self._convolve(x, kernel)
+        if self.use_bias:
+            y = tf.nn.bias_add(y, bias)
+        if scale is not None:
+            y *= scale[:, None, None, :]
+        return y if self.activation is None else self.activation(y)
+
+    def _convolve(self, x, kernel):
+        """The outputs of x [B, h, w, inputs] before bias, scale and activation."""
+        raise NotImplementedError
+
+    def _scale(self, dtype):
+        """[B, filters], or [1, filters] if all images of the batch are at one position."""
+        if self.level_scale is None:
+            return None
+        t = position.get()[:, None]
+        linear, square = tf.unstack(self.level_scale)
+        return tf.cast(tf.exp(t * linear + t**2 * square), dtype)
+
+
+class SignalConv2D(Convolution, tfc.SignalConv2D):
+    """`tfc.SignalConv2D` with zeros beyond the border; see the module's docstring.
 
     Correlations may down-sample and convolutions may up-sample, each along both axes alike.
 
@@ -53,8 +91,6 @@ class SignalConv2D(tfc.SignalConv2D):
     Raises:
       ValueError: other strides.
     """
-
-    level_scale = None
 
     def __init__(self, filters: int, kernel_support, *, corr: bool, **kwargs):
         super().__init__(filters, kernel_support, corr=corr, padding="same_zeros", **kwargs)
@@ -66,33 +102,14 @@ class SignalConv2D(tfc.SignalConv2D):
             raise ValueError(f"strides {self.strides_up} up and {self.strides_down} down; use "
                              "equal ones, down for a correlation and up for a convolution")
 
-    def call(self, x):
-        kernel, bias = self.kernel, self.bias if self.use_bias else None
-        scale = self._scale(x.dtype)
-        if scale is not None and scale.shape[0] == 1:  # for all of the batch: spare a pass over y
-            kernel, bias = kernel * scale, bias * scale[0] if self.use_bias else None
-            scale = None
+    def _convolve(self, x, kernel):
         if self.corr:
-            y = _correlate(x, kernel, self._stride)
-        elif self._stride == 1 and all(size % 2 for size in self.kernel_support):
-            y = _correlate(x, tf.reverse(kernel, [0, 1]), 1)
-        elif self.filters < _LANES and self._stride > 1:
-            y = polyphase(x, kernel, self._stride)
-        else:
-            y = _upsample(x, kernel, self._stride)
-        if self.use_bias:
-            y = tf.nn.bias_add(y, bias)
-        if scale is not None:
-            y *= scale[:, None, None, :]
-        return y if self.activation is None else self.activation(y)
-
-    def _scale(self, dtype):
-        """[B, filters], or [1, filters] if all images of the batch are at one position."""
-        if self.level_scale is None:
-            return None
-        t = position.get()[:, None]
-        linear, square = tf.unstack(self.level_scale)
-        return tf.cast(tf.exp(t * linear + t**2 * square), dtype)
+            return _correlate(x, kernel, self._stride)
+        if self._stride == 1 and all(size % 2 for size in self.kernel_support):
+            return _correlate(x, tf.reverse(kernel, [0, 1]), 1)
+        if self.filters < _LANES and self._stride > 1:
+            return polyphase(x, kernel, self._stride)
+        return _upsample(x, kernel, self._stride)
 
 
 def _correlate(x, kernel, stride):
@@ -101,7 +118,14 @@ def _correlate(x, kernel, stride):
     if stride == 1 and all(size % 2 for size in sizes):
         return tf.nn.conv2d(x, kernel, 1, "SAME")
     around = [[size // 2, (size - 1) // 2] for size in sizes]
-    return tf.nn.conv2d(tf.pad(x, [[0, 0], *around, [0, 0]]), kernel, stride, "VALID")
+    return correlate(tf.pad(x, [[0, 0], *around, [0, 0]]), kernel, stride)
+
+
+def correlate(x: tf.Tensor, kernel: tf.Tensor, stride: int) -> tf.Tensor:
+    """Tap a of the kernel reads x [B, h, w, C] at i stride + a, wherever all taps can."""
+    if stride > 1 and kernel.shape[:2] == (1, 1):
+        x, stride = tf.nn.avg_pool2d(x, 1, stride, "VALID"), 1
+    return tf.nn.conv2d(x, kernel, stride, "VALID")
 
 
 def _upsample(x, kernel, stride):

@@ -48,6 +48,22 @@ def test_outputs_and_gradients_are_those_of_the_library(kernel, stride, filters,
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_strided_kernels_of_one_weight_keep_to_their_memory():
+    # oneDNN's gradient of them does not: this crashed in one of two runs.
+    layer = convolution.SignalConv2D(6, 1, corr=True, strides_down=2, use_bias=True,
+                                     kernel_parameter="variable")
+    plain = tf.keras.layers.Conv2D(6, 1)
+    for seed in range(60):
+        x = tf.random.stateless_normal([2, 63, 64, 3], (0, seed))
+        found = output_and_gradients(layer, x)
+        if seed == 0:
+            plain(x)
+            plain.set_weights(layer.get_weights())
+    expected = output_and_gradients(plain, x[:, ::2, ::2])
+    for a, b in zip((found[0], found[1][:, ::2, ::2], *found[2:]), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("filters", [3, 20])
 def test_kernels_that_are_not_square(filters):
     for corr in (True, False):
