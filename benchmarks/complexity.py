@@ -121,12 +121,13 @@ _ENCODER_ONLY = {"analysis", "hyper_analysis"}
 
 # Operations an element of what the profiler does not know. One each, as it counts logarithms and
 # powers; batch normalisation of a trained model is a scale and a shift.
-_UNCOUNTED = {"Abs": 1, "Elu": 1, "LeakyRelu": 1, "Relu": 1, "Sigmoid": 1, "Softplus": 1, "Tanh": 1,
-              "FusedBatchNormV3": 2}
+_UNCOUNTED = {"Abs": 1, "Elu": 1, "LeakyRelu": 1, "Relu": 1, "Sigmoid": 1, "Softplus": 1, "Sqrt": 1,
+              "Tanh": 1, "FusedBatchNormV3": 2}
 _NO_ARITHMETIC = {
-    "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "FloorDiv", "GatherV2", "Identity",
-    "IdentityN", "MirrorPad", "NoOp", "Pack", "Pad", "Placeholder", "ReadVariableOp", "Reshape",
-    "ReverseV2", "Shape", "Slice", "SplitV", "Squeeze", "StridedSlice", "Transpose", "Unpack"}
+    "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "FloorDiv", "FloorMod", "GatherV2",
+    "Identity", "IdentityN", "MirrorPad", "NoOp", "Pack", "Pad", "Placeholder", "Range",
+    "ReadVariableOp", "Reshape", "ReverseV2", "Shape", "Slice", "SplitV", "Squeeze", "StridedSlice",
+    "Transpose", "Unpack"}
 _MATTERS = 1e-3
 
 _STRIP = 64  # pixels of its shorter side; the stride of z
@@ -210,7 +211,7 @@ def cost(transform: tf.keras.Model, height: int, width: int, channels: int) -> C
         if isinstance(layer, transforms.layers.ShiftedConv):
             rows, columns, inputs, outputs = layer.kernel.shape
             masked += (rows * columns - len(layer.taps)) * inputs * outputs
-    # Such layers keep the size: each weight is used once a position.
+    # Those with a mask keep the size: each weight is used once a position.
     profiled -= 2 * masked * height * width
     return Cost(_size(transform), masked,
                 profiled + (uncounted if uncounted > _MATTERS * profiled else 0))

@@ -308,11 +308,12 @@ class InstanceNorm(ChannelNorm):
 def get_activation(activation):
     """A layer or function by its name in a config; layers, functions and None as they are.
 
-    Names are Keras's, `gdn`, `igdn`, and `leaky_relu_<slope>`, e.g. leaky_relu_0.1 (Keras's own
-    leaky_relu has 0.2). A layer with weights is a new one for each call.
+    Names are Keras's, `gdn`, `igdn`, `gdn_square`, `igdn_square`, and `leaky_relu_<slope>`, e.g.
+    leaky_relu_0.1 (Keras's own leaky_relu has 0.2). A layer with weights is a new one for each
+    call.
     """
-    if activation in ("gdn", "igdn"):
-        return GDN(inverse=activation == "igdn")
+    if activation in ("gdn", "igdn", "gdn_square", "igdn_square"):
+        return GDN(inverse=activation.startswith("i"), square=activation.endswith("square"))
     if isinstance(activation, str) and activation.startswith("leaky_relu_"):
         return tf.keras.layers.LeakyReLU(float(activation.removeprefix("leaky_relu_")))
     return tf.keras.activations.get(activation) if isinstance(activation, str) else activation

@@ -29,10 +29,28 @@ def x():
     return tf.constant(x)
 
 
+def of_library(inverse, square):
+    exponents = dict(alpha_parameter=2, epsilon_parameter=0.5) if square else {}
+    return tfc.GDN(inverse, **exponents)
+
+
 @pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("square", [False, True])
+def test_weights_are_those_of_the_library(inverse, square, x):
+    ours, theirs, plain = GDN(inverse, square), of_library(inverse, square), GDN(inverse)
+    for layer in (ours, theirs, plain):
+        layer(x)
+    for a, b, c in zip(ours.weights, theirs.weights, plain.weights, strict=True):
+        assert a.name.partition("/")[2] == b.name.partition("/")[2] == c.name.partition("/")[2]
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("run", ["eager", "graph", "xla"])
-def test_outputs_and_gradients_are_those_of_the_library(inverse, run, x):
-    ours, theirs = built(GDN(inverse)), built(tfc.GDN(inverse))
+def test_outputs_and_gradients_are_those_of_the_library(inverse, square, run, x):
+    ours, theirs = built(GDN(inverse, square)), built(of_library(inverse, square))
     function = {"eager": output_and_gradients, "graph": tf.function(output_and_gradients),
                 "xla": tf.function(output_and_gradients, jit_compile=True)}[run]
     for a, b in zip(function(ours, x), output_and_gradients(theirs, x), strict=True):
@@ -40,11 +58,12 @@ def test_outputs_and_gradients_are_those_of_the_library(inverse, run, x):
 
 
 @pytest.mark.parametrize("inverse", [False, True])
-def test_bfloat16(inverse, x):
-    wide = built(GDN(inverse))
+@pytest.mark.parametrize("square", [False, True])
+def test_bfloat16(inverse, square, x):
+    wide = built(GDN(inverse, square))
     tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        narrow = built(GDN(inverse))
+        narrow = built(GDN(inverse, square))
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
     # Weights of 1e-3 are far below what bfloat16 resolves beside the pedestal of their parameter.
@@ -54,12 +73,30 @@ def test_bfloat16(inverse, x):
     assert found[0].dtype == found[1].dtype == tf.bfloat16
     assert {gradient.dtype for gradient in found[2:]} == {tf.float32}
     for a, b in zip(found, output_and_gradients(wide, x)):
-        assert np.linalg.norm(tf.cast(a, tf.float32) - b) < 0.02 * np.linalg.norm(b)
+        # Squares are rounded too, and magnitudes are not.
+        assert np.linalg.norm(tf.cast(a, tf.float32) - b) < (
+            0.03 if square else 0.02) * np.linalg.norm(b)
 
 
-def test_forward_mode(x):
+@pytest.mark.parametrize("inverse", [False, True])
+def test_gradients_of_squares_are_finite_in_bfloat16(inverse):
+    # With beta at its least, and numbers whose squares are very small and very large.
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        layer = built(GDN(inverse, square=True))
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+    layer.weights[0].assign(tf.zeros(layer.weights[0].shape))
+    x = tf.constant([0, 1e-30, -1e-6, 1, -1e3, 1e6], tf.bfloat16)[None, None, None]
+    for scale in (1, 0):
+        for value in output_and_gradients(layer, scale * x):
+            assert np.all(np.isfinite(tf.cast(value, tf.float32)))
+
+
+@pytest.mark.parametrize("square", [False, True])
+def test_forward_mode(square, x):
     # Receptive fields of syntheses are measured by it.
-    layer = built(GDN())
+    layer = built(GDN(square=square))
     direction = tf.random.stateless_normal(x.shape, (0, 1))
     with tf.autodiff.ForwardAccumulator(x, direction) as accumulator:
         y = layer(x)
