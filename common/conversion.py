@@ -91,8 +91,12 @@ def _(layer: layers.DepthToSpace, builder, x):
 
 @_convert.register
 def _(layer: layers.ShiftedConv, builder, x):
+    if layer.padding != "zeros":
+        raise ConversionError(f"layer {layer.name}: padding '{layer.padding}' has no exact form; "
+                              "'zeros' has")
     kernel = layer.kernel.numpy().reshape(-1, *layer.kernel.shape[2:])
-    y = builder.conv(layer.name, x, layer.taps, kernel[:len(layer.taps)], layer.bias.numpy())
+    y = builder.conv(layer.name, x, layer.taps, kernel[:len(layer.taps)],
+                     _bias(layer, layer.filters), layer.stride)
     return _activate(layer, builder, y)
 
 

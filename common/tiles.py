@@ -360,7 +360,10 @@ def _(layer: layers.DepthToSpace):
 
 @reach.register
 def _(layer: layers.ShiftedConv):
-    return _taps(min(map(min, layer.taps)), max(map(max, layer.taps))).then(_activation(layer))
+    first, last = min(map(min, layer.taps)), max(map(max, layer.taps))
+    if layer.padding == "reflect":  # what is beyond the border lies as far within
+        first, last = min(first, -last), max(last, -first)
+    return _taps(first, last, layer.stride).then(_activation(layer))
 
 
 @reach.register

@@ -10,7 +10,7 @@ Names follow the architecture, and depend neither on Python's attributes nor on 
 
 Layers are counted from 0 in the order in which they compute, those without weights too. Kernels are
 [rows, columns, inputs, outputs], but for Keras's transposed convolutions, which `layers.deconv` has
-for small kernels: [rows, columns, outputs, inputs]. Arrays are what is trained: GDN's gamma is
+for some: [rows, columns, outputs, inputs]. Arrays are what is trained: GDN's gamma is
 max(reparam_gamma, 2^-18)^2 - 2^-36, and beta alike, but at least 1e-6.
 """
 

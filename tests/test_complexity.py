@@ -87,6 +87,28 @@ def test_operations_unknown_to_the_profiler_count_where_they_matter():
 # --- Receptive fields -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name, stride, channels, options", [
+    ("CNNAnalysis", 1, 3, dict(align="keras")),
+    ("CNNSynthesis", 16, 320, dict(align="keras")),
+    ("HyperAnalysis", 16, 192, dict(padding="reflect")),
+    ("HiFiCAnalysis", 1, 3, dict(padding="reflect")),
+    ("HiFiCSynthesis", 16, 220, dict(padding="reflect", last_activation="tanh")),
+])
+def test_alignment_and_padding_cost_nothing(name, stride, channels, options):
+    (plain, flops), (other, same) = (
+        cost_per_pixel(transforms.build(config(name, **arguments)), stride, channels)
+        for arguments in ({}, options))
+    assert other.parameters == plain.parameters
+    assert same == pytest.approx(flops, rel=2e-3)
+
+
+def test_gdn_of_squares_costs_a_root_more():
+    costs = [cost_per_pixel(transforms.build(
+        config("CNNSynthesis", (64, 3), activation=name)), 4, 64)[1]
+        for name in ("igdn", "igdn_square")]
+    assert 64 / 4 <= costs[1] - costs[0] <= 2 * 64 / 4
+
+
 def field(extent, whole_image=False, largest=False):
     return {"height": extent, "width": extent, "whole_image": whole_image, "largest": largest}
 
@@ -96,6 +118,14 @@ def test_receptive_field_of_four_layers():
     analysis = transforms.build(config("CNNAnalysis", (4, 4, 4, 4)))
     assert complexity.receptive_field([analysis]) == field(61)
     synthesis = transforms.build(config("CNNSynthesis", (4, 4, 4, 3)))
+    assert complexity.influence(synthesis, 4) == field(61)
+
+
+def test_receptive_fields_in_the_alignment_of_keras_are_as_large():
+    analysis = transforms.build(config("CNNAnalysis", (4, 4, 4, 4), align="keras"))
+    assert complexity.receptive_field([analysis]) == field(61)
+    synthesis = transforms.build(config(
+        "CNNSynthesis", (4, 4, 4, 3), align="keras", activation="igdn_square"))
     assert complexity.influence(synthesis, 4) == field(61)
 
 

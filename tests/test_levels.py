@@ -23,6 +23,7 @@ from common import (
 from common.levels import Levels
 from common.stack import Stack
 from common.transforms.convolution import SignalConv2D
+from common.transforms.layers import ShiftedConv
 from tests import test_mixture, test_models
 
 COUNT = 21
@@ -225,6 +226,25 @@ def test_scales_are_named_by_the_place_of_their_convolution():
     named = weights.named({"analysis": analysis, "levels": levels})
     assert len({weight.ref() for weight in named.values()}) == len(named)
     assert not any("level" in name for name in named if name.startswith("analysis/"))
+
+
+def test_scales_reach_convolutions_in_any_alignment_and_padding():
+    levels = Levels(channels=12, scales=True, **LEVELS)
+    for name, options in (("align", dict(align="keras")), ("padding", dict(padding="reflect"))):
+        analysis = transforms.build(dict(cls="HyperAnalysis", channels=(8, 8, 12), **options))
+        levels.condition(name, analysis)
+        x = tf.repeat(photograph(64, 64), 2, axis=0)
+        with levels.at(tf.constant([0, 10])):
+            y = analysis(x)
+        last = analysis.layers[-1]
+        assert isinstance(last, ShiftedConv) and last.level_scale.shape == (2, 12)
+        np.testing.assert_allclose(y[0], y[1], atol=1e-5)  # they begin as ones
+        last.level_scale.assign(tf.ones([2, 12]))
+        with levels.at(tf.constant([20])):
+            np.testing.assert_allclose(analysis(x), math.exp(2) * y, rtol=1e-3, atol=1e-4)
+        with levels.at(tf.constant([10, 20])):
+            np.testing.assert_allclose(
+                analysis(x), [[[[1]]], [[[math.exp(2)]]]] * y, rtol=1e-3, atol=1e-4)
 
 
 def test_scales_reach_both_transforms_in_graphs_and_tiles(monkeypatch):

@@ -17,17 +17,19 @@ class ElicAnalysis(Transform):
 
     Args:
       channels: outputs of the four strided layers; (192, 192, 192, 320) in the paper.
+      align: how the strided layers' kernels lie, see `layers.conv`.
     """
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 320)):
+    def __init__(self, channels=(192, 192, 192, 320), align="centre"):
         first, second, third, last = channels
+        halving = dict(kernel=5, stride=2, align=align)
         super().__init__([
-            conv(first, 5, stride=2), *_bottlenecks(first),
-            conv(second, 5, stride=2), *_bottlenecks(second), _attention(second),
-            conv(third, 5, stride=2), *_bottlenecks(third),
-            conv(last, 5, stride=2), _attention(last),
+            conv(first, **halving), *_bottlenecks(first),
+            conv(second, **halving), *_bottlenecks(second), _attention(second),
+            conv(third, **halving), *_bottlenecks(third),
+            conv(last, **halving), _attention(last),
         ], out_channels=last)
 
 

@@ -17,16 +17,20 @@ class HyperAnalysis(Transform):
       channels: outputs of the three layers.
       activation: name of the activation between them.
       last_bias: give the last layer a bias, which the density of z could have instead.
+      align: how the kernels lie, see `layers.conv`.
+      padding: of the two strided layers, "zeros" or "reflect"; the first has zeros.
     """
 
     stride = 4
 
-    def __init__(self, channels=(192, 192, 192), activation="relu", last_bias=True):
+    def __init__(self, channels=(192, 192, 192), activation="relu", last_bias=True,
+                 align="centre", padding="zeros"):
         first, second, last = channels
+        strided = dict(stride=2, align=align, padding=padding)
         super().__init__([
             conv(first, 3, activation=activation),
-            conv(second, 5, stride=2, activation=activation),
-            conv(last, 5, stride=2, use_bias=last_bias),
+            conv(second, 5, activation=activation, **strided),
+            conv(last, 5, use_bias=last_bias, **strided),
         ], out_channels=last)
 
 
@@ -37,16 +41,17 @@ class HyperSynthesis(Transform):
       channels: outputs of the three layers; the last is M for scales alone, 2 M for means and
         scales.
       activation: name of the activation between them.
+      align: how the kernels lie, see `layers.deconv`.
     """
 
     stride = 4
 
-    def __init__(self, channels=(192, 288, 384), activation="relu"):
+    def __init__(self, channels=(192, 288, 384), activation="relu", align="centre"):
         first, second, last = channels
         super().__init__([
-            deconv(first, 5, stride=2, activation=activation),
-            deconv(second, 5, stride=2, activation=activation),
-            deconv(last, 3),
+            deconv(first, 5, stride=2, activation=activation, align=align),
+            deconv(second, 5, stride=2, activation=activation, align=align),
+            deconv(last, 3, align=align),
         ], out_channels=last)
 
 

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from common import images
-from common.transforms.convolution import SignalConv2D
+from common.transforms.convolution import Convolution, SignalConv2D, correlate
 from common.transforms.gdn import GDN
 
 
@@ -40,38 +40,52 @@ def _set_float32(layer):
 
     That is GDN of the largest feature maps there are, which costs more than the convolution.
     """
-    parts = [] if isinstance(layer, SignalConv2D) else layer.submodules
+    parts = [] if isinstance(layer, Convolution) else layer.submodules
     for part in (layer, *parts):
         if isinstance(part, tf.keras.layers.Layer):
             part._set_dtype_policy("float32")  # Keras has no public way but the constructor
 
 
 def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
-         kernel_initializer="variance_scaling"):
-    """Convolution, down-sampling by `stride`; any size, zeros beyond the border.
+         kernel_initializer="variance_scaling", align: str = "centre", padding: str = "zeros"):
+    """Convolution, down-sampling by `stride`; any size.
 
     Kernels are stored as they are: the library's default, the kernel's Fourier transform, helps
     Adam but makes a training step half as slow again.
+
+    Args:
+      filters, kernel, stride, activation, use_bias, kernel_initializer: as for Keras.
+      align: "centre": the kernel's centre is on the first of the `stride` inputs of an output;
+        "keras": on all of them, as Keras has it for sizes that are multiples of the stride. At
+        stride 1 odd kernels lie the same.
+      padding: as for `ShiftedConv`.
     """
-    return SignalConv2D(
-        filters, (kernel, kernel), corr=True, strides_down=stride, use_bias=use_bias,
-        activation=get_activation(activation), kernel_parameter="variable",
-        kernel_initializer=kernel_initializer)
+    origin = -(max(0, kernel - stride) // 2) if _is_keras(align) else -(kernel // 2)
+    if origin == -(kernel // 2) and padding == "zeros":
+        return SignalConv2D(
+            filters, (kernel, kernel), corr=True, strides_down=stride, use_bias=use_bias,
+            activation=get_activation(activation), kernel_parameter="variable",
+            kernel_initializer=kernel_initializer)
+    return ShiftedConv(
+        filters, (kernel, kernel), (origin, origin), activation=activation, stride=stride,
+        padding=padding, use_bias=use_bias, kernel_initializer=kernel_initializer)
 
 
-def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True):
+def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
+           align: str = "centre"):
     """Transposed convolution, up-sampling by `stride`.
 
     Kernels are centred on the first of the `stride` outputs of an input. Where they are too small
-    to reach the last one from there, they are centred on all of them, as Keras does: else nothing
-    would reach the last rows and columns of an image.
+    to reach the last one from there, or with `align` "keras", they are centred on all of them, as
+    Keras does: else nothing would reach the last rows and columns of an image. These are Keras's
+    layer, whose kernels are [rows, columns, outputs, inputs].
 
     Raises:
       ValueError: the kernel is smaller than the stride.
     """
     if kernel < stride:
         raise ValueError(f"kernel {kernel} with stride {stride} leaves gaps")
-    if (kernel - 1) // 2 < stride - 1:
+    if _is_keras(align) or (kernel - 1) // 2 < stride - 1:
         return tf.keras.layers.Conv2DTranspose(
             filters, kernel, stride, "same", activation=get_activation(activation),
             use_bias=use_bias, kernel_initializer="variance_scaling")
@@ -80,11 +94,18 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias
         activation=get_activation(activation), kernel_parameter="variable")
 
 
-class ShiftedConv(tf.keras.layers.Layer):
+def _is_keras(align):
+    if align not in ("centre", "keras"):
+        raise ValueError(f"unknown alignment '{align}'; use 'centre' or 'keras'")
+    return align == "keras"
+
+
+class ShiftedConv(Convolution):
     """Convolution whose kernel may lie anywhere relative to the output's position.
 
-    Tap (a, b) of the kernel reads the input at (i + origin[0] + a, j + origin[1] + b); zeros
-    beyond the border. Context networks are made of it: y must not see itself or what comes later.
+    For the output (i, j) tap (a, b) of the kernel reads the input at (stride i + origin[0] + a,
+    stride j + origin[1] + b). Context networks are made of it: y must not see itself or what comes
+    later.
 
     Args:
       filters: channels of the output.
@@ -93,19 +114,31 @@ class ShiftedConv(tf.keras.layers.Layer):
       last: offset of the last tap in use, in raster order; those after it are masked: they have
         weights, which are never used. None for no mask.
       activation: name of the activation.
+      stride: distance of the outputs' positions.
+      padding: what is beyond the border: "zeros", or "reflect", the input mirrored at its first and
+        last row and column, as often as it takes.
+      use_bias, kernel_initializer: as for Keras.
 
     Attributes:
       taps: offsets of the taps in use, in raster order.
     """
 
     def __init__(self, filters: int, kernel_size: tuple[int, int], origin: tuple[int, int],
-                 last: tuple[int, int] | None = None, activation=None):
+                 last: tuple[int, int] | None = None, activation=None, stride: int = 1,
+                 padding: str = "zeros", use_bias: bool = True,
+                 kernel_initializer="variance_scaling"):
         super().__init__()
-        self._filters = filters
+        if padding not in ("zeros", "reflect"):
+            raise ValueError(f"unknown padding '{padding}'; use 'zeros' or 'reflect'")
+        self.filters = filters
+        self.stride = stride
+        self.padding = padding
+        self.use_bias = use_bias
         self._kernel_size = kernel_size
-        self._origin = origin
+        self._initializer = kernel_initializer
         offsets = [(origin[0] + a, origin[1] + b)
                    for a in range(kernel_size[0]) for b in range(kernel_size[1])]
+        self._spans = [*zip(offsets[0], offsets[-1])]
         self.taps = [tap for tap in offsets if last is None or tap <= last]
         if not self.taps:
             raise ValueError(f"no tap of a {kernel_size} kernel at {origin} lies before {last}")
@@ -115,21 +148,36 @@ class ShiftedConv(tf.keras.layers.Layer):
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
-            "kernel", [*self._kernel_size, input_shape[-1], self._filters],
-            initializer="variance_scaling")
-        self.bias = self.add_weight("bias", [self._filters], initializer="zeros")
+            "kernel", [*self._kernel_size, input_shape[-1], self.filters],
+            initializer=self._initializer)
+        if self.use_bias:
+            self.bias = self.add_weight("bias", [self.filters], initializer="zeros")
 
-    def call(self, x):
-        spans = [(start, start + size - 1)
-                 for start, size in zip(self._origin, self._kernel_size)]
-        # A kernel wholly on one side of the position does not read the input's other end.
-        unread = [(max(0, first), max(0, -last)) for first, last in spans]
-        if any(map(any, unread)):
-            x = images.crop(x, [before for before, _ in unread], [
-                side - sum(ends) for side, ends in zip(tf.unstack(tf.shape(x)[1:3]), unread)])
-        x = tf.pad(x, [[0, 0], *([max(0, -first), max(0, last)] for first, last in spans), [0, 0]])
-        y = tf.nn.conv2d(x, self.kernel * tf.cast(self._mask, self.compute_dtype), 1, "VALID")
-        return self.activation(y + self.bias)
+    def _convolve(self, x, kernel):
+        # Strides may leave some of the last rows and columns unread.
+        x = (_reflected if self.padding == "reflect" else _in_zeros)(x, self._spans)
+        return correlate(x, kernel * tf.cast(self._mask, self.compute_dtype), self.stride)
+
+
+def _in_zeros(x, spans):
+    """x [B, h, w, C] from row first to row h - 1 + last, columns alike, for spans (first, last)."""
+    # A kernel wholly on one side of the position does not read the input's other end.
+    unread = [(max(0, first), max(0, -last)) for first, last in spans]
+    if any(map(any, unread)):
+        x = images.crop(x, [before for before, _ in unread], [
+            side - sum(ends) for side, ends in zip(tf.unstack(tf.shape(x)[1:3]), unread)])
+    around = ([max(0, -first), max(0, last)] for first, last in spans)
+    return tf.pad(x, [[0, 0], *around, [0, 0]])
+
+
+def _reflected(x, spans):
+    """As `_in_zeros`, but periodic beyond the border: 0 1 2 3 2 1 0 1 ...; of any size."""
+    for axis, (first, last) in enumerate(spans, start=1):
+        size = x.shape[axis] or tf.shape(x)[axis]
+        period = tf.maximum(2 * (size - 1), 1)
+        place = tf.range(first, size + last) % period
+        x = tf.gather(x, tf.minimum(place, period - place), axis=axis)
+    return x
 
 
 class ConcatElu(tf.keras.layers.Layer):
@@ -275,9 +323,13 @@ class Branches(Sum):
 class ChannelNorm(tf.keras.layers.Layer):
     """Normalises every position over its channels (Mentzer et al. 2020, section 3.2).
 
-    (x - mean) / sqrt(variance + 1e-3) * gamma + beta, with the unbiased variance, of C - 1.
+    (x - mean) / sqrt(variance + epsilon) * gamma + beta, with the unbiased variance, of C - 1.
     Moments are in float32.
     """
+
+    def __init__(self, epsilon: float = 1e-3):
+        super().__init__()
+        self._epsilon = epsilon
 
     def build(self, input_shape):
         self.gamma = self.add_weight("gamma", [input_shape[-1]], initializer="ones")
@@ -291,8 +343,8 @@ class ChannelNorm(tf.keras.layers.Layer):
     def call(self, x):
         wide = tf.cast(x, tf.float32)
         mean, variance = self._moments(wide)
-        return tf.cast((wide - mean) * tf.math.rsqrt(variance + 1e-3), x.dtype) * self.gamma \
-            + self.beta
+        normal = (wide - mean) * tf.math.rsqrt(variance + self._epsilon)
+        return tf.cast(normal, x.dtype) * self.gamma + self.beta
 
 
 class InstanceNorm(ChannelNorm):

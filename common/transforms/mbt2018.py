@@ -16,13 +16,14 @@ class CNNAnalysis(Transform):
     Args:
       channels: outputs of the layers.
       activation: name of the activation between them; each layer has its own.
+      align: how the kernels lie, see `layers.conv`.
     """
 
-    def __init__(self, channels=(192, 192, 192, 320), activation="leaky_relu"):
+    def __init__(self, channels=(192, 192, 192, 320), activation="leaky_relu", align="centre"):
         *inner, last = channels
         super().__init__(
-            [conv(c, 5, stride=2, activation=activation) for c in inner]
-            + [conv(last, 5, stride=2)], out_channels=last)
+            [conv(c, 5, stride=2, activation=activation, align=align) for c in inner]
+            + [conv(last, 5, stride=2, align=align)], out_channels=last)
         self.stride = 2**len(channels)
 
 
@@ -32,13 +33,14 @@ class CNNSynthesis(Transform):
     Args:
       channels: outputs of the layers.
       activation: name of the activation between them; each layer has its own.
+      align: how the kernels lie, see `layers.deconv`.
     """
 
-    def __init__(self, channels=(192, 192, 192, 3), activation="leaky_relu"):
+    def __init__(self, channels=(192, 192, 192, 3), activation="leaky_relu", align="centre"):
         *inner, last = channels
         super().__init__(
-            [deconv(c, 5, stride=2, activation=activation) for c in inner]
-            + [deconv(last, 5, stride=2)], out_channels=last)
+            [deconv(c, 5, stride=2, activation=activation, align=align) for c in inner]
+            + [deconv(last, 5, stride=2, align=align)], out_channels=last)
         self.stride = 2**len(channels)
 
 

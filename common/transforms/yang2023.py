@@ -47,13 +47,15 @@ class TwoLayerSynthesis(Transform):
       channels: outputs of both layers; the first is 12, 24 or 48 in the paper.
       strides, kernels: of both layers.
       activation: between them.
+      align: how the kernels lie, see `layers.deconv`.
     """
 
-    def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn"):
+    def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn",
+                 align="centre"):
         (hidden, last), (first, second) = channels, strides
         super().__init__([
-            deconv(hidden, kernels[0], stride=first, activation=activation),
-            deconv(last, kernels[1], stride=second),
+            deconv(hidden, kernels[0], stride=first, activation=activation, align=align),
+            deconv(last, kernels[1], stride=second, align=align),
         ], out_channels=last)
         self.stride = first * second
 
@@ -67,13 +69,14 @@ class TwoLayerResSynthesis(Transform):
       activation: of the first layer.
       residual: "conv", another transposed convolution; or "d2s", three times depth to space with
         1x1 convolutions between, for y of 4 n channels.
+      align: how the kernels lie, see `layers.deconv`.
     """
 
     def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn",
-                 residual="conv"):
+                 residual="conv", align="centre"):
         (hidden, last), (first, second) = channels, strides
         if residual == "conv":
-            linear = [deconv(hidden, kernels[0], stride=first)]
+            linear = [deconv(hidden, kernels[0], stride=first, align=align)]
         elif residual == "d2s" and first == 8:
             linear = [DepthToSpace(2), conv(16 * hidden, 1),
                       DepthToSpace(2), conv(4 * hidden, 1), DepthToSpace(2)]
@@ -81,8 +84,9 @@ class TwoLayerResSynthesis(Transform):
             raise ValueError(f"residual '{residual}' with stride {first}; use 'conv', or 'd2s' "
                              "with stride 8")
         super().__init__([
-            Sum([deconv(hidden, kernels[0], stride=first, activation=activation)], linear),
-            deconv(last, kernels[1], stride=second),
+            Sum([deconv(hidden, kernels[0], stride=first, activation=activation, align=align)],
+                linear),
+            deconv(last, kernels[1], stride=second, align=align),
         ], out_channels=last)
         self.stride = first * second
 
