@@ -9,6 +9,7 @@ from common.cli import UserError
 from common.transforms import (
     advdnic,
     bls2017,
+    cheng2020,
     elic2022,
     hific2020,
     hyper2018,
@@ -19,8 +20,8 @@ from common.transforms import (
     yang2023,
 )
 
-_MODULES = (advdnic, bls2017, elic2022, hific2020, hyper2018, joint2018, mbt2018, pixelcnn,
-            residual, yang2023)
+_MODULES = (advdnic, bls2017, cheng2020, elic2022, hific2020, hyper2018, joint2018, mbt2018,
+            pixelcnn, residual, yang2023)
 
 REGISTRY = {
     name: cls

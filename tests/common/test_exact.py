@@ -12,7 +12,7 @@ import tensorflow_compression as tfc
 
 from common import conversion, exact
 from common.cli import UserError
-from common.transforms import advdnic, hyper2018, yang2023
+from common.transforms import advdnic, cheng2020, hyper2018, yang2023
 from common.transforms.layers import (
     GDN,
     Branches,
@@ -124,6 +124,24 @@ def test_shifted_convolutions_agree(kernel, origin, last):
         assert_agree(network, layer, integers(2, height, width, 4))
 
 
+@pytest.mark.parametrize("make, kernel, stride", [
+    (make, *sizes) for make in (conv, deconv)
+    for sizes in [(5, 2), (3, 2), (3, 1), (9, 4), (4, 2)]])
+def test_convolutions_in_keras_alignment_agree(make, kernel, stride):
+    for use_bias in (True, False):
+        layer = trained(make(3, kernel, stride, use_bias=use_bias, align="keras"), 4)
+        network = converted(layer, 4)
+        for height, width in [(1, 1), (5, 8), (6, 7)]:
+            assert_agree(network, layer, integers(2, height, width, 4))
+
+
+def test_reflection_has_no_exact_form():
+    layer = trained(ShiftedConv(3, (3, 3), (-1, -1), padding="reflect"), 4)
+    refusal = f"{layer.name}: padding 'reflect' has no exact form; 'zeros' has"
+    with pytest.raises(exact.ConversionError, match=refusal):
+        converted(layer, 4)
+
+
 @pytest.mark.parametrize("make, channels, tables", [
     (lambda: K.Conv2D(3, (3, 5), padding="same"), [4], 0),
     (lambda: K.Conv2D(3, 1, padding="same", use_bias=False), [4], 0),
@@ -219,6 +237,9 @@ def squeeze_and_excitation():
 NETWORKS = {
     "HyperAnalysis": (lambda: hyper2018.HyperAnalysis((6, 8, 7)), 5, BITS),
     "HyperSynthesis": (lambda: hyper2018.HyperSynthesis((6, 8, 10), "leaky_relu"), 5, 0),
+    "HyperSynthesis keras": (
+        lambda: hyper2018.HyperSynthesis((6, 8, 10), align="keras"), 5, 0),
+    "Cheng2020HyperSynthesis": (lambda: cheng2020.Cheng2020HyperSynthesis(6), 5, 0),
     "Sequential": (stack, 5, BITS),
     "functional": (squeeze_and_excitation, 6, 16),
     "HyperSynthesisSmall": (lambda: yang2023.HyperSynthesisSmall((6, 10)), 5, 0),

@@ -126,6 +126,14 @@ LAYERS = {
     "dual path": lambda: attention.DualPath(4, 4),
     "shifted": lambda: layers.ShiftedConv(4, (2, 3), (1, -4)),
     "above only": lambda: layers.ShiftedConv(4, (2, 1), (-3, -1)),
+    "shifted, strided": lambda: Stack([
+        deconv(4, 5, stride=2, align="keras"), layers.ShiftedConv(4, (5, 2), (-1, -2), stride=2)]),
+    "reflected": lambda: Stack([
+        conv(4, 7, padding="reflect"), deconv(4, 3, stride=2),
+        layers.ShiftedConv(4, (3, 3), (-1, 0), stride=2, padding="reflect"),
+        conv(4, 3, padding="reflect")]),
+    "reflected from one side": lambda: Residual([
+        layers.ShiftedConv(4, (5, 4), (-4, 2), padding="reflect"), conv(4, 3)]),
     "keras dilated": lambda: K.Conv2D(4, (3, 5), padding="same", dilation_rate=2),
     "keras even": lambda: Stack([K.Conv2D(4, 4, padding="same"), K.LeakyReLU()]),
     "keras depthwise": lambda: K.DepthwiseConv2D(6, padding="same"),
@@ -234,7 +242,8 @@ def network(layer, channels=CONFIGS["mean_scale"]["hyper_analysis"]["channels"][
 
 
 @pytest.mark.parametrize("case", [
-    "HyperSynthesis", "SeparateHyperSyntheses", "JPEGLikeHyperSynthesis", "HyperSynthesisSmall"])
+    "HyperSynthesis", "HyperSynthesis keras", "SeparateHyperSyntheses", "JPEGLikeHyperSynthesis",
+    "HyperSynthesisSmall", "Cheng2020HyperSynthesis"])
 def test_tiles_of_an_integer_network_are_the_same_integers(case):
     transform = trained(case)
     z = np.random.default_rng(0).integers(-9, 9, pixels(case, 136, 200).shape)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import images, precision, transforms
+from common import images, precision, transforms, weights
 from common.cli import UserError
 from common.transforms import attention, layers, mbconv
 
@@ -28,19 +28,34 @@ NARROW = {
     "BLS2017Analysis": dict(channels=(4, 5, 6)),
     "BLS2017Synthesis": dict(channels=(4, 5, 3)),
     "CNNAnalysis": dict(channels=(4, 5, 6)),
+    "CNNAnalysis keras": dict(channels=(4, 5, 6), activation="gdn_square", align="keras"),
     "CNNSynthesis": dict(channels=(4, 5, 3), activation="igdn"),
+    "CNNSynthesis keras": dict(channels=(4, 5, 3), activation="igdn_square", align="keras"),
+    "Cheng2020Analysis": dict(channels=8),
+    "Cheng2020Analysis attention": dict(channels=6, attention=True),
+    "Cheng2020HyperAnalysis": dict(channels=6),
+    "Cheng2020HyperSynthesis": dict(channels=6),
+    "Cheng2020Synthesis": dict(channels=8),
+    "Cheng2020Synthesis attention": dict(channels=8, attention=True),
     "ElicAnalysis": dict(channels=(4, 6, 8, 10)),
+    "ElicAnalysis keras": dict(channels=(4, 6, 8, 10), align="keras"),
     "ElicSynthesis": dict(channels=(8, 6, 4, 3), latents=CHANNELS),
     "EntropyParameters": dict(channels=(8, 6, 4)),
     "GatedContext": dict(latents=CHANNELS, width=4, blocks=1, channels=6),
     "HiFiCAnalysis": dict(channels=(3, 4, 5, 6)),
     "HiFiCAnalysis instance": dict(channels=(3, 4, 5, 6), norm="instance"),
+    "HiFiCAnalysis reflect": dict(channels=(3, 4, 5, 6), padding="reflect"),
     "HiFiCSynthesis": dict(channels=(6, 5, 4, 3), blocks=2),
     "HiFiCSynthesis instance": dict(channels=(6, 5, 4, 3), blocks=2, norm="instance"),
+    "HiFiCSynthesis reflect": dict(
+        channels=(12, 10, 8, 3), blocks=2, padding="reflect", last_activation="tanh"),
     "HiFiCMixtureHyperSynthesis": dict(channels=(4, 5, 6), components=2),
     "HyperAnalysis": dict(channels=(4, 5, 6)),
+    "HyperAnalysis keras": dict(channels=(4, 5, 6), align="keras", last_bias=False),
+    "HyperAnalysis reflect": dict(channels=(4, 5, 6), padding="reflect"),
     "HyperAnalysisSmall": dict(channels=(4, 5)),
     "HyperSynthesis": dict(channels=(4, 5, 6)),
+    "HyperSynthesis keras": dict(channels=(4, 5, 6), align="keras"),
     "HyperSynthesisSmall": dict(channels=(4, 5)),
     "JPEGLikeHyperSynthesis": dict(channels=6),
     "JPEGLikeSynthesis": dict(),
@@ -56,7 +71,9 @@ NARROW = {
     "SeparateHyperSyntheses": dict(channels=(4, 5, 6)),
     "TwoLayerResSynthesis": dict(channels=(6, 3)),
     "TwoLayerResSynthesis d2s": dict(channels=(6, 3), residual="d2s"),
+    "TwoLayerResSynthesis keras": dict(channels=(6, 3), align="keras"),
     "TwoLayerSynthesis": dict(channels=(6, 3)),
+    "TwoLayerSynthesis keras": dict(channels=(6, 3), align="keras"),
 }
 
 
@@ -329,14 +346,197 @@ def test_deconv_is_the_transpose_of_conv(kernel, stride):
     assert np.sum(down(x) * y) == pytest.approx(np.sum(x * up(y)), rel=1e-3)
 
 
-def test_gdn_divides_by_the_weighted_sum_of_magnitudes():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(1, 2, 2, 3)).astype(np.float32)
-    for inverse in (False, True):
-        gdn = layers.GDN(inverse)
-        y = gdn(x).numpy()
-        norm = gdn.beta + np.abs(x) @ np.asarray(gdn.gamma)
-        np.testing.assert_allclose(y, x * norm if inverse else x / norm, rtol=1e-4)
+def numbers(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def with_weights(layer, *shape):
+    """A layer, built for this input, with weights that all matter."""
+    layer(tf.zeros(shape))
+    for seed, weight in enumerate(layer.weights):
+        weight.assign(np.abs(numbers(*weight.shape, seed=seed)) if "gdn" in weight.name
+                      else numbers(*weight.shape, seed=seed))
+    return layer
+
+
+def correlated(x, kernel, bias, origin, stride, mode):
+    """By the definition, for x [H, W, C] in NumPy: tap a reads x at i stride + origin + a."""
+    rows, columns, _, filters = kernel.shape
+    height, width = (-(-side // stride) for side in x.shape[:2])
+    y = np.zeros((height, width, filters)) + bias
+    around = [(max(0, -first), max(0, side + first + size))
+              for first, side, size in zip(origin, x.shape, kernel.shape)]
+    padded = np.pad(x, [*around, (0, 0)], mode)
+    for i, j in np.ndindex(height, width):
+        top, left = (place * stride + first + before for place, first, (before, _) in zip(
+            (i, j), origin, around))
+        y[i, j] += np.einsum("abc,abcf->f", padded[top:top + rows, left:left + columns], kernel)
+    return y
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+@pytest.mark.parametrize("kernel, origin, stride", [
+    ((3, 3), (-1, -1), 1),
+    ((7, 7), (-3, -3), 1),
+    ((3, 3), (-1, 0), 2),
+    ((5, 5), (-1, -1), 2),
+    ((5, 4), (-2, -3), 3),
+    ((1, 1), (0, 0), 2),
+    ((2, 2), (1, 0), 2),
+], ids=str)
+def test_shifted_convolutions_are_what_they_say(kernel, origin, stride, mode):
+    layer = layers.ShiftedConv(4, kernel, origin, stride=stride,
+                               padding={"constant": "zeros"}.get(mode, mode))
+    with_weights(layer, 1, 4, 4, 3)
+    for height in range(1, 10):
+        for width in {1, 2, 5, 10 - height}:
+            x = numbers(height, width, 3, seed=width)
+            expected = correlated(x, *map(np.asarray, layer.weights), origin, stride, mode)
+            np.testing.assert_allclose(layer(x[None])[0], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel, stride", [(5, 2), (3, 2), (4, 2), (9, 4), (1, 2), (3, 1), (4, 1)])
+def test_alignment_is_that_of_keras(kernel, stride):
+    for width in (4, 12):
+        x = numbers(2, 8, width, 3)
+        ours = with_weights(layers.conv(4, kernel, stride, align="keras"), *x.shape)
+        theirs = tf.keras.layers.Conv2D(4, kernel, stride, "same")
+        theirs(x)
+        theirs.set_weights(ours.get_weights())
+        np.testing.assert_allclose(ours(x), theirs(x), atol=1e-4)
+        if kernel < stride:
+            continue
+        up = with_weights(layers.deconv(4, kernel, stride, align="keras"), *x.shape)
+        expected = tf.nn.conv2d_transpose(
+            x, up.weights[0], [2, 8 * stride, width * stride, 4], stride, "SAME") + up.weights[1]
+        np.testing.assert_allclose(up(x), expected, atol=1e-4)
+
+
+def test_alignments_differ_where_strides_are_even():
+    x = numbers(1, 8, 8, 3)
+    for make, same in [((5, 2), False), ((3, 2), False), ((3, 1), True), ((5, 1), True)]:
+        ours, theirs = (with_weights(layers.conv(4, *make, align=align), *x.shape)
+                        for align in ("centre", "keras"))
+        assert np.allclose(ours(x), theirs(x), atol=1e-4) == same
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("square", [False, True])
+def test_gdn_divides_by_the_weighted_sum_of_magnitudes(inverse, square):
+    x = numbers(1, 2, 2, 3)
+    gdn = with_weights(layers.GDN(inverse, square), *x.shape)
+    beta, gamma = np.asarray(gdn.beta), np.asarray(gdn.gamma)
+    norm = np.sqrt(beta + x**2 @ gamma) if square else beta + np.abs(x) @ gamma
+    np.testing.assert_allclose(gdn(x), x * norm if inverse else x / norm, rtol=1e-4)
+    name = "i" * inverse + "gdn" + "_square" * square
+    named = layers.get_activation(name)
+    assert isinstance(named, layers.GDN) and (named.inverse, named.square) == (inverse, square)
+
+
+def reflected(x, *ends):
+    return tf.pad(x, [(0, 0), *ends, (0, 0)], "REFLECT")
+
+
+def test_hific_reflects_as_its_port_to_pytorch_does():
+    # Channel norms are left as they are; layers are written out, with tf.pad.
+    analysis = trained("HiFiCAnalysis reflect")
+    x = pixels("HiFiCAnalysis reflect", 32, 40)
+    first, norm, relu, *halving, last = analysis.layers
+    y = relu(norm(tf.nn.conv2d(reflected(x, (3, 3), (3, 3)), first.kernel, 1, "VALID")
+                  + first.bias))
+    for conv, norm, relu in zip(halving[::3], halving[1::3], halving[2::3]):
+        y = relu(norm(tf.nn.conv2d(reflected(y, (1, 0), (0, 1)), conv.kernel, 2, "VALID")
+                      + conv.bias))
+    y = tf.nn.conv2d(reflected(y, (1, 1), (1, 1)), last.kernel, 1, "VALID") + last.bias
+    np.testing.assert_allclose(analysis(x), y, atol=1e-4)
+
+    synthesis = trained("HiFiCSynthesis reflect")
+    x = pixels("HiFiCSynthesis reflect", 32, 40)
+    first, conv, norm, residual, *doubling, last = synthesis.layers
+
+    def narrow(x, conv):
+        return tf.nn.conv2d(reflected(x, (1, 1), (1, 1)), conv.kernel, 1, "VALID") + conv.bias
+
+    y = head = norm(narrow(first(x), conv))
+    for block in residual.layers:
+        one, norm_one, relu, two, norm_two = block.layers
+        y += norm_two(narrow(relu(norm_one(narrow(y, one))), two))
+    y += head
+    for layer in doubling:
+        y = layer(y)
+    y = tf.nn.conv2d(reflected(y, (3, 3), (3, 3)), last.kernel, 1, "VALID") + last.bias
+    np.testing.assert_allclose(synthesis(x), tf.tanh(y), atol=1e-4)
+
+
+def test_the_first_layer_of_a_reflecting_hyper_analysis_has_zeros():
+    reflecting, plain = (trained(f"HyperAnalysis{name}") for name in (" reflect", ""))
+    assert [getattr(layer, "padding", None) for layer in reflecting.layers] == [
+        "same_zeros", "reflect", "reflect"]
+    x = pixels("HyperAnalysis", 256, 256)
+    found, expected = (transform(x)[:, 2:-2, 2:-2] for transform in (reflecting, plain))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_norms_have_an_epsilon():
+    x = 1e-3 * numbers(1, 8, 8, 5)
+    for norm, axes, ddof in ((layers.ChannelNorm, -1, 1), (layers.InstanceNorm, (1, 2), 0)):
+        for epsilon in (1e-3, 1e-5):
+            expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(
+                x.var(axes, ddof=ddof, keepdims=True) + epsilon)
+            np.testing.assert_allclose(norm(epsilon)(x), expected, rtol=1e-3, atol=1e-6)
+
+
+def leaky(x):
+    return tf.nn.leaky_relu(x, 0.01)
+
+
+def test_blocks_of_cheng2020_are_the_formulas_of_the_paper():
+    analysis, synthesis = (trained(f"Cheng2020{end} attention")
+                           for end in ("Analysis", "Synthesis"))
+    down, block, _, attention, *_ = analysis.layers
+    x = pixels("Cheng2020Analysis", 32, 32)
+    (one, two), (skip,) = (branch.layers for branch in down.branches)
+    y = two.activation(plain(two, leaky(plain(one, x, 2)))) + plain(skip, x, 2)
+    np.testing.assert_allclose(down(x), y, atol=1e-3)
+    assert (two.activation.inverse, two.activation.square) == (False, True)
+    one, two = block.layers
+    np.testing.assert_allclose(block(y), y + leaky(plain(two, leaky(plain(one, y)))), atol=1e-3)
+
+    [gated] = attention.layers
+
+    def unit(x, layer):  # the ReLU is after the sum
+        first, second, third = layer.layers[0].layers
+        return tf.nn.relu(x + plain(third, tf.nn.relu(plain(second, tf.nn.relu(plain(first, x))))))
+
+    trunk, (*mask, last) = gated.trunk.layers, gated.mask.layers
+    assert len(trunk) == len(mask) == 3
+    expected = y + functools.reduce(unit, trunk, y) * tf.sigmoid(
+        plain(last, functools.reduce(unit, mask, y)))
+    np.testing.assert_allclose(attention(y), expected, atol=1e-3)
+
+    up = synthesis.layers[2]
+    x = pixels("Cheng2020Synthesis", 32, 32)
+    (one, two), (skip,) = (branch.layers for branch in up.branches)
+    wide, thin = (tf.nn.depth_to_space(plain(part.layers[0], x), 2) for part in (one, skip))
+    np.testing.assert_allclose(
+        up(x), two.activation(plain(two, leaky(wide))) + thin, atol=1e-3)
+    assert (two.activation.inverse, two.activation.square) == (True, True)
+
+
+def plain(conv, x, stride=1):
+    """A convolution without its activation, with zeros on both sides."""
+    size = conv.kernel.shape[0] // 2
+    x = tf.pad(x, [(0, 0), (size, size), (size, size), (0, 0)])
+    return tf.nn.conv2d(x, conv.kernel, stride, "VALID") + conv.bias
+
+
+def test_weights_of_cheng2020_are_in_the_order_of_computation():
+    # In which CompressAI's are too: convolutions, GDN, then the way around.
+    names = [*weights.named({"g": trained("Cheng2020Analysis attention")})]
+    assert [name for name in names if name.startswith(("g/0/", "g/3/"))][:8] == [
+        "g/0/0/0/kernel", "g/0/0/0/bias", "g/0/0/1/activation/reparam_beta",
+        "g/0/0/1/activation/reparam_gamma", "g/0/0/1/kernel", "g/0/0/1/bias", "g/0/1/0/kernel",
+        "g/0/1/0/bias"]
 
 
 @pytest.mark.parametrize("name, count", [("BLS2017", 2), ("MBT2018", 3)])
@@ -371,6 +571,11 @@ GDN_192, GDN_256 = 192 * 192 + 192, 256 * 256 + 256
     # Yang & Mandt 2023, tables of the hyper transforms.
     (dict(cls="HyperAnalysis", channels=(320, 320, 320)), 320, 6_042_560),
     (dict(cls="HyperSynthesis", channels=(320, 480, 640)), 320, 9_166_240),
+    # Cheng et al. 2020 with N = 128, as in CompressAI.
+    (dict(cls="Cheng2020HyperAnalysis"), 128, 5 * kernel(3, 128, 128)),
+    (dict(cls="Cheng2020HyperSynthesis"), 128,
+     kernel(3, 128, 128) + kernel(3, 128, 512) + kernel(3, 128, 192) + kernel(3, 192, 768)
+     + kernel(3, 192, 256)),
 ], ids=lambda value: value["cls"] if isinstance(value, dict) else "")
 def test_published_parameter_counts(config, input_channels, expected):
     assert parameters(transforms.build(config), input_channels) == expected
@@ -407,6 +612,10 @@ def test_build_passes_the_arguments_on():
     (dict(cls="BLS2017Analysis", channels=(1, 2)), "BLS2017Analysis.*channels"),
     (dict(cls="MBT2018Synthesis", channels=()), "MBT2018Synthesis.*channels"),
     (dict(cls="HyperAnalysis", channels=(1, 2, 3), activation="relux"), "HyperAnalysis.*relux"),
+    (dict(cls="HyperAnalysis", align="right"), "alignment 'right'; use 'centre' or 'keras'"),
+    (dict(cls="HyperSynthesis", align="right"), "alignment 'right'; use 'centre' or 'keras'"),
+    (dict(cls="HyperAnalysis", padding="edge"), "padding 'edge'; use 'zeros' or 'reflect'"),
+    (dict(cls="HiFiCSynthesis", padding="edge"), "padding 'edge'; use 'zeros' or 'reflect'"),
 ])
 def test_mistakes_in_the_config_are_user_errors(config, message):
     with pytest.raises(UserError, match=message):
