@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from common import images, precision, transforms, weights
 from common.cli import UserError
-from common.transforms import attention, layers, mbconv
+from common.transforms import attention, convolution, layers, mbconv
 
 NAMES = sorted(transforms.REGISTRY)
 CHANNELS = 8  # of every latent
@@ -31,14 +31,11 @@ NARROW = {
     "CNNAnalysis keras": dict(channels=(4, 5, 6), activation="gdn_square", align="keras"),
     "CNNSynthesis": dict(channels=(4, 5, 3), activation="igdn"),
     "CNNSynthesis keras": dict(channels=(4, 5, 3), activation="igdn_square", align="keras"),
-    "Cheng2020Analysis": dict(channels=8),
     "Cheng2020Analysis attention": dict(channels=6, attention=True),
     "Cheng2020HyperAnalysis": dict(channels=6),
     "Cheng2020HyperSynthesis": dict(channels=6),
-    "Cheng2020Synthesis": dict(channels=8),
     "Cheng2020Synthesis attention": dict(channels=8, attention=True),
     "ElicAnalysis": dict(channels=(4, 6, 8, 10)),
-    "ElicAnalysis keras": dict(channels=(4, 6, 8, 10), align="keras"),
     "ElicSynthesis": dict(channels=(8, 6, 4, 3), latents=CHANNELS),
     "EntropyParameters": dict(channels=(8, 6, 4)),
     "GatedContext": dict(latents=CHANNELS, width=4, blocks=1, channels=6),
@@ -73,7 +70,6 @@ NARROW = {
     "TwoLayerResSynthesis d2s": dict(channels=(6, 3), residual="d2s"),
     "TwoLayerResSynthesis keras": dict(channels=(6, 3), align="keras"),
     "TwoLayerSynthesis": dict(channels=(6, 3)),
-    "TwoLayerSynthesis keras": dict(channels=(6, 3), align="keras"),
 }
 
 
@@ -420,6 +416,17 @@ def test_alignments_differ_where_strides_are_even():
         assert np.allclose(ours(x), theirs(x), atol=1e-4) == same
 
 
+@pytest.mark.parametrize("name, count", [("ElicAnalysis", 4), ("TwoLayerSynthesis", 2),
+                                         ("TwoLayerResSynthesis", 3)])
+def test_alignment_is_that_of_all_strided_layers(name, count):
+    transform = transforms.build(dict(cls=name, align="keras"))
+    aligned = [part for part in transform.submodules if isinstance(
+        part, layers.ShiftedConv | tf.keras.layers.Conv2DTranspose)]
+    assert len(aligned) == count
+    assert not any(part._stride > 1 for part in transform.submodules
+                   if isinstance(part, convolution.SignalConv2D))
+
+
 @pytest.mark.parametrize("inverse", [False, True])
 @pytest.mark.parametrize("square", [False, True])
 def test_gdn_divides_by_the_weighted_sum_of_magnitudes(inverse, square):
@@ -528,6 +535,17 @@ def plain(conv, x, stride=1):
     size = conv.kernel.shape[0] // 2
     x = tf.pad(x, [(0, 0), (size, size), (size, size), (0, 0)])
     return tf.nn.conv2d(x, conv.kernel, stride, "VALID") + conv.bias
+
+
+def test_attention_may_be_left_out_of_cheng2020():
+    for end, missing in (("Analysis", [3, 8]), ("Synthesis", [0, 5])):
+        attentive = narrow(f"Cheng2020{end} attention").layers
+        plain = transforms.build(dict(cls=f"Cheng2020{end}", channels=6)).layers
+        assert [type(layer) for layer in plain] == [
+            type(layer) for i, layer in enumerate(attentive) if i not in missing]
+        assert all(isinstance(attentive[i].layers[0], layers.Gated) for i in missing)
+        assert not any(isinstance(part, layers.Gated) for layer in plain
+                       for part in layer.submodules)
 
 
 def test_weights_of_cheng2020_are_in_the_order_of_computation():
