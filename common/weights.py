@@ -86,7 +86,8 @@ def stored(weight: tf.Variable, dtype: str) -> np.ndarray:
 def write(codec: tf.keras.Model, path: pathlib.Path, dtype: str = "float32") -> None:
     """Writes the weights of a codec into the folder `path`."""
     arrays = {name: stored(weight, dtype) for name, weight in named(parts(codec)).items()}
-    safetensors.numpy.save_file(arrays, path / FILE)
+    # `save_file` makes files that nobody else can read, whatever the umask.
+    (path / FILE).write_bytes(safetensors.numpy.save(arrays))
 
 
 def read(path: str | os.PathLike) -> dict[str, np.ndarray]:

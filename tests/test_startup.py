@@ -21,9 +21,9 @@ try:
 finally:
     print("imported:", *[name for name in {SLOW!r} if name in sys.modules])
 """
-BENCHMARKS = ("coding", "complexity", "dials", "optimizers", "precision", "rate_distortion",
-              "report", "scaling", "sga_landscape", "tiling", "training_step", "transforms",
-              "versus_jpeg")
+BENCHMARKS = ("coding", "complexity", "dials", "imports", "optimizers", "precision",
+              "rate_distortion", "report", "scaling", "sga_landscape", "tiling", "training_step",
+              "transforms", "versus_jpeg")
 
 
 def run(*command):
@@ -36,7 +36,7 @@ def run(*command):
 
 
 @pytest.mark.parametrize("command", [
-    ["codec"], ["codec", "compress"], ["chain", "compress"], ["evaluate"], ["launch"],
+    ["codec"], ["codec", "compress"], ["chain", "compress"], ["convert"], ["evaluate"], ["launch"],
     *([f"{package}.{command}"] for package in ("factorized", "mshyper", "joint_ar", "hific")
       for command in ("train", "itinf")),
     *([f"benchmarks.{name}"] for name in BENCHMARKS)], ids=" ".join)

@@ -161,6 +161,15 @@ def test_weights_come_back_bit_for_bit(codec, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+def test_others_may_read_weights_as_the_umask_says(tmp_path):
+    codec = CODECS["factorized"]
+    model = export.build(codec[0], {"model": codec[1]})
+    weights.write(model, tmp_path)
+    (tmp_path / "other").touch()
+    modes = [path.stat().st_mode for path in (tmp_path / weights.FILE, tmp_path / "other")]
+    assert modes[0] == modes[1]
+
+
 def test_other_software_reads_names_and_arrays(codec, tmp_path):
     model = built(codec)
     named = weights.named(weights.parts(model))
