@@ -70,20 +70,28 @@ class WarmupDrop(Schedule):
 class WarmupCosine(Schedule):
     """Linear warm-up, then half a cosine down to `final` times the rate.
 
+    With `decay_from` the rate stays at its peak until then: how long to train may be decided while
+    it does, for a run that goes on with other `num_steps` has lost nothing.
+
     Args:
       learning_rate: the peak.
       num_steps: length of training.
       warmup: fraction over which the rate grows from 0.
       final: what remains at the end, as a fraction of the peak.
+      decay_from: fraction at which the cosine begins.
     """
 
     def __init__(self, learning_rate: float, num_steps: int, warmup: float = 0.02,
-                 final: float = 0.01):
-        super().__init__(learning_rate, num_steps, warmup=warmup, final=final)
+                 final: float = 0.01, decay_from: float = 0.0):
+        if not 0 <= decay_from < 1:
+            raise ValueError(f"decay_from is {decay_from}; need a fraction from 0 to below 1")
+        super().__init__(
+            learning_rate, num_steps, warmup=warmup, final=final, decay_from=decay_from)
 
     def __call__(self, step):
         c = self._config
         done = tf.minimum(tf.cast(step, tf.float32) / c["num_steps"], 1.0)
+        done = tf.maximum(done - c["decay_from"], 0.0) / (1 - c["decay_from"])
         cosine = (1 + tf.cos(math.pi * done)) / 2
         factor = c["final"] + (1 - c["final"]) * cosine
         return c["learning_rate"] * factor * _warmup(step, c["num_steps"], c["warmup"])

@@ -29,6 +29,16 @@ def test_warmup_cosine_at_its_corners():
     assert float(rate(1000)) == float(rate(2000)) == pytest.approx(0.1, rel=1e-6)
 
 
+def test_a_cosine_may_begin_late():
+    late = schedules.WarmupCosine(2.0, 1000, warmup=0.01, final=0.05, decay_from=0.8)
+    assert {float(late(step)) for step in (9, 10, 500, 800)} == {2.0}
+    whole = schedules.WarmupCosine(2.0, 200, warmup=0.0, final=0.05)
+    for step in (1, 50, 199, 200):
+        assert float(late(800 + step)) == pytest.approx(float(whole(step)), rel=1e-4)
+    with pytest.raises(ValueError, match="decay_from is 1"):
+        schedules.WarmupCosine(2.0, 1000, decay_from=1.0)
+
+
 @pytest.mark.parametrize("cls", [schedules.WarmupDrop, schedules.WarmupCosine])
 def test_without_warmup_the_first_step_has_the_full_rate(cls):
     assert float(cls(0.5, 1000, warmup=0.0)(0)) == pytest.approx(0.5)
