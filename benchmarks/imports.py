@@ -18,7 +18,6 @@ content. "y_hat" is the share of elements that decode to what CompressAI decodes
 """
 
 import argparse
-import pathlib
 import statistics
 import sys
 import tempfile
@@ -56,7 +55,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     """Compares; prints tables and writes imports.json to `side_by_side.RESULTS`."""
     from benchmarks.coding import read_image
-    from common import data, files, images, tables
+    from common import data, files, tables
 
     with (tempfile.TemporaryDirectory() as folder,
           side_by_side.workers("benchmarks.imports", sys.argv[1:]) as (us, them)):
@@ -69,15 +68,14 @@ def measure(args: argparse.Namespace) -> None:
                               for key, value in row.items()} for row in rows], rows[0].keys()))
         trained = []
         if args.minutes:
-            pictures = [str(path) for path in data.find(args.train)]
+            pictures = [str(source.path) for source in data.find(args.train)]
             path = them.call("train", pictures=pictures, folder=folder)
             us.call("load", path=path)
-            for picture in data.find(args.dataset):
-                array = images.read(picture)
-                np.save(f"{folder}/picture.npy", array)
+            for source in data.find(args.dataset):
+                np.save(f"{folder}/picture.npy", source.read())
                 both = {worker.side: worker.call("evaluate", path=f"{folder}/picture.npy")
                         for worker in (us, them)}
-                trained.append({"image": pathlib.Path(picture).name, **{
+                trained.append({"image": source.name, **{
                     f"{side} {key}": value for side, of_side in both.items()
                     for key, value in of_side.items()}})
             mean = {key: statistics.mean(row[key] for row in trained)
