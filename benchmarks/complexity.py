@@ -65,6 +65,8 @@ MODELS = {
         "Mean-scale hyperprior", "Minnen, Ballé, Toderici 2018"),
     "mshyper/configs/small.py": (
         "… small", "the zoo's, for a few CPU cores"),
+    "mshyper/configs/residual.py": (
+        "… with residual blocks, for all rates", "the zoo's, for CPUs"),
     "mshyper/configs/small_images.py": (
         "… for images of 32 x 32 pixels", "Yang, Mandt 2023"),
     "mshyper/configs/two_layer_syn.py": (
@@ -144,7 +146,8 @@ def configurations() -> dict[str, dict]:
     """`config.model` of the configs of training by path, in the order of `MODELS`, each only once.
 
     Those for bits-back coding are left out: their posterior's optimisation is most of the work. So
-    are those with levels, whose transforms are those of a model of one rate.
+    are those with levels that `MODELS` does not have, for the same transforms at one rate are
+    there; of others the gains are not counted.
 
     Raises:
       UserError: a config is not in `MODELS`, and no other's model either; or `MODELS` has one that
@@ -152,7 +155,8 @@ def configurations() -> dict[str, dict]:
     """
     found = {str(path.relative_to(ROOT)): _model(path) for path in ROOT.glob("*/configs/*.py")
              if path.stem not in ("itinf", "mbt2018_bb", "small_bb")}
-    found = {path: model for path, model in found.items() if "levels" not in model}
+    found = {path: model for path, model in found.items()
+             if not model.pop("levels", None) or path in MODELS}
     known = {path: found[path] for path in MODELS if path in found}
     packages = [(path.partition("/")[0], model) for path, model in known.items()]
     wrong = [path for path in MODELS if path not in found]

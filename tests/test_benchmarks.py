@@ -148,7 +148,7 @@ def test_every_transform_of_a_config_is_measured(monkeypatch):
     cases = transforms.cases()
     assert {*REGISTRY} - {*cases} == {  # no config has these
         "CNNSynthesis", "Cheng2020Analysis", "Cheng2020HyperAnalysis", "Cheng2020HyperSynthesis",
-        "Cheng2020Synthesis", "ElicSynthesis", "ResidualAnalysis", "ResidualSynthesis"}
+        "Cheng2020Synthesis", "ElicSynthesis"}
     assert cases["HyperSynthesis"][1] == 64 and cases["MBT2018Analysis"][1:] == (1, 3)
     took = iter([*[9.0] * 2, 1.0, 2.0, 3.0, 6.0, *[9.0] * 2, 4.0, 2.0, 4.0, 2.0])
     monkeypatch.setattr(side_by_side, "seconds", lambda run: (run(), next(took))[1])

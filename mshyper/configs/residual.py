@@ -1,0 +1,33 @@
+"""Mean-scale hyperprior for all rates with residual transforms for CPUs: the zoo's mshyper.
+
+GDN after the strided layers, bottlenecks at a quarter and an eighth of the resolution (see
+common/transforms/residual.py); 18 kMAC/pixel for analysis and for synthesis each, 3.9 for the
+hyper transforms.
+"""
+
+from common import recipes
+
+
+def get_config(recipe="cpu"):
+    config = recipes.build(recipe)
+    config.model = dict(
+        analysis=dict(cls="ResidualAnalysis", channels=(96, 160, 192, 192), blocks=(2, 3, 0),
+                      activation="gdn"),
+        synthesis=dict(cls="ResidualSynthesis", channels=(192, 160, 96, 3), blocks=(0, 3, 2),
+                       activation="igdn"),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(128, 128, 128),
+                            activation="leaky_relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", channels=(128, 288, 384),
+                             activation="leaky_relu"),
+        predict_mean=True,
+        use_offset=True,
+    )
+    recipes.add_levels(config)
+    config.model.levels.count = 64
+    config.data.update(batch_size=8, by_size=True)
+    config.train.export_dtype = "float16"  # as released models are
+    return config
+
+
+def get_hyper():
+    return [{}]
