@@ -2,10 +2,38 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from common.cli import UserError
+
+
+def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> Any:
+    """What a config names: its `cls`, one of `known`, with its other entries as arguments.
+
+    Args:
+      what: it is to the user: "schedule".
+      known: classes or functions by name.
+      config: dict(cls="WarmupDrop", drop_at=0.8).
+      *given: first arguments, which no config names.
+
+    Raises:
+      UserError: there is none of this name, or it does not take these arguments.
+    """
+    arguments = dict(config)
+    name = arguments.pop("cls", None)
+    if name not in known:
+        raise unknown(what, name, known)
+    return construct(f"{what} {name}", known[name], *given, **arguments)
+
+
+def unknown(what: str, name: str | None, known: Iterable[str]) -> UserError:
+    """The error that there is nothing of this name; of many names it has only a likely one."""
+    known = [*known]
+    hints = [f"did you mean '{each}'?" for each in difflib.get_close_matches(str(name), known, 1)]
+    if not hints or len(known) < 10:
+        hints.insert(0, f"known: {', '.join(known)}")
+    return UserError(f"unknown {what} '{name}'; {'; '.join(hints)}")
 
 
 def check(what: str, cls: Callable, *given, **arguments) -> None:
@@ -42,4 +70,5 @@ def construct(what: str, cls: Callable, *given, **arguments) -> Any:
     try:
         return cls(*given, **arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"{what}: {error}") from error
+        given = ", ".join(f"{name}={value}" for name, value in arguments.items())
+        raise UserError(f"{what}: {error} (with {given or 'no arguments'})") from error

@@ -7,7 +7,7 @@ import math
 
 from ml_collections import config_dict
 
-from common.cli import UserError
+from common import arguments
 
 
 def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedule=None,
@@ -52,5 +52,5 @@ def method(name: str) -> config_dict.ConfigDict:
       UserError: there is no such method.
     """
     if name not in METHODS:
-        raise UserError(f"unknown method '{name}'; known: {', '.join(METHODS)}")
+        raise arguments.unknown("method", name, METHODS)
     return METHODS[name]()

@@ -17,9 +17,7 @@ import zlib
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import distribution
-from common.arguments import construct
-from common.cli import UserError
+from common import arguments, distribution
 
 # By default each device takes a generator of its own.
 _ALGORITHM = "philox"
@@ -313,9 +311,5 @@ def for_training(config, seed: tf.Tensor, step, num_steps: int):
     Raises:
       UserError: there is no such quantizer, or it does not take these arguments.
     """
-    arguments = dict(config)
-    name = arguments.pop("cls", None)
-    if name not in _TRAINING:
-        raise UserError(f"unknown quantizer '{name}'; known: {', '.join(_TRAINING)}")
-    return construct(f"quantizer {name}", _TRAINING[name], seed,
-                     tf.cast(step, tf.float32) / num_steps, **arguments)
+    return arguments.build(
+        "quantizer", _TRAINING, config, seed, tf.cast(step, tf.float32) / num_steps)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from common.arguments import construct
-from common.cli import UserError
+from common import arguments
 
 # The weight that is recorded is the mean over about so many steps.
 _MEAN_STEPS = 1000
@@ -167,9 +166,4 @@ def build(config, target: float, num_steps: int) -> RateControl:
     Raises:
       UserError: there is no such control, or it does not take these arguments.
     """
-    arguments = dict(config)
-    name = arguments.pop("cls", None)
-    if name not in _CONTROLS:
-        raise UserError(f"unknown rate control '{name}'; known: {', '.join(_CONTROLS)}")
-    return construct(
-        f"rate control {name}", _CONTROLS[name], target, num_steps, **arguments)
+    return arguments.build("rate control", _CONTROLS, config, target, num_steps)

@@ -3,11 +3,9 @@
 `--config mshyper/configs/mbt2018.py:advdnic` trains the model of that config by another recipe.
 """
 
-import difflib
-
 from ml_collections import config_dict
 
-from common.cli import UserError
+from common import arguments
 
 # Coarse to fine: after three runs there is a curve, the others refine it (Yang & Mandt 2023).
 LAMBDAS = (0.08, 0.02, 0.005, 0.00125, 0.04, 0.01, 0.0025)
@@ -167,7 +165,5 @@ def build(name: str) -> config_dict.ConfigDict:
       UserError: there is no such recipe.
     """
     if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(RECIPES)}"
-        raise UserError(f"unknown recipe '{name}'; {hint}")
+        raise arguments.unknown("recipe", name, RECIPES)
     return RECIPES[name]()

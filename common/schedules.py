@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from common.arguments import construct
+from common import arguments
 from common.cli import UserError
 
 
@@ -233,12 +233,7 @@ def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
     Raises:
       UserError: there is no such schedule, or it does not take these arguments.
     """
-    arguments = dict(config)
-    name = arguments.pop("cls", None)
-    if name not in _LEARNING_RATES:
-        raise UserError(f"unknown schedule '{name}'; known: {', '.join(_LEARNING_RATES)}")
-    return construct(
-        f"schedule {name}", _LEARNING_RATES[name], learning_rate, num_steps, **arguments)
+    return arguments.build("schedule", _LEARNING_RATES, config, learning_rate, num_steps)
 
 
 def rd_lambda(step, value, num_steps: int, factor: float, until: float, at_most: float):

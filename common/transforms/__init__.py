@@ -1,11 +1,10 @@
 """Analysis, synthesis and hyper transforms, one module a paper, built by name from a config."""
 
-import difflib
 import inspect
 
 import tensorflow as tf
 
-from common.cli import UserError
+from common import arguments
 from common.transforms import (
     advdnic,
     bls2017,
@@ -37,15 +36,4 @@ def build(config) -> tf.keras.Model:
     Raises:
       UserError: there is no such transform, or it does not take these arguments.
     """
-    arguments = dict(config)
-    name = arguments.pop("cls", None)
-    if name not in REGISTRY:
-        close = difflib.get_close_matches(str(name), REGISTRY, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(REGISTRY))}"
-        raise UserError(f"unknown transform '{name}'; {hint}")
-    cls = REGISTRY[name]
-    try:
-        return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"transform {name}{inspect.signature(cls)} cannot be built from "
-                        f"{arguments}: {error}") from error
+    return arguments.build("transform", REGISTRY, config)

@@ -21,7 +21,7 @@ def test_an_object_of_its_arguments():
     (dict(first=1, secnd=3), r"^thing: it takes no secnd; did you mean second\?$"),
     (dict(first=1, x=3), "^thing: it takes no x; it takes first, second$"),
     (dict(second=3), "^thing: it needs first, which the config does not have"),
-    (dict(first=1, second=-1), "^thing: second is negative$"),
+    (dict(first=1, second=-1), r"^thing: second is negative \(with first=1, second=-1\)$"),
     (dict(first=1, second="a"), "^thing: .*not supported"),
     (dict(given=1, first=1), "^thing: it takes no given"),
 ])

@@ -626,7 +626,7 @@ def test_build_passes_the_arguments_on():
     (dict(cls="Transform"), "unknown transform 'Transform'"),
     (dict(cls="xyz"), "BLS2017Analysis.*MBT2018Synthesis"),
     (dict(channels=(1, 2, 3)), "unknown transform 'None'"),
-    (dict(cls="BLS2017Analysis", filters=3), "BLS2017Analysis.*channels.*filters"),
+    (dict(cls="BLS2017Analysis", filters=3), "BLS2017Analysis.*filters.*channels"),
     (dict(cls="BLS2017Analysis", channels=(1, 2)), "BLS2017Analysis.*channels"),
     (dict(cls="MBT2018Synthesis", channels=()), "MBT2018Synthesis.*channels"),
     (dict(cls="HyperAnalysis", channels=(1, 2, 3), activation="relux"), "HyperAnalysis.*relux"),
