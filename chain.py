@@ -13,7 +13,8 @@ import sys
 
 import codec
 from common import export, images, jobs, tables
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.lazy import Codec, targets
 
 _MODULE = "mshyper.bits_back"

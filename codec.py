@@ -29,8 +29,9 @@ import numpy as np
 
 from common import export, images, jobs, methods, peek, tables
 from common import precision as precisions
-from common.cli import UserError, printable, report
+from common.cli import printable, report
 from common.container import SUFFIX, Container
+from common.errors import UserError
 from common.lazy import Codec, Latents, coding, data, inspection, itinf, levels, targets
 
 

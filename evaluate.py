@@ -37,8 +37,9 @@ from typing import NamedTuple
 import codec
 from common import export, images, tables
 from common import precision as precisions
-from common.cli import UserError, add_option, report
+from common.cli import add_option, report
 from common.curves import read_published, to_schema
+from common.errors import UserError
 from common.files import replacing, write_json
 from common.lazy import Codec, Figure, Inception, Lpips, coding, data, fidelity, metrics
 

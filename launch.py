@@ -21,7 +21,8 @@ import time
 
 import configs
 from common import runs, sweeps
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.lazy import data
 
 _OWN_FLAGS = ("config", "hid", "experiments_dir", "xid")

@@ -18,7 +18,7 @@ import PIL
 from PIL import AvifImagePlugin, Image, features
 
 from common import jpeg
-from common.cli import UserError
+from common.errors import UserError
 
 _PILLOW = f"Pillow {PIL.__version__}"
 

@@ -50,7 +50,8 @@ import tqdm
 import codec
 from benchmarks.side_by_side import KEPT, RESULTS, ROOT
 from common import files, tables
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.lazy import ops, tf, tfc, transforms
 
 HEIGHT, WIDTH = 512, 768  # pixels of the image

@@ -29,7 +29,8 @@ from ml_collections import config_dict
 import codec
 from chain import load_model
 from common import export, tables
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.lazy import coding, data, itinf, metrics, targets
 from mshyper import chain
 

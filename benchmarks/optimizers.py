@@ -34,7 +34,8 @@ import numpy as np
 import codec
 from benchmarks import side_by_side
 from common import export, files, tables
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.lazy import Figure, data, optimizers, schedules, tf, training
 from mshyper.configs import mbt2018, two_layer_syn
 

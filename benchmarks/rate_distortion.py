@@ -34,7 +34,8 @@ import evaluate
 from benchmarks import bd, classical, versus_jpeg
 from benchmarks.side_by_side import KEPT, RESULTS
 from common import export, files, tables
-from common.cli import UserError, add_option, report
+from common.cli import add_option, report
+from common.errors import UserError
 from common.lazy import Axes, Figure, Lpips, data, metrics
 
 OUTPUT = KEPT / "rate_distortion"

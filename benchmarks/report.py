@@ -28,7 +28,8 @@ import codec
 import evaluate
 from benchmarks import classical, rate_distortion
 from common import tables
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.files import replacing
 from common.lazy import Codec, Figure, coding, data, matplotlib, targets
 

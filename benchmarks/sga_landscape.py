@@ -30,7 +30,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.files import replacing
 from common.lazy import Figure, LogLocator, LogNorm, itinf, optimizers, quantizers, schedules, tf
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from common.cli import UserError
+from common.errors import UserError
 
 
 def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> Any:

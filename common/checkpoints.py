@@ -12,7 +12,7 @@ import shutil
 import tensorflow as tf
 from absl import logging
 
-from common.cli import UserError
+from common.errors import UserError
 from common.files import replacing
 
 _NAME = "step"

@@ -12,9 +12,7 @@ from logging import basicConfig
 
 from absl import app, flags, logging
 
-
-class UserError(Exception):
-    """A mistake the user can mend; its message says what was wrong and what would be right."""
+from common.errors import UserError
 
 
 def report(main: Callable[..., None]) -> Callable[..., None]:

@@ -11,9 +11,9 @@ import tensorflow as tf
 import tqdm
 
 from common import data, images, metrics, quantizers, tiles
-from common.cli import UserError
 from common.container import Container
 from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
+from common.errors import UserError
 from common.model import Codec, Latents
 from common.timing import recording, stage
 

@@ -22,7 +22,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 
-from common.cli import UserError
+from common.errors import UserError
 
 MAGIC = b"NT2"
 SUFFIX = ".ntc"

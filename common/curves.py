@@ -14,7 +14,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from common.cli import UserError
+from common.errors import UserError
 
 # Our names -> those in CompressAI's results files, the one that is written first.
 _NAMES = {"bpp": ("bpp",), "psnr": ("psnr-rgb", "psnr"), "ms_ssim": ("ms-ssim-rgb", "ms-ssim"),

@@ -23,7 +23,7 @@ from PIL import Image
 
 import configs
 from common import distribution, images
-from common.cli import UserError
+from common.errors import UserError
 
 # The colour photographs inside the scikit-image and scikit-learn packages. The two halves of the
 # stereo pair (motorcycle) stay on one side of the split.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from common.cli import UserError
+from common.errors import UserError
 
 # Ports of a job's workers begin at a number of these that follows from its id: two jobs may share
 # a machine.

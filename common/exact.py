@@ -28,7 +28,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common.cli import UserError
+from common.errors import UserError
 
 ACCUMULATOR_BITS = 53
 ACTIVATION_BITS = 28

@@ -24,7 +24,7 @@ import numpy as np
 
 import configs
 from common import precision as precisions
-from common.cli import UserError
+from common.errors import UserError
 from common.files import NPZ_ERRORS, replacing, write_json
 from common.lazy import Codec, Levels, Network, Tables, format1, tf, weights
 

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from common.cli import UserError
+from common.errors import UserError
 
 # What reading a damaged .npz file raises, and what making something of the arrays in it.
 NPZ_ERRORS = (OSError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,

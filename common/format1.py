@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from common.cli import UserError
+from common.errors import UserError
 from common.weights import Parts
 
 _ERRORS = (tf.errors.OpError, RuntimeError, AssertionError, IndexError, ValueError)

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from common.cli import UserError
+from common.errors import UserError
 
 Sweep = list[dict[str, Any]]
 

@@ -20,7 +20,7 @@ from absl import logging
 from PIL import Image, TiffImagePlugin
 
 from common import colour, metadata
-from common.cli import UserError
+from common.errors import UserError
 from common.files import replacing
 from common.lazy import tf
 

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 import configs
-from common.cli import UserError
+from common.errors import UserError
 from common.files import NPZ_ERRORS
 
 FEATURES = 2048

@@ -46,7 +46,7 @@ from common import (
     tables,
     targets,
 )
-from common.cli import UserError
+from common.errors import UserError
 from common.files import replacing, write_json
 from common.methods import METHODS, method  # noqa: F401  (also for who refines)
 from common.model import Codec, Generated, Latents

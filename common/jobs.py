@@ -18,7 +18,7 @@ from typing import NamedTuple
 import tqdm
 
 from common import images
-from common.cli import UserError
+from common.errors import UserError
 from common.files import is_stream, replacing
 
 # As an input standard input, as an output standard output.

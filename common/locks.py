@@ -19,7 +19,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 
-from common.cli import UserError
+from common.errors import UserError
 
 NAME = "lock"
 HEARTBEAT, STALE = 20.0, 180.0  # seconds

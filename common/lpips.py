@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import configs
-from common.cli import UserError
+from common.errors import UserError
 from common.files import NPZ_ERRORS
 
 # Below this, nothing is left after AlexNet's second pooling.

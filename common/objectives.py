@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import images, lpips, metrics
-from common.cli import UserError
+from common.errors import UserError
 from common.model import Generated
 
 DISTORTIONS = ("mse", "ms_ssim")

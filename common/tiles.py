@@ -32,7 +32,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import exact
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import attention, convolution, layers
 
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes

@@ -41,7 +41,7 @@ from common import (
     schedules,
     weights,
 )
-from common.cli import UserError
+from common.errors import UserError
 from common.exact import ConversionError
 from common.files import replacing
 from common.model import Codec

@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 import tensorflow as tf
 
-from common.cli import UserError
+from common.errors import UserError
 
 FILE = "weights.safetensors"
 # What trained weights may be stored in. In half the bytes they have 11 bits, the exponent aside.

@@ -15,7 +15,7 @@ import hashlib
 import os
 import pathlib
 
-from common.cli import UserError
+from common.errors import UserError
 from common.lazy import export
 from convert import (
     compressai,

@@ -17,7 +17,8 @@ import textwrap
 
 import convert
 from common import jobs
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 
 
 @report

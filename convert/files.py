@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 
 # What files begin with that are taken for checkpoints.
 _KINDS = {

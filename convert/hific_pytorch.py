@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 from convert import kernels
 from convert.imported import Imported, convolution, density, norm, reordered
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import codec
 from common import export
-from common.cli import UserError
+from common.errors import UserError
 from common.lazy import Codec, weights
 from convert import kernels
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 from convert import kernels
 from convert.imported import Imported, Layer, convolution, density, gdn
 

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 
 
 def conv(weight, flip: bool = False) -> np.ndarray:

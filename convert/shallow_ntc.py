@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 from convert.imported import Imported, Layer, convolution
 from convert.tensorflow_compression import learned_density, normalisation, signal_convolution
 from convert.tensorflow_files import Object

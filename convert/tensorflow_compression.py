@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 from common.lazy import entropy
 from convert import kernels
 from convert.imported import Imported, Layer, convolution, density, gdn

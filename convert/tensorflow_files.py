@@ -16,7 +16,7 @@ import os
 import pathlib
 import re
 
-from common.cli import UserError
+from common.errors import UserError
 from common.lazy import TrackableObjectGraph, checkpoints, tf
 from convert.files import Array, beginning, described
 

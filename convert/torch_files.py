@@ -24,7 +24,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common.cli import UserError
+from common.errors import UserError
 from convert.files import Array, beginning, described
 
 _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)

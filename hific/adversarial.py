@@ -10,7 +10,7 @@ codec with levels, E is the same mean at all of them.
 import tensorflow as tf
 
 from common import distribution, optimizers, quantizers, schedules, training
-from common.cli import UserError
+from common.errors import UserError
 
 
 class SpectralConv2D(tf.keras.layers.Conv2D):

@@ -28,7 +28,7 @@ import numpy as np
 import tqdm
 
 from common import coding, container, entropy, images
-from common.cli import UserError
+from common.errors import UserError
 from common.images import MAX_CHAIN_PIXELS as MAX_PIXELS
 from common.model import Latents
 from common.stack import Stack

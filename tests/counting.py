@@ -9,7 +9,7 @@ import time
 
 import common
 from common import runs
-from common.cli import UserError
+from common.errors import UserError
 from common.files import write_json
 
 

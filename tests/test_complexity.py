@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from benchmarks import complexity
 from common import transforms
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms.attention import non_local
 from common.transforms.layers import Transform, conv
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import mshyper.models
 from common import data, export, optimizers, runs, training, transforms
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms.layers import ChannelNorm, InstanceNorm
 from hific import adversarial, regimes
 from hific.models import HiFiC

@@ -13,8 +13,8 @@ import pytest
 
 import codec
 from common import coding, entropy, export
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 from mshyper import chain
 from mshyper.bits_back import BitsBackHyperprior
 from tests import test_models

@@ -15,7 +15,7 @@ from scipy import special, stats
 
 import mshyper.models
 from common import coding, data, entropy, export, objectives, quantizers, tiles, transforms
-from common.cli import UserError
+from common.errors import UserError
 from hific import mixture
 from tests import test_models
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, entropy, export, images, objectives, quantizers, tiles
-from common.cli import UserError
+from common.errors import UserError
 from common.stack import Stack
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior

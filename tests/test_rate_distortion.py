@@ -14,7 +14,7 @@ import configs
 import evaluate
 from benchmarks import classical, rate_distortion
 from common import data, export, images, lpips, metrics
-from common.cli import UserError
+from common.errors import UserError
 
 PUBLISHED = json.loads(rate_distortion.PUBLISHED.read_text())
 

@@ -14,7 +14,7 @@ import codec
 import configs
 from benchmarks import classical, rate_distortion, report
 from common import coding, export, images, metrics
-from common.cli import UserError
+from common.errors import UserError
 
 MODEL = "mshyper-small-2"
 POINTS = {"bpp": [0.1, 0.3, 0.9, 2.0], "psnr": [25, 29, 34, 39], "ms_ssim": [0.9, 0.95, 0.98, 0.99]}

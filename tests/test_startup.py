@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 
 from common import coding, export, lazy, peek
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 from common.lpips import Lpips
 
 SLOW = ("tensorflow", "tensorflow_compression", "tensorflow_probability", "matplotlib", "scipy")

@@ -9,8 +9,8 @@ import pytest
 
 import codec
 from common import coding, entropy, export
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 from common.stack import Stack
 
 # Files of version 1 of the format, by the last program that wrote such, of 70 x 47 pixels of a

@@ -3,7 +3,7 @@
 import pytest
 
 from common import arguments
-from common.cli import UserError
+from common.errors import UserError
 
 
 class Thing:

@@ -6,7 +6,8 @@ import os
 import pytest
 import tensorflow as tf
 
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 
 
 def fail(error):

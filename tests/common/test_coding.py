@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from common import coding, entropy, inspection, itinf, targets
-from common.cli import UserError
+from common.errors import UserError
 from tests.test_models import CLASSES, CONFIGS, shared
 
 

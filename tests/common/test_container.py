@@ -5,8 +5,8 @@ import zlib
 
 import pytest
 
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 
 FILE = Container("0123abcd", 513, 70_000, bytes(range(200)), 0xDEADBEEF)
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import configs
 from common import data
-from common.cli import UserError
+from common.errors import UserError
 from tests.common import pictures
 
 

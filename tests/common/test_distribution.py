@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, distribution, quantizers, runs, training
-from common.cli import UserError
+from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import conversion, exact
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import advdnic, cheng2020, hyper2018, yang2023
 from common.transforms.layers import (
     GDN,

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from common import conversion, exact, exact_gradient
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import hyper2018
 from common.transforms.layers import DepthToSpace, conv, deconv
 

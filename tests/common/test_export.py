@@ -13,7 +13,7 @@ import configs
 import joint_ar.models
 import mshyper.models
 from common import coding, data, export, runs, weights
-from common.cli import UserError
+from common.errors import UserError
 from factorized.models import FactorizedPrior
 
 FORMAT1 = pathlib.Path(__file__).with_name("format1")  # by the last version that wrote such

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from common import files
-from common.cli import UserError
+from common.errors import UserError
 
 
 def test_a_file_appears_whole(tmp_path):

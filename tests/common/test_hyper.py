@@ -1,7 +1,7 @@
 import pytest
 
 from common import hyper
-from common.cli import UserError
+from common.errors import UserError
 from mshyper.configs import two_layer_syn2
 
 SEEDS = hyper.sweep("seed", (0, 1))

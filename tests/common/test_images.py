@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from common import images
-from common.cli import UserError
+from common.errors import UserError
 from tests.common import pictures
 
 # Pages of a TIFF file.

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from common import images
-from common.cli import UserError
+from common.errors import UserError
 from tests.common import pictures
 
 WIDTH, HEIGHT = 24, 20

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import configs
 from common import data, inception, pretrained
-from common.cli import UserError
+from common.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from common import coding, data, entropy, inspection, quantizers
-from common.cli import UserError
+from common.errors import UserError
 from mshyper import bits_back
 from tests import test_mixture, test_models
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import factorized.models
 from common import data, entropy, itinf, objectives, quantizers
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms.layers import deconv
 from tests import test_models
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from common import jobs
-from common.cli import UserError, report
+from common.cli import report
+from common.errors import UserError
 
 INPUTS, OUTPUTS = (".png", ".jpg"), (".ntc",)
 

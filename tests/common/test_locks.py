@@ -10,7 +10,7 @@ import time
 import pytest
 
 from common import locks
-from common.cli import UserError
+from common.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 HOLD = "import sys, time; from common import locks\n" \

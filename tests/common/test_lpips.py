@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import configs
 from common import images, lpips, metrics
-from common.cli import UserError
+from common.errors import UserError
 
 
 @pytest.fixture(scope="module")

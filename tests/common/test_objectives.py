@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from common import objectives
-from common.cli import UserError
+from common.errors import UserError
 from common.model import Generated
 
 X = tf.zeros([2, 2, 4, 3])

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from common import optimizers, schedules
-from common.cli import UserError
+from common.errors import UserError
 
 
 def losses(optimizer, steps):

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, images, metrics, precision, transforms
-from common.cli import UserError
+from common.errors import UserError
 
 AMX = "flags\t\t: fpu sse2 avx2 avx512f amx_tile amx_bf16 avx512_bf16\n"
 ZEN4 = "flags\t\t: fpu sse2 avx2 avx512f avx512_bf16\n"

@@ -10,7 +10,7 @@ import pytest
 
 import configs
 from common import lpips, pretrained
-from common.cli import UserError
+from common.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import quantizers
-from common.cli import UserError
+from common.errors import UserError
 
 SEED = tf.constant([3, 4])
 OFFSET = 0.25

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from common import rate_control
-from common.cli import UserError
+from common.errors import UserError
 
 
 def build(target=0.3, num_steps=1000, **config):

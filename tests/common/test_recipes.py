@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from common import optimizers, quantizers, recipes, schedules
-from common.cli import UserError
+from common.errors import UserError
 
 CONFIGS = sorted(path for path in pathlib.Path(__file__).parents[2].glob("*/configs/*.py")
                  if path.stem != "itinf")

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from common import runs
-from common.cli import UserError
+from common.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = str(ROOT / "mshyper/configs/small.py")

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from common import schedules
-from common.cli import UserError
+from common.errors import UserError
 
 
 def test_warmup_drop_at_its_corners():

@@ -16,7 +16,7 @@ from submitit.core.utils import FailedSubmissionError
 
 import configs
 from common import runs, sweeps
-from common.cli import UserError
+from common.errors import UserError
 from tests import counting
 
 CONFIG = str(pathlib.Path(__file__).parents[1] / "counting_config.py")
@@ -259,7 +259,7 @@ def test_states_of_a_launch(launch, monkeypatch):
     begin(launch, 1, result=("error", "Traceback (most recent call last):\n  File x\nOSError: a\n"
                              "\nDuring handling ...:\n\nTraceback (most recent call last):\n"
                              "  File y\n    raise\nValueError: too\nmuch\n"))
-    begin(launch, 3, result=("error", "common.cli.UserError: no data\n"))
+    begin(launch, 3, result=("error", "common.errors.UserError: no data\n"))
     with open(f"{launch.record['runs'][2]['files']}_0_log.err", "w") as file:
         file.write("begins\nerror: JOB 9 CANCELLED DUE TO TIME LIMIT\n\n")
     assert states(launch.folder) == ["done", "failed", "stopped at step 4 of 10", "failed"]
@@ -275,7 +275,7 @@ def test_states_of_a_launch(launch, monkeypatch):
 
 def test_an_experiment_has_runs_of_several_launches_and_by_hand(launch, monkeypatch, tmp_path):
     monkeypatch.setattr(sweeps, "_queue", lambda jobs: {})
-    begin(launch, 0, result=("error", "common.cli.UserError: no data\n"))
+    begin(launch, 0, result=("error", "common.errors.UserError: no data\n"))
     begin(launch, 1, result=("success", None))
     again = sweeps.Launch(launch.folder.with_name("20261121T130000Z-counting"))
     (again.folder / "jobs").mkdir(parents=True)

@@ -19,7 +19,7 @@ from common import (
     tiles,
     transforms,
 )
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import attention, layers
 from common.transforms.layers import Padded, Residual, Stack, Transform, conv, deconv
 from mshyper import chain

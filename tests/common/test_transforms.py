@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from common import images, precision, transforms, weights
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import attention, convolution, layers, mbconv
 
 NAMES = sorted(transforms.REGISTRY)

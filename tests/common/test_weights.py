@@ -14,7 +14,7 @@ import joint_ar.models
 import mshyper.bits_back
 import mshyper.models
 from common import export, weights
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import layers
 from tests.common.test_transforms import NARROW, narrow, pixels, trained
 

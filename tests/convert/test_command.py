@@ -6,7 +6,7 @@ import tensorflow as tf
 
 import convert
 from common import export, itinf, methods, tiles
-from common.cli import UserError
+from common.errors import UserError
 from convert.__main__ import main
 from mshyper.models import MeanScaleHyperprior
 from tests.convert import torch_writer

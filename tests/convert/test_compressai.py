@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import convert
 from common import export
-from common.cli import UserError
+from common.errors import UserError
 from convert import compressai
 from tests.convert import reference, torch_writer
 from tests.convert.models import agree, check_files, load

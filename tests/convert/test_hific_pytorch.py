@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import convert
-from common.cli import UserError
+from common.errors import UserError
 from tests.convert import reference, torch_writer
 from tests.convert.models import agree, check_files, load
 from tests.convert.reference import conv, deconv, relu

@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 from scipy import fftpack
 
-from common.cli import UserError
+from common.errors import UserError
 from common.transforms import layers
 from convert import kernels
 from convert.files import Array

@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 import convert
-from common.cli import UserError
+from common.errors import UserError
 from convert import kernels, tensorflow_files
 from tests.convert import torch_writer
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 import convert
-from common.cli import UserError
+from common.errors import UserError
 from mshyper import chain
 from tests.convert import reference
 from tests.convert.models import agree, check_files, load

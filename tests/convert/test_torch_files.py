@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from common.cli import UserError
+from common.errors import UserError
 from convert import torch_files
 from convert.files import Array
 from tests.convert import torch_writer

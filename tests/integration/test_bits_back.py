@@ -16,8 +16,8 @@ import chain as command
 import codec
 import configs
 from common import coding, container, entropy, images, itinf, training
-from common.cli import UserError
 from common.entropy import CodingError
+from common.errors import UserError
 from common.stack import Stack
 from mshyper import bits_back, chain
 from tests.integration.conftest import tiny_config

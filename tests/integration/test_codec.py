@@ -17,8 +17,8 @@ from PIL import Image
 import codec
 import configs
 from common import coding, data, export, images, precision, quantizers
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import assert_pictures_agree
 

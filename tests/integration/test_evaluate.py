@@ -12,7 +12,7 @@ import configs
 import evaluate
 from benchmarks import rate_distortion
 from common import coding, data, export, fidelity, images, lpips, metrics, tables
-from common.cli import UserError
+from common.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import configs
 import mshyper.itinf
 import mshyper.train
 from common import coding, export, images, itinf, locks, metrics, runs
-from common.cli import UserError
+from common.errors import UserError
 from mshyper.configs import itinf as itinf_config
 from mshyper.configs import small
 from mshyper.models import MeanScaleHyperprior

@@ -10,7 +10,7 @@ import tensorflow as tf
 import codec
 import evaluate
 from common import coding, export, images, quantizers, runs, training
-from common.cli import UserError
+from common.errors import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
 from joint_ar.models import JointAutoregressive
 from tests.integration import conftest

@@ -27,8 +27,8 @@ from common import (
     targets,
     training,
 )
-from common.cli import UserError
 from common.container import Container
+from common.errors import UserError
 from factorized.configs import bls2017_levels
 from hific import adversarial, regimes
 from hific.configs import small_levels as hific_levels

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 from common import checkpoints, data, export, images, locks, runs, training
-from common.cli import UserError
+from common.errors import UserError
 from hific.models import HiFiC
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import configs
 from common import data, export, images, itinf, lpips, precision, recipes, runs, training
-from common.cli import UserError
+from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 
