@@ -115,8 +115,8 @@ MODELS = {
 }
 
 OUTPUT = KEPT / "complexity.json"
-README = ROOT / "README.md"
-BEGIN = "<!-- complexity: written by python -m benchmarks.complexity --readme -->"
+PAGE = ROOT / "docs" / "models.md"
+BEGIN = "<!-- complexity: written by python -m benchmarks.complexity --page -->"
 END = "<!-- end -->"
 
 _DECODER_ONLY = {"synthesis"}
@@ -414,8 +414,8 @@ def _describe(field: dict | None) -> str:
     return f"image ({text} without means)" if field["whole_image"] else text
 
 
-def readme_table(results: dict[str, dict]) -> str:
-    """The table of README.md, in Markdown."""
+def page_table(results: dict[str, dict]) -> str:
+    """The table of docs/models.md, in Markdown."""
     lines = ["| Model | Paper | Config | Parameters | Encode | Decode |",
              "|---|---|---|--:|--:|--:|"]
     for path, result in results.items():
@@ -437,7 +437,7 @@ def replace_table(text: str, table: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise UserError(f"README.md has no '{BEGIN}' followed by '{END}'")
+        raise UserError(f"docs/models.md has no '{BEGIN}' followed by '{END}'")
     return f"{before}{begin}\n{table}\n{end}{after}"
 
 
@@ -447,11 +447,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--configs", nargs="+", metavar="CONFIG",
                         help="print these only, and save nothing; e.g. mshyper/configs/small.py")
-    parser.add_argument("--readme", action="store_true", help="rewrite the table in README.md and "
-                        "the numbers in benchmarks/results")
+    parser.add_argument("--page", action="store_true", help="rewrite the table in docs/models.md "
+                        "and the numbers in benchmarks/results")
     args = parser.parse_args()
-    if args.configs and args.readme:
-        parser.error("--readme takes all configs")
+    if args.configs and args.page:
+        parser.error("--page takes all configs")
     known = configurations()
     unknown = set(args.configs or ()) - set(known)
     if unknown:
@@ -463,15 +463,15 @@ def main() -> None:
     if args.configs:
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    output = OUTPUT if args.readme else RESULTS / OUTPUT.name
+    output = OUTPUT if args.page else RESULTS / OUTPUT.name
     files.write_json(output, {"height": HEIGHT, "width": WIDTH,
                               "versions": tables.environment()["versions"], "configs": results})
     print(f"written: {output}")
-    if args.readme:
-        text = replace_table(README.read_text(), readme_table(results))
-        with files.replacing(README) as temporary:
+    if args.page:
+        text = replace_table(PAGE.read_text(), page_table(results))
+        with files.replacing(PAGE) as temporary:
             temporary.write_text(text)
-        print(f"written: {README}")
+        print(f"written: {PAGE}")
 
 
 if __name__ == "__main__":

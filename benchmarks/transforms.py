@@ -1,7 +1,7 @@
 """Seconds of every transform in float32 and in bfloat16: `python -m benchmarks.transforms`.
 
 Each class of `transforms.REGISTRY` that a config uses, with the arguments and at the place that it
-has in the first such config (in the order of the table in the main README):
+has in the first such config (in the order of the table in docs/models.md):
 
     training     output and gradient of the weights, for `--batch` images of 256 x 256 pixels
     inference    output, for one image of 512 x 768

@@ -153,9 +153,9 @@ def test_saved_results_are_those_of_the_configs(saved):
     assert {path: result["model"] for path, result in saved.items()} == complexity.configurations()
 
 
-def test_readme_has_the_saved_results(saved):
-    text = complexity.README.read_text()
-    assert complexity.replace_table(text, complexity.readme_table(saved)) == text
+def test_the_page_has_the_saved_results(saved):
+    text = complexity.PAGE.read_text()
+    assert complexity.replace_table(text, complexity.page_table(saved)) == text
     for path in complexity.configurations():
         assert f"| `{path}` |" in text
 
@@ -181,6 +181,6 @@ def test_a_model_without_config_is_an_error(monkeypatch):
         complexity.configurations()
 
 
-def test_readme_without_markers_is_an_error():
-    with pytest.raises(UserError, match="README.md has no"):
+def test_a_page_without_markers_is_an_error():
+    with pytest.raises(UserError, match="docs/models.md has no"):
         complexity.replace_table("no table", "table")

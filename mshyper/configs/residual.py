@@ -24,8 +24,8 @@ def get_config(recipe="cpu"):
     )
     recipes.add_levels(config)
     config.model.levels.count = 64
-    config.data.update(batch_size=8, by_size=True)
-    config.train.update(num_steps=50_000, checkpoint_interval=500, ema_decay=0.999,
+    config.data.by_size = True
+    config.train.update(num_steps=90_000, ema_decay=0.999,
                         export_dtype="float16")  # as released models are
     config.train.optimizer.learning_rate = 1.5e-3
     config.train.schedule.decay_from = 0.7
