@@ -12,7 +12,7 @@ import pathlib
 import sys
 
 import codec
-from common import export, images, jobs, tables
+from common import export, images, jobs, tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import Codec, targets
@@ -21,9 +21,9 @@ _MODULE = "mshyper.bits_back"
 
 
 def load_model(name: str, precision: str = "float32") -> Codec:
-    """As `codec.load_model`, of a bits-back model. Raises UserError for any other."""
+    """As `zoo.load`, of a bits-back model. Raises UserError for any other."""
     require_bits_back(name)
-    return codec.load_model(name, precision)
+    return zoo.load(name, precision)
 
 
 def require_bits_back(name: str) -> None:
@@ -66,7 +66,7 @@ def _compress(args):
 def _name(model: str) -> str:
     """What to call a model for those who decode: its name in the zoo, or that of its folder."""
     path = export.find(model).resolve()
-    return codec.released(export.fingerprint(path)) or (
+    return zoo.released(export.fingerprint(path)) or (
         path.parent if path.name == "model" else path).name
 
 
@@ -84,7 +84,7 @@ def _decompress(args):
     outputs += [folder / f"{stem}.payload"] if length else []
     if len(jobs.check_free(outputs, [source], args.force)) < len(outputs):
         sys.exit(2)
-    model = load_model(args.model or codec.find_by_fingerprint(fingerprint, called), args.precision)
+    model = load_model(args.model or zoo.find_by_fingerprint(fingerprint, called), args.precision)
     pictures, payload = chain.decompress(model, ntb, args.max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
     for target, picture in zip(outputs, pictures):

@@ -18,8 +18,6 @@ in common/jobs.py; `-` is standard input, or as an output standard output.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
 import pathlib
 import resource
 import sys
@@ -27,58 +25,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common import export, images, jobs, methods, peek, tables
+from common import export, images, jobs, methods, peek, tables, zoo
 from common import precision as precisions
 from common.cli import printable, report
 from common.container import SUFFIX, Container
 from common.errors import UserError
-from common.lazy import Codec, Latents, coding, data, inspection, itinf, levels, targets
-
-
-class _Codecs(dict):
-    """Classes by their modules, from their names; each is imported when it is looked up."""
-
-    def __getitem__(self, module):
-        return getattr(importlib.import_module(module), super().__getitem__(module))
-
-
-# All classes of codecs, by what exported models say of theirs (`export.read_module`).
-CODECS = _Codecs({
-    "factorized.models": "FactorizedPrior",
-    "mshyper.models": "MeanScaleHyperprior",
-    "mshyper.bits_back": "BitsBackHyperprior",
-    "joint_ar.models": "JointAutoregressive",
-    "hific.models": "HiFiC",
-    "hific.mixture": "HiFiCMixture",
-})
-
-
-def find_class(path: pathlib.Path) -> type[Codec]:
-    """The class of the exported model in the folder `path`.
-
-    Raises:
-      UserError: there is no model, or this version does not have its class.
-    """
-    module = export.read_module(path)
-    if module not in CODECS:
-        raise UserError(f"{path}: its config names the model of '{module}', which this version "
-                        "does not have")
-    return CODECS[module]
-
-
-def load_model(name: str, precision: str = "float32") -> Codec:
-    """Loads an exported model by its folder, its run's folder, or its name in the zoo.
-
-    Args:
-      name: which.
-      precision: of its transforms; see common/precision.py. Results in float32 repeat on other
-        machines up to their last digits.
-
-    Raises:
-      UserError: there is none, or it is damaged.
-    """
-    path = export.find(name)
-    return export.load(find_class(path), path, precisions.choose(precision))
+from common.lazy import Codec, Latents, coding, data, inspection, itinf, targets
 
 
 def load_encoder(args: argparse.Namespace
@@ -91,11 +43,11 @@ def load_encoder(args: argparse.Namespace
     if not args.refine:
         if args.refine_steps is not None or args.refine_lambda is not None:
             raise UserError("--refine_steps and --refine_lambda need --refine METHOD")
-        return load_model(args.model, args.precision), coding.infer
+        return zoo.load(args.model, args.precision), coding.infer
     method = methods.method(args.refine)
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
-    model = load_model(args.model, args.precision)
+    model = zoo.load(args.model, args.precision)
     objective = itinf.objective(export.find(args.model), rd_lambda=args.refine_lambda)
     return model, itinf.Refiner(model, method, **objective).infer
 
@@ -106,17 +58,12 @@ def compress(args: argparse.Namespace) -> None:
     planned = jobs.plan(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
     model, to_latents = load_encoder(args)
     if target:
-        targets.require_levels(model, str(target))
-    elif model.levels:
-        target = targets.Target("quality", levels.DEFAULT_QUALITY)
+        targets.require_levels(model, str(target))  # before the first file is read
 
     def compress_one(source, output):
         image = jobs.read_image(source, args.max_pixels)
-        if target:
-            coded = targets.compress(model, image, target, closest=args.closest,
-                                     to_latents=to_latents, max_pixels=args.max_pixels)
-        else:
-            coded = targets.Coded(coding.compress(model, image, args.max_pixels, to_latents))
+        coded = targets.compress(model, image, target, closest=args.closest,
+                                 to_latents=to_latents, max_pixels=args.max_pixels)
         jobs.write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
         reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
@@ -130,11 +77,10 @@ def compress(args: argparse.Namespace) -> None:
 
 
 def _target(args) -> targets.Target | None:
-    given = [(kind, getattr(args, kind)) for kind in targets.KINDS
-             if getattr(args, kind) is not None]
-    if args.closest and (not given or given[0][0] == "quality"):
+    target = targets.only(**{kind: getattr(args, kind) for kind in targets.KINDS})
+    if args.closest and (not target or target.kind == "quality"):
         raise UserError("--closest is for --bpp, --max_bytes and --psnr, which may be out of reach")
-    return targets.Target(*given[0]) if given else None
+    return target
 
 
 def decompress(args: argparse.Namespace) -> None:
@@ -150,9 +96,9 @@ def decompress(args: argparse.Namespace) -> None:
         file = Container.unpack(ntc, args.max_pixels)
         if not jobs.is_pipe(target):
             images.check_size(target, file.height, file.width)
-        name = args.model or find_by_fingerprint(file.fingerprint)
+        name = args.model or zoo.find_by_fingerprint(file.fingerprint)
         if name not in loaded:
-            loaded[name] = load_model(name, args.precision)
+            loaded[name] = zoo.load(name, args.precision)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)
         jobs.write_image(target, image)
         return f"{jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
@@ -165,7 +111,7 @@ def info(args: argparse.Namespace) -> None:
     def describe(source, _):
         ntc = jobs.read(source)
         fields = Container.unpack(ntc, args.max_pixels)
-        name = args.model or released(fields.fingerprint)
+        name = args.model or zoo.released(fields.fingerprint)
         at = ""
         if name:
             path = export.find(name)
@@ -185,7 +131,7 @@ def info(args: argparse.Namespace) -> None:
 
 def benchmark(args: argparse.Namespace) -> None:
     """Rate, distortion and seconds of every image of a data set, and their means."""
-    model = load_model(args.model, args.precision)
+    model = zoo.load(args.model, args.precision)
     level = targets.level(model, args.quality)
     rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset), level=level)]
     rows.append(tables.mean_row(rows))
@@ -214,7 +160,7 @@ def inspect(args: argparse.Namespace) -> None:
     planned = jobs.plan(
         args, images.SUFFIXES, ".inspect.png", inspection.SUFFIXES,
         lambda target, named: inspection.is_photograph(target), pipes=False)
-    model = load_model(args.model)
+    model = zoo.load(args.model)
     level = targets.level(model, args.quality)
 
     def inspect_one(source, target):
@@ -242,39 +188,13 @@ def _inspect_filters(args):
                            inspection.is_photograph, named=not folder)
     if failed or not free:
         sys.exit(2)
-    model = load_model(args.model)
+    model = zoo.load(args.model)
     level = targets.level(model, args.quality)
     uses = [inspection.measure_channels(model, jobs.read_image(source, args.max_pixels), level)
             for source, _ in sources]
     target.parent.mkdir(parents=True, exist_ok=True)
     inspection.draw_filters(target, model, printable(args.model), uses, level)
     print(target)
-
-
-def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:
-    """The name of the model of the zoo that wrote a file.
-
-    Args:
-      fingerprint: its first digits.
-      called: what else is known of its name.
-
-    Raises:
-      UserError: it is not in the zoo.
-    """
-    name = released(fingerprint)
-    if name is None:
-        raise UserError(f"written by model {fingerprint}" + f", called '{called}'" * bool(called)
-                        + ", which is not in the zoo; name the model with --model")
-    return name
-
-
-def released(fingerprint: str) -> str | None:
-    """The name of the model of the zoo whose fingerprint begins so; None if there is none."""
-    for name, path in export.released_models().items():
-        with contextlib.suppress(UserError):  # a damaged one does not hide the others
-            if export.fingerprint(path).startswith(fingerprint):
-                return name
-    return None
 
 
 def precision_option(default: str) -> argparse.ArgumentParser:

@@ -8,8 +8,7 @@ import sys
 import numpy as np
 from matplotlib.figure import Figure
 
-import codec
-from common import coding, data, export, images, jpeg, metrics, tables, targets, training
+from common import coding, data, export, images, jpeg, metrics, tables, targets, training, zoo
 from common.cli import report
 from common.files import replacing
 from mshyper.configs import demo
@@ -66,7 +65,7 @@ def main(_) -> None:
           f"was\n   trained for {released} steps, on other photographs")
     sources, models, means = data.find(held_out), {}, []
     for name in str(exported), RELEASE:
-        models[name] = codec.load_model(name)
+        models[name] = zoo.load(name)
         level = targets.level(models[name], None)
         measured = [row for row, _ in coding.measure_all(models[name], sources, level=level)]
         means.append({"model": name, **tables.mean_row(measured)})

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import codec
-from common import export, images, tables
+from common import export, images, tables, zoo
 from common import precision as precisions
 from common.cli import add_option, report
 from common.curves import read_published, to_schema
@@ -121,7 +121,7 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
       save_images: write the decoded images.
       skip_existing: read those <run>.json that are of this model and data set already.
       judges: see there.
-      precision: of the transforms, as of `codec.load_model`.
+      precision: of the transforms, as of `zoo.load`.
       points: how many, at most, in a model with levels; as of `points_of`.
       sources: the images of the data set to code, by default all.
 
@@ -137,7 +137,7 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     names = [source.name for source in sources]
     facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset,
              "precision": precisions.choose(precision)}
-    load = functools.cache(lambda: codec.load_model(model_path, facts["precision"]))
+    load = functools.cache(lambda: zoo.load(model_path, facts["precision"]))
     results = []
     for run, point in points_of(model_path, points).items():
         path, folder, result = output / f"{run}.json", output / run, None
@@ -396,7 +396,7 @@ def run(argv: list[str], collect: bool = True) -> None:
     found = find_runs(args.model, args.keep_going)
     if not args.keep_going:
         for model in itertools.chain(*found.values()):  # what is quickly read of them
-            codec.find_class(model)
+            zoo.find_class(model)
             points_of(model, args.points)
     judges = Judges(Lpips.load() if args.lpips else None, Inception.load() if args.fid else None)
     sources, missing = read_all(args.dataset)

@@ -123,10 +123,9 @@ def read_image(path: str | None) -> np.ndarray:
 def ours(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker of our side."""
     tf = side_by_side.tensorflow(args.threads)
-    import codec
-    from common import coding, export, precision
+    from common import coding, export, precision, zoo
 
-    model_class = codec.CODECS[f"{args.model}.models"]
+    model_class = zoo.CODECS[f"{args.model}.models"]
     config = importlib.import_module(f"{args.model}.configs.mbt2018").get_config()
     model = export.build(model_class, config.to_dict())
     model.prepare_coding()

@@ -47,9 +47,8 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-import codec
 from benchmarks.side_by_side import KEPT, RESULTS, ROOT
-from common import files, tables
+from common import files, tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import ops, tf, tfc, transforms
@@ -341,7 +340,7 @@ def measure(package: str, model: dict) -> dict:
     }
     if "hyper_analysis" in parts:
         fields["analysis to z"] = _part_field(described["analysis"], described["hyper_analysis"])
-    priors = codec.CODECS[f"{package}.models"](**model).priors
+    priors = zoo.CODECS[f"{package}.models"](**model).priors
     return {
         "model": model,
         "parts": parts,

@@ -23,9 +23,8 @@ from unittest import mock
 import numpy as np
 import tqdm
 
-import codec
 from benchmarks import side_by_side
-from common import tables
+from common import tables, zoo
 from common.cli import report
 from common.lazy import coding, data, metrics, targets
 
@@ -65,7 +64,7 @@ def meet(model, image: np.ndarray, target: targets.Target) -> dict[str, float]:
 
 def cost(name: str, image: np.ndarray) -> dict[str, float]:
     """Times of a model with levels over those of it without: medians of ratios."""
-    model, plain = (codec.load_model(name, "auto") for _ in range(2))
+    model, plain = (zoo.load(name, "auto") for _ in range(2))
     plain.levels = None
     for transform in (plain.analysis, plain.synthesis):
         for layer in (transform, *transform.submodules):
@@ -96,7 +95,7 @@ def main() -> None:
     parser.add_argument("--output", nargs="?", const=_OUTPUT,
                         help="write OUTPUT.json and OUTPUT.csv (without a name: %(const)s)")
     args = parser.parse_args()
-    model = codec.load_model(args.model, "auto")
+    model = zoo.load(args.model, "auto")
     targets.require_levels(model, "this benchmark")
     sources, rows = data.find(args.dataset), []
     coding.compress(model, sources[0].read())  # the first run of each operation sets it up

@@ -221,9 +221,8 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
 def ours(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker that imports them."""
     tf = side_by_side.tensorflow(args.threads)
-    import codec
     import convert
-    from common import coding, quantizers
+    from common import coding, quantizers, zoo
 
     state = {}
 
@@ -231,7 +230,7 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
         with tempfile.TemporaryDirectory() as folder:
             imported = convert.read(path)
             seconds = side_by_side.seconds(convert.save, imported, path, f"{folder}/model")
-            return codec.load_model(f"{folder}/model"), seconds
+            return zoo.load(f"{folder}/model"), seconds
 
     def compare(path, arrays):
         model, seconds = import_model(path)

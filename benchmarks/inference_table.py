@@ -26,9 +26,8 @@ import time
 import numpy as np
 from ml_collections import config_dict
 
-import codec
 from chain import load_model
-from common import export, tables
+from common import export, tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import coding, data, itinf, metrics, targets
@@ -134,7 +133,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", default="inference_table",
                         help="writes OUTPUT.json and OUTPUT.csv (default: %(default)s)")
     args = parser.parse_args(argv)
-    model = codec.load_model(args.model)
+    model = zoo.load(args.model)
     objective = _objective(args.model, model)
     rd_lambda = objective.pop("rd_lambda")
     if objective != dict(distortion="mse", rate_weight=1.0, lpips_weight=0.0):

@@ -31,9 +31,8 @@ import statistics
 
 import numpy as np
 
-import codec
 from benchmarks import side_by_side
-from common import export, files, tables
+from common import export, files, tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import Figure, data, optimizers, schedules, tf, training
@@ -79,7 +78,7 @@ def train(model: str, optimizer: str, rate: float, steps: int, args: argparse.Na
         name += f"-first-{trial}"
     folder = pathlib.Path(args.experiments_dir, model.partition(",")[0], name)
     try:
-        training.run(codec.CODECS["mshyper.models"], config, folder)
+        training.run(zoo.CODECS["mshyper.models"], config, folder)
     except UserError as error:
         if not trial:
             raise
@@ -99,7 +98,7 @@ def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]
     steps = {}
     for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
         config = config_of(model, name, rate, 1000, args)
-        built = export.build(codec.CODECS["mshyper.models"], config.to_dict())
+        built = export.build(zoo.CODECS["mshyper.models"], config.to_dict())
         trainer = training.Trainer(built, config)
         trainer.compile(optimizer=optimizers.build(
             config.train.optimizer,

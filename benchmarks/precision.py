@@ -20,9 +20,8 @@ import statistics
 import numpy as np
 import tqdm
 
-import codec
 from benchmarks import side_by_side
-from common import export, precision, tables
+from common import export, precision, tables, zoo
 from common.cli import add_option, report
 from common.lazy import coding, data, metrics, targets
 
@@ -65,7 +64,7 @@ def main() -> None:
     args = parser.parse_args()
     means, images = [], {}
     for name in args.model:
-        models = {chosen: codec.load_model(name, chosen) for chosen in side_by_side.PRECISIONS}
+        models = {chosen: zoo.load(name, chosen) for chosen in side_by_side.PRECISIONS}
         level = targets.level(models["float32"], None)
         rd_lambda = (export.read_config(export.find(name))["train"]["rd_lambda"] if level is None
                      else float(models["float32"].levels.rd_lambda(level)))

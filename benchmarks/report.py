@@ -27,7 +27,7 @@ from PIL import Image
 import codec
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import tables
+from common import tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.files import replacing
@@ -266,7 +266,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
     results = read_results(args.results)
     sources = find_images(args.images, results["dataset"])
-    model, judges = codec.load_model(args.model), rate_distortion.load_judges()
+    model, judges = zoo.load(args.model), rate_distortion.load_judges()
     level = targets.level(model, args.quality)
     text = page(results, [
         (source.name, code(source.read(), args.model, model, args.codecs, judges, level))

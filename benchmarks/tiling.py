@@ -109,8 +109,7 @@ def _process(model=None, side=None):
 def worker(args: argparse.Namespace) -> side_by_side.Methods:
     """What a process can be asked."""
     side_by_side.tensorflow(args.threads)
-    import codec
-    from common import coding, export, tiles
+    from common import coding, export, tiles, zoo
 
     state = {}
 
@@ -118,12 +117,12 @@ def worker(args: argparse.Namespace) -> side_by_side.Methods:
         if model.endswith(".py"):
             path = pathlib.PurePath(model)
             config = importlib.import_module(".".join(path.with_suffix("").parts)).get_config()
-            model_class = codec.CODECS[f"{path.parts[0]}.models"]
+            model_class = zoo.CODECS[f"{path.parts[0]}.models"]
             state["model"] = export.build(model_class, config.to_dict())
             state["model"].prepare_coding()
             state["model"].fingerprint = "0" * 64  # stands in for an exported model's
         else:
-            state["model"] = codec.load_model(model)
+            state["model"] = zoo.load(model)
         if side is not None:
             tiles.SIDE = tiles.LATENT_SIDE = side
 

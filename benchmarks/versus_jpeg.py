@@ -15,9 +15,8 @@ import math
 import numpy as np
 import tqdm
 
-import codec
 from benchmarks.side_by_side import RESULTS
-from common import export, files, jpeg, tables
+from common import export, files, jpeg, tables, zoo
 from common.cli import add_option, report
 from common.lazy import coding, data, metrics, targets
 
@@ -46,7 +45,7 @@ def main() -> None:
                metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     args = parser.parse_args()
-    models = {name: codec.load_model(name) for name in args.model}
+    models = {name: zoo.load(name) for name in args.model}
     levels = {name: targets.level(model, None) for name, model in models.items()}
     rows = {name: [] for name in models}
     for source in tqdm.tqdm(data.find(args.dataset), unit="image", disable=None):

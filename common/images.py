@@ -124,6 +124,25 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
     return pixels
 
 
+def to_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The pixels of an image file by its path, and of an image of Pillow's; all else as it is.
+
+    An image of Pillow's is taken as a file of it would be read, and so is one with transparency.
+
+    Raises:
+      UserError: as `read`.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read(image, max_pixels)
+    if not isinstance(image, Image.Image):
+        return image
+    if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=0)
+    return read(file.getvalue(), max_pixels)
+
+
 def size(path: str | os.PathLike) -> tuple[int, int]:
     """Height and width of an image file as it is shown, from its headers alone.
 

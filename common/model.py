@@ -196,6 +196,32 @@ class Codec(tf.keras.Model):
         """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
         raise NotImplementedError
 
+    def compress(self, image, *, quality: float | None = None, bpp: float | None = None,
+                 max_bytes: float | None = None, psnr: float | None = None, closest: bool = False,
+                 max_pixels: int = images.MAX_PIXELS) -> bytes:
+        """Codes an image; `ntc.decompress` is the inverse.
+
+        Args:
+          image: uint8 [H, W, 3], or what else `coding.as_rgb` takes; an image of Pillow; or the
+            path of an image file.
+          quality, bpp, max_bytes, psnr: at most one of these, of a model with levels: what the file
+            should be, see `targets.Target`. By default the quality is 50.
+          closest: if that is out of reach, take what comes closest.
+          max_pixels: larger images, after padding, are refused.
+
+        Returns:
+          The bytes of a .ntc file.
+
+        Raises:
+          UserError: this is no exported model, the image is none, or the target is out of reach, or
+            one of several, or one for a model with levels.
+        """
+        from common import targets  # which needs this module
+
+        target = targets.only(quality=quality, bpp=bpp, max_bytes=max_bytes, psnr=psnr)
+        image = images.to_array(image, max_pixels)
+        return targets.compress(self, image, target, closest=closest, max_pixels=max_pixels).ntc
+
     def call(self, x: tf.Tensor, level=None) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
         generated = self.generate(self.infer(x, level=level), quantizers.Round())

@@ -57,6 +57,18 @@ class Target:
         return f"--{self.kind} {self.value:.10g}"
 
 
+def only(**values: float | None) -> Target | None:
+    """The target among values by kind of which at most one is not None; else None.
+
+    Raises:
+      UserError: there are several, or the value makes no sense.
+    """
+    given = {kind: value for kind, value in values.items() if value is not None}
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} are given; a file has one target")
+    return Target(*given.popitem()) if given else None
+
+
 def level(model: Codec, quality: float | None) -> int | None:
     """The level of a quality, or of the default one; None for a model of one rate.
 
@@ -94,7 +106,7 @@ class Coded(NamedTuple):
     psnr: float = math.nan
 
 
-def compress(model: Codec, image: np.ndarray, target: Target, *, closest: bool = False,
+def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest: bool = False,
              to_latents: Callable[[Codec, np.ndarray, int], Latents] = coding.infer,
              max_pixels: int = images.MAX_PIXELS) -> Coded:
     """Codes an image so that the file meets a target: the best that is not larger, or the smallest
@@ -104,16 +116,22 @@ def compress(model: Codec, image: np.ndarray, target: Target, *, closest: bool =
     target is met, but not as closely.
 
     Args:
-      model: an exported model with levels.
+      model: an exported model.
       image: as of `coding.compress`.
-      target: see there.
+      target: of a model with levels; None for the default quality, or of a model of one rate.
       closest: take the nearest level to a target that is out of reach.
       to_latents: where the latents of the file come from; `Refiner.infer` refines them.
       max_pixels: larger images, after padding, are refused.
 
     Raises:
-      UserError: the target is out of reach, or as `coding.compress`.
+      UserError: the target is out of reach, or for a model with levels, or as `coding.compress`.
     """
+    if target:
+        require_levels(model, str(target))
+    elif model.levels is None:
+        return Coded(coding.compress(model, image, max_pixels, to_latents))
+    else:
+        target = Target("quality", DEFAULT_QUALITY)
     image = coding.as_rgb(image)
     height, width, _ = image.shape
     coding.check_size(model, height, width, max_pixels)

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-import codec
-from common import export
+from common import export, zoo
 from common.errors import UserError
 from common.lazy import Codec, weights
 from convert import kernels
@@ -51,7 +50,7 @@ class Imported:
         Raises:
           UserError: the weights do not fit the model that the checkpoint seemed to hold.
         """
-        model = export.build(codec.CODECS[f"{self.package}.{self.module}"], {"model": self.model})
+        model = export.build(zoo.CODECS[f"{self.package}.{self.module}"], {"model": self.model})
         parts = weights.parts(model)
         if parts.keys() != self.parts.keys():
             raise UserError(f"{self.name} has other parts than expected: "

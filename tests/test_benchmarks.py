@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import codec
 import configs
 from benchmarks import (
     complexity,
@@ -22,7 +21,7 @@ from benchmarks import (
     transforms,
     versus_jpeg,
 )
-from common import coding, export, images
+from common import coding, export, images, zoo
 from common.transforms import REGISTRY
 
 
@@ -160,11 +159,11 @@ def test_every_transform_of_a_config_is_measured(monkeypatch):
 
 def test_what_a_precision_costs_is_nothing_for_the_same_model(photo):
     image = photo[:64, :96]
-    model = codec.load_model("mshyper-small-1")
+    model = zoo.load("mshyper-small-1")
     row = precision.compare({"float32": model, "bfloat16": model}, 0.0025, image)
     assert row["bytes"] == len(coding.compress(model, image)) and row["psnr"] > 20
     assert {*row.values()} == {row["bytes"], row["psnr"], 0}
-    other = codec.load_model("mshyper-small-1", "bfloat16")
+    other = zoo.load("mshyper-small-1", "bfloat16")
     row = precision.compare({"float32": model, "bfloat16": other}, 0.0025, photo)
     assert 0 < row["samples differ"] < 0.3 and abs(row["decoding: dB lost"]) < 0.02
     assert row["by more than 1"] < 0.003 and 0 < abs(row["rate at equal MSE"]) < 0.02
@@ -210,7 +209,7 @@ def test_a_released_model_with_levels_is_compared_with_jpeg(
     results = json.loads((tmp_path / "versus_jpeg.json").read_text())
     assert results["levels"] == {"family-3": 10}
     assert results["fingerprints"] == {"family-3": export.fingerprint(levels_model)}
-    model, image = codec.load_model(levels_model), images.read(small_picture)
+    model, image = zoo.load(levels_model), images.read(small_picture)
     assert results["rows"]["family-3"][0]["bytes"] == len(coding.compress(model, image, level=10))
 
 

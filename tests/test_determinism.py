@@ -29,11 +29,10 @@ import tensorflow as tf
 path, threads, *files = sys.argv[1:]
 tf.config.threading.set_intra_op_parallelism_threads(int(threads))
 tf.config.threading.set_inter_op_parallelism_threads(int(threads))
-import codec
 from common.container import Container
 from common.entropy import RangeDecoder
 
-model = codec.load_model(path)
+model = zoo.load(path)
 digest = lambda *tensors: hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
 found = {}
 for file in files:

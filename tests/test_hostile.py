@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import codec
-from common import coding, entropy, export
+from common import coding, entropy, export, zoo
 from common.container import Container
 from common.errors import UserError
 from mshyper import chain
@@ -175,7 +175,7 @@ def folders(tmp_path_factory):
     """Exported models of both formats."""
     path = tmp_path_factory.mktemp("models") / "2"
     first = pathlib.Path(__file__).parent / "common" / "format1"
-    model = codec.load_model(first)
+    model = zoo.load(first)
     export.save(model, export.read_config(first), path)
     return {1: first, 2: path}
 
@@ -187,13 +187,13 @@ SAME = ("config.json", "fingerprint", "tables.npz", "networks.npz")
 def check_folder(folder, file, count, tmp_path):
     """Mutations of one file: an error, or the very model, for not all of a file has a meaning."""
     path = shutil.copytree(folder, tmp_path / "copy")
-    before = codec.load_model(path)
+    before = zoo.load(path)
     content, decoded = (path / file).read_bytes(), 0
     for damaged in mutations(content, count):
         (path / file).write_bytes(damaged)
         for read in (export.build_levels, export.read_tables):
             outcome(read, path)
-        found = outcome(codec.load_model, path)
+        found = outcome(zoo.load, path)
         if isinstance(found, str):
             continue
         decoded += 1
@@ -250,14 +250,14 @@ def test_wrong_types_anywhere_in_a_config(folders, number, tmp_path):
     for place in places(config):
         for value in WRONG:
             (path / "config.json").write_text(json.dumps(replaced(config, place, value)))
-            for call in (codec.load_model, codec.find_class, export.read_levels,
+            for call in (zoo.load, zoo.find_class, export.read_levels,
                          export.build_levels, codec.itinf.objective):
-                if place[:1] != ("model",) or call is not codec.load_model:
+                if place[:1] != ("model",) or call is not zoo.load:
                     outcome(call, path)
     for value in WRONG:
         (path / "config.json").write_text(json.dumps(value))
         with pytest.raises(UserError, match="config.json is damaged"):
-            codec.load_model(path)
+            zoo.load(path)
 
 
 @pytest.mark.parametrize("place, value", [
@@ -279,7 +279,7 @@ def test_a_config_that_makes_no_model_with_a_fingerprint_made_anew(
     target[place[-1]] = value
     (path / "config.json").write_text(json.dumps(config))
     resigned(path)
-    found = outcome(codec.load_model, path)
+    found = outcome(zoo.load, path)
     assert isinstance(found, str) or place[-1] in ("use_offset", "likelihood")
 
 
@@ -288,7 +288,7 @@ def test_fingerprints_that_are_none(folders, content, tmp_path):
     path = shutil.copytree(folders[2], tmp_path / "copy")
     (path / "fingerprint").write_bytes(content)
     with pytest.raises(UserError, match="fingerprint"):
-        codec.load_model(path)
+        zoo.load(path)
 
 
 def test_a_config_without_a_model(folders, tmp_path):
@@ -296,7 +296,7 @@ def test_a_config_without_a_model(folders, tmp_path):
     config = json.loads((path / "config.json").read_text())
     del config["model"]
     (path / "config.json").write_text(json.dumps(config))
-    for call in (codec.load_model, export.read_levels, codec.find_class):
+    for call in (zoo.load, export.read_levels, zoo.find_class):
         with pytest.raises(UserError, match='damaged .it has no section "model"'):
             call(path)
 
@@ -306,7 +306,7 @@ def test_configs_that_json_cannot_hold(folders, text, tmp_path):
     path = shutil.copytree(folders[2], tmp_path / "copy")
     (path / "config.json").write_text(text)
     with pytest.raises(UserError, match="damaged"):
-        codec.load_model(path)
+        zoo.load(path)
 
 
 @pytest.mark.parametrize("name", ["cdfs", "minima", "sizes"])
@@ -331,10 +331,10 @@ def test_tables_of_another_model(folders, tmp_path):
     tables = entropy.Tables.build([entropy.ScaleTable()])
     np.savez(path / "tables.npz", **dataclasses.asdict(tables))
     with pytest.raises(UserError, match="do not match its fingerprint"):
-        codec.load_model(path)
+        zoo.load(path)
     resigned(path)
     with pytest.raises(UserError, match="its tables do not fit the model"):
-        codec.load_model(path)
+        zoo.load(path)
 
 
 # What a folder names is looked up in a list; nothing is imported for it.
@@ -359,8 +359,8 @@ def test_a_planted_package_never_runs(folders, package, tmp_path, monkeypatch):
             if sign:
                 resigned(path)
             with pytest.raises(UserError):
-                codec.load_model(path)
+                zoo.load(path)
     (path / "config.json").write_text(json.dumps(config))
     resigned(path)
-    codec.load_model(path)
+    zoo.load(path)
     assert not (tmp_path / "ran").exists() and "pkg" not in sys.modules

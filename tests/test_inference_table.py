@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-import codec
 from benchmarks import inference_table
-from common import coding, images
+from common import coding, images, zoo
 
 
 def row(method, image, bpp, mse, steps):
@@ -56,7 +55,7 @@ def test_a_model_with_levels_codes_at_the_middle_one(photo, tmp_path, levels_mod
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["rd_lambda"] == pytest.approx((0.0015 * 0.06)**0.5)
     base, = table["rows"]
-    ntc = coding.compress(codec.load_model(levels_model), photo[100:164, 200:264], level=10)
+    ntc = coding.compress(zoo.load(levels_model), photo[100:164, 200:264], level=10)
     assert base["bytes"] == len(ntc)
     assert base["rd_loss"] == pytest.approx(base["bpp"] + table["rd_lambda"] * base["mse"])
 

@@ -248,9 +248,8 @@ import hashlib, pathlib, sys
 import tensorflow as tf
 folder, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 tf.config.threading.set_intra_op_parallelism_threads(threads)
-import codec
 from common import coding
-model = codec.load_model(folder / "model")
+model = zoo.load(folder / "model")
 latents = coding.decode(model, (folder / "file.ntc").read_bytes()).latents
 print(hashlib.sha256(latents["y"].numpy().tobytes()).hexdigest())
 """

@@ -10,10 +10,9 @@ import shutil
 import numpy as np
 import pytest
 
-import codec
 import configs
 from benchmarks import classical, rate_distortion, report
-from common import coding, export, images, metrics
+from common import coding, export, images, metrics, zoo
 from common.errors import UserError
 
 MODEL = "mshyper-small-2"
@@ -89,7 +88,7 @@ def test_odd_names_stay_text(folder, photo):
 @needs_model
 def test_classical_codecs_have_no_more_bytes_than_the_model(photo, monkeypatch, tmp_path):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
-    image, model = photo[:192, :256], codec.load_model(MODEL)
+    image, model = photo[:192, :256], zoo.load(MODEL)
     original, ours, *others = report.code(
         image, MODEL, model, ["jpeg", "avif"], rate_distortion.load_judges())
     ntc = coding.compress(model, image)
@@ -107,7 +106,7 @@ def test_a_model_with_levels_codes_at_the_quality_asked_for(
     path = tmp_path / "page.html"
     report.main(["--results", str(folder), "--model", str(levels_model), "--quality", "20",
                  "--images", "a&b", "--codecs", "--output", str(path)])
-    model, image = codec.load_model(levels_model), images.read(folder / "photographs/a&b.png")
+    model, image = zoo.load(levels_model), images.read(folder / "photographs/a&b.png")
     sizes = [len(coding.compress(model, image, level=level)) for level in (4, 10)]
     text = path.read_text()
     assert f"<td>{sizes[0]:,}</td>" in text and f"<td>{sizes[1]:,}</td>" not in text

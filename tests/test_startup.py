@@ -6,7 +6,7 @@ from unittest import mock
 
 import pytest
 
-from common import coding, export, lazy, peek
+from common import coding, export, lazy, peek, zoo
 from common.container import Container
 from common.errors import UserError
 from common.lpips import Lpips
@@ -46,9 +46,7 @@ def test_help(command):
 
 @pytest.mark.parametrize("name", ["mshyper-small-1", "mshyper-small-3"])
 def test_info(name, photo, tmp_path):
-    from codec import load_model
-
-    model, path = load_model(name), export.find(name)
+    model, path = zoo.load(name), export.find(name)
     image = photo[100:164, 200:296]
     for level in (0, 1, 77, 199, 200) if model.levels else (None,):
         ntc = coding.compress(model, image, level=level)

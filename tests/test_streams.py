@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-import codec
-from common import coding, entropy, export
+from common import coding, entropy, export, zoo
 from common.container import Container
 from common.errors import UserError
 from common.stack import Stack
@@ -89,7 +88,7 @@ def code_on_stack(model, latents):
 
 @pytest.mark.parametrize("name", export.released_models())
 def test_streams_stay_the_same(name):
-    model = codec.load_model(name)
+    model = zoo.load(name)
     latents = fixed_latents(model)
     code = code_on_stack if hasattr(model, "replay_steps") else code_in_stream
     stream, decoded = code(model, latents)
@@ -104,7 +103,7 @@ def of_latents(decoded):
 
 @pytest.mark.parametrize("name", FIRST_VERSION_HASHES)
 def test_files_of_the_first_version_decode(name):
-    model, ntc = codec.load_model(name), (FIRST_VERSION / f"{name}.ntc").read_bytes()
+    model, ntc = zoo.load(name), (FIRST_VERSION / f"{name}.ntc").read_bytes()
     assert ntc.startswith(b"NT1")
     decoded = coding.decode(model, ntc)
     assert of_latents(decoded.latents) == FIRST_VERSION_HASHES[name]
@@ -117,7 +116,7 @@ def test_files_of_the_first_version_decode(name):
 
 
 def test_another_size_of_the_same_grid_is_an_error():
-    model = codec.load_model("mshyper-small-1")
+    model = zoo.load("mshyper-small-1")
     ntc = coding.encode(model, fixed_latents(model), HEIGHT, WIDTH)
     assert coding.decompress(model, ntc).shape == (HEIGHT, WIDTH, 3)
     file = Container.unpack(ntc, 10**9)

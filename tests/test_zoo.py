@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 
-import codec
 import configs
 from benchmarks.versus_jpeg import jpeg_bytes_at
-from common import coding, data, export, metrics, quantizers
+from common import coding, data, export, metrics, quantizers, zoo
 from mshyper import chain
 from mshyper.bits_back import BitsBackHyperprior
 
 MODELS = list(export.released_models())
-BITS_BACK = [name for name in MODELS if codec.find_class(export.find(name)) is BitsBackHyperprior]
+BITS_BACK = [name for name in MODELS if zoo.find_class(export.find(name)) is BitsBackHyperprior]
 
 
 def test_there_are_models():
@@ -20,7 +19,7 @@ def test_there_are_models():
 
 @pytest.mark.parametrize("name", sorted({*MODELS} - {*BITS_BACK}))
 def test_saves_bytes_against_jpeg(name):
-    model = codec.load_model(name)
+    model = zoo.load(name)
     for source in data.find("photos/validation"):
         image = source.read()
         row, decoded = coding.measure(model, image)
@@ -33,7 +32,7 @@ def test_saves_bytes_against_jpeg(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BITS_BACK)
 def test_a_chain_saves_bytes_against_jpeg(name):
-    model = codec.load_model(name)
+    model = zoo.load(name)
     pictures = [source.read() for source in data.find("photos/validation")]
     payload = np.random.default_rng(0).bytes(100_000)
     ntb, rows = chain.compress(model, pictures, payload)
@@ -49,7 +48,7 @@ def test_a_chain_saves_bytes_against_jpeg(name):
 @pytest.mark.parametrize("name", BITS_BACK)
 def test_replay_lowers_the_net_rate(name):
     """And the amortised posterior's is what the model estimates."""
-    model = codec.load_model(name)
+    model = zoo.load(name)
     picture = data.find("photos/validation")[0].read()[:192, :256]
     x = data.to_float(picture)[None]
     bits = model.generate(model.infer(x), quantizers.Round()).bits

@@ -3,15 +3,14 @@
 import numpy as np
 import tensorflow as tf
 
-import codec
 import convert
-from common import coding, quantizers
+from common import coding, quantizers, zoo
 
 
 def load(checkpoint, folder):
     """The model of a checkpoint after a round through an exported one in `folder`."""
     convert.save(convert.read(checkpoint), checkpoint, folder)
-    return codec.load_model(str(folder))
+    return zoo.load(str(folder))
 
 
 def check_files(model, image):

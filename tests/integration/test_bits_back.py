@@ -13,9 +13,8 @@ import tensorflow as tf
 from PIL import Image
 
 import chain as command
-import codec
 import configs
-from common import coding, container, entropy, images, itinf, training
+from common import coding, container, entropy, images, itinf, training, zoo
 from common.entropy import CodingError
 from common.errors import UserError
 from common.stack import Stack
@@ -42,7 +41,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run):
-    return codec.load_model(str(run))
+    return zoo.load(str(run))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_a_small_first_image_does_not_suffice_for_a_large_second_one(model, pict
     (400, 448), *(pytest.param(size, marks=pytest.mark.slow) for size in ((384, 512), (256, 576)))])
 def test_the_start_up_suffices_and_is_not_wasted(photo, size):
     """Thousands of samples: with other words below, they would be others."""
-    model = codec.load_model("mshyper-small_bb-2")
+    model = zoo.load("mshyper-small_bb-2")
     picture = photo[:size[0], :size[1]]
     with chain.replaying(model, 0):
         ntb, rows = chain.compress(model, [picture])

@@ -16,7 +16,7 @@ from PIL import Image
 
 import codec
 import configs
-from common import coding, data, export, images, precision, quantizers
+from common import coding, data, export, images, precision, quantizers, zoo
 from common.container import Container
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
@@ -38,7 +38,7 @@ def ntc(tiny_model, photo, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(autouse=True)
-def zoo(tiny_model, tmp_path_factory, monkeypatch):
+def only_these_models(tiny_model, tmp_path_factory, monkeypatch):
     """The tiny model as the only one of the zoo."""
     path = tmp_path_factory.getbasetemp() / "zoo"
     if not path.exists():
@@ -60,14 +60,14 @@ def fails(arguments, capsys, *words):
 
 def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):
     codec.main(["decompress", *PORTABLE, str(ntc), str(tmp_path / "out.png")])
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     original = images.read(photo)
     generated = model(data.to_float(original)[None])
     assert_pictures_agree(images.read(tmp_path / "out.png"), generated.x_hat[0])
 
 
 def test_files_of_either_precision_decode_with_the_other(photo, tiny_model):
-    models = {name: codec.load_model(tiny_model, name) for name in ("float32", "bfloat16")}
+    models = {name: zoo.load(tiny_model, name) for name in ("float32", "bfloat16")}
     assert models["bfloat16"].analysis.layers[1].compute_dtype == "bfloat16"
     original = images.read(photo)
     files = {name: coding.compress(model, original) for name, model in models.items()}
@@ -103,7 +103,7 @@ def test_precision_on_the_command_line(photo, tiny_model, tmp_path, capsys, monk
 
 
 def test_the_file_is_as_large_as_estimated(photo, tiny_model):
-    model, decodings = codec.load_model(tiny_model), []
+    model, decodings = zoo.load(tiny_model), []
     decode = model.decode
     model.decode = lambda *arguments: decodings.append(arguments) or decode(*arguments)
     row, _ = coding.measure(model, images.read(photo))
@@ -120,7 +120,7 @@ def test_odd_sizes(height, width, photo, tiny_model, tmp_path):
     images.write(source, image)
     codec.main(["compress", *PORTABLE, "--model", str(tiny_model), str(source), str(target)])
     codec.main(["decompress", *PORTABLE, str(target), str(back)])
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     latents = model.infer(data.to_float(image)[None])
     x_hat = model.generate(latents, quantizers.Round()).x_hat[0, :height, :width]
     assert_pictures_agree(images.read(back), x_hat)
@@ -327,7 +327,7 @@ def test_a_model_whose_class_does_not_exist(tiny_model, tmp_path, package, modul
     config.update(package=package, module=module)
     (path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=rf"names the model of '{package}\.{module}'"):
-        codec.load_model(path)
+        zoo.load(path)
 
 
 def test_a_model_of_an_earlier_version_names_no_module(tiny_model, tmp_path):
@@ -336,7 +336,7 @@ def test_a_model_of_an_earlier_version_names_no_module(tiny_model, tmp_path):
     config = json.loads((path / "config.json").read_text())
     assert config.pop("module") == "models"
     (path / "config.json").write_text(json.dumps(config))
-    assert isinstance(codec.load_model(path), MeanScaleHyperprior)
+    assert isinstance(zoo.load(path), MeanScaleHyperprior)
 
 
 def test_too_many_pixels(ntc, photo, tmp_path, capsys):
@@ -349,7 +349,7 @@ def test_too_many_pixels(ntc, photo, tmp_path, capsys):
 
 
 def test_the_limit_is_on_the_padded_image(tiny_model, photo):
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     line = images.read(photo)[:1, :100]
     with pytest.raises(UserError, match="padded"):
         coding.compress(model, line, max_pixels=1000)
@@ -393,7 +393,7 @@ def test_a_file_of_another_model(ntc, tiny_model, tmp_path, capsys):
 
 
 def test_latents_that_are_not_finite_are_refused(tiny_model, photo):
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     bias = next(v for v in model.analysis.variables if "bias" in v.name and v.shape == [12])
     for value in (np.nan, np.inf, 1e12):
         bias.assign(np.full(12, value))
@@ -432,7 +432,7 @@ def test_as_a_program(photo, tiny_model, tmp_path):
 
 def test_inputs_are_shown_as_a_viewer_would(tiny_model, photo, tmp_path):
     """A rotated, transparent and a 16-bit file code like the pictures they show."""
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     picture = Image.fromarray(images.read(photo)[:64, :96])
     exif = Image.Exif()
     exif[0x0112] = 6  # shown rotated by 90 degrees

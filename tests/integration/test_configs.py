@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-import codec
-from common import coding, export, images, recipes, runs, training
+from common import coding, export, images, recipes, runs, training, zoo
 from hific import adversarial
 from mshyper import bits_back, chain
 
@@ -36,7 +35,7 @@ def overrides(config):
 
 def find_class(path, config):
     package = path.split("/")[0]
-    return codec.CODECS[f"{package}.{config.get('module', 'models')}"]
+    return zoo.CODECS[f"{package}.{config.get('module', 'models')}"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
     assert all(np.isfinite(line["rd_loss"]) for line in lines)
 
-    model, photo = codec.load_model(exported), images.read(pictures / "photo.png")
+    model, photo = zoo.load(exported), images.read(pictures / "photo.png")
     assert export.fingerprint(exported) == model.fingerprint
     if model_class is bits_back.BitsBackHyperprior:
         ntb, _ = chain.compress(model, [photo], b"payload")

@@ -7,11 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-import codec
 import configs
 import evaluate
 from benchmarks import rate_distortion
-from common import coding, data, export, fidelity, images, lpips, metrics, tables
+from common import coding, data, export, fidelity, images, lpips, metrics, tables, zoo
 from common.errors import UserError
 
 
@@ -36,7 +35,7 @@ def test_files(output):
 def test_numbers_are_those_of_the_files(output, tiny_model):
     result = json.loads((output / "tiny/wid=0-tiny.json").read_text())
     image = data.find("photos/validation")[0].read()
-    row, _ = coding.measure(codec.load_model(tiny_model), image)
+    row, _ = coding.measure(zoo.load(tiny_model), image)
     assert result["images"][0]["bytes"] == row["bytes"]
     assert result["images"][0]["psnr"] == pytest.approx(row["psnr"])
     assert result["mean"]["psnr"] == pytest.approx(
@@ -156,7 +155,7 @@ def points(folder):
 def test_a_model_with_levels_is_a_curve(curve, levels_model, picture):
     assert {path.name for path in curve.iterdir()} == {
         "family-3", "family-3.json", "curves.csv", "curves.png", "crops.png"}
-    model, image = codec.load_model(levels_model), images.read(picture)
+    model, image = zoo.load(levels_model), images.read(picture)
     rows = points(curve)
     assert [row["run"] for row in rows] == [f"3-level={level}" for level in (0, 7, 13, 20)]
     for row, level in zip(rows, (0, 7, 13, 20)):
@@ -188,9 +187,9 @@ def test_points_are_skipped_one_by_one(curve, levels_model, picture, tmp_path, m
         loaded.append(arguments)
         return load(*arguments)
 
-    measure, load = coding.measure_all, codec.load_model
+    measure, load = coding.measure_all, zoo.load
     monkeypatch.setattr(coding, "measure_all", measure_all)
-    monkeypatch.setattr(codec, "load_model", load_model)
+    monkeypatch.setattr(zoo, "load", load_model)
     arguments = ["--runs", str(levels_model), "--dataset", str(picture), "--output",
                  str(curve.parent), "--skip_existing", "--points"]
     evaluate.main([*arguments, "4"])
@@ -391,7 +390,7 @@ def test_models_and_data_are_checked_before_work_begins(
     damaged = shutil.copytree(tiny_run, tmp_path / "mine/wid=1-damaged")
     config = damaged / "model/config.json"
     config.write_text(config.read_text().replace('"mshyper"', '"another"'))
-    monkeypatch.setattr(codec, "load_model", None)  # nothing is coded
+    monkeypatch.setattr(zoo, "load", None)  # nothing is coded
     for arguments, message in (
             ([str(tiny_run), str(damaged), "--dataset", str(picture)], "model of 'another.models'"),
             ([str(tiny_run), "--dataset", str(config.parent)], "no images")):

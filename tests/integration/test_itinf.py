@@ -13,7 +13,7 @@ import codec
 import configs
 import mshyper.itinf
 import mshyper.train
-from common import coding, export, images, itinf, locks, metrics, runs
+from common import coding, export, images, itinf, locks, metrics, runs, zoo
 from common.errors import UserError
 from mshyper.configs import itinf as itinf_config
 from mshyper.configs import small
@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_should(finished, tiny_model):
 
 def test_refined_files_are_better_and_any_decoder_reads_them(
         finished, pictures, tiny_model, tmp_path):
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     for row in json.loads((finished / "results.json").read_text())["rows"][:-1]:
         folder = finished / row["image"].removesuffix(".png")
         ntc = (folder / "image.ntc").read_bytes()
@@ -238,7 +238,7 @@ def test_codec_refines_files(tiny_model, pictures, tmp_path):
     compress("--model", tiny_model, pictures, "--output_dir", tmp_path / "base")
     compress("--model", tiny_model, pictures, "--output_dir", tmp_path / "refined",
              "--refine", "sga", "--refine_steps", "20")
-    model = codec.load_model(tiny_model)
+    model = zoo.load(tiny_model)
     for path in pictures.iterdir():
         original, losses = images.read(path), []
         for folder in ("base", "refined"):

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import codec
 import evaluate
-from common import coding, export, images, quantizers, runs, training
+from common import coding, export, images, quantizers, runs, training, zoo
 from common.errors import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
 from joint_ar.models import JointAutoregressive
@@ -59,7 +59,7 @@ def test_parameters_are_the_papers(latents, expected):
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 65), (67, 131), (255, 257)])
 def test_files_of_odd_sizes(run, photo, height, width):
-    model = codec.load_model(run)
+    model = zoo.load(run)
     image = photo[50:50 + height, 100:100 + width]
     ntc = coding.compress(model, image)
     decoded = coding.decompress(model, ntc)
@@ -87,7 +87,7 @@ def test_commands(run, tiny_run, tmp_path, photo, capsys):
 
 
 def test_corruption_of_any_byte_is_reported(run, photo):
-    model = codec.load_model(run)
+    model = zoo.load(run)
     ntc = coding.compress(model, photo[:64, :64])
     assert len(ntc) > 30
     for position in range(len(ntc)):
@@ -106,7 +106,7 @@ def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsy
     config.train.optimizer.learning_rate = 1e-12
     training.run(JointAutoregressive, config, tmp_path / "run")
     assert "fresh: context, entropy_parameters" in capsys.readouterr().out
-    model, given = codec.load_model(tmp_path / "run"), codec.load_model(tiny_model)
+    model, given = zoo.load(tmp_path / "run"), zoo.load(tiny_model)
     for part in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis", "z_prior"):
         for a, b in zip(getattr(model, part).weights, getattr(given, part).weights):
             np.testing.assert_allclose(a, b, atol=1e-6)
@@ -143,7 +143,7 @@ def test_other_contexts_train_and_code(module, tmp_path, photo):
 @pytest.mark.parametrize("name, passes", [
     ("UniformNoise", 1), ("Mixed", 1), ("SoftRound", 2), ("StraightThrough", 2)])
 def test_in_training_the_context_sees_what_is_coded(run, photo, name, passes):
-    model = codec.load_model(run)
+    model = zoo.load(run)
     seen, context, coded = [], model.context, []
     model.context = lambda y: (seen.append(y), context(y))[1]
     table = model.y_prior.table

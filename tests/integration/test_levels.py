@@ -26,6 +26,7 @@ from common import (
     recipes,
     targets,
     training,
+    zoo,
 )
 from common.container import Container
 from common.errors import UserError
@@ -62,11 +63,11 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(run):
-    return codec.load_model(run)
+    return zoo.load(run)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def zoo(run, tiny_model, tmp_path_factory):
+def only_these_models(run, tiny_model, tmp_path_factory):
     """A model with levels, and one of one rate."""
     path, before = tmp_path_factory.mktemp("zoo"), configs.ZOO_DIR
     shutil.copytree(run / "model", path / "levels" / "1")
@@ -178,7 +179,7 @@ def test_warm_start_from_a_model_of_one_rate(tmp_path, tiny_model, capsys):
     config.train.optimizer.learning_rate = 1e-9
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert "fresh: levels" in capsys.readouterr().out
-    model, start = (codec.load_model(path) for path in (tmp_path / "run", tiny_model))
+    model, start = (zoo.load(path) for path in (tmp_path / "run", tiny_model))
     for own, given in zip(model.analysis.weights, start.analysis.weights):
         np.testing.assert_allclose(own, given, atol=1e-6)
     level = tf.constant([COUNT // 2])  # whose gains begin as ones
@@ -248,7 +249,7 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
     config.train.optimizer.cls = "Adam"
     config.data.update(train="photos/train", validation="", patch_size=64, batch_size=2)
     exported = training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
-    model = codec.load_model(exported)
+    model = zoo.load(exported)
     trainer = adversarial.Trainer(model, config)
     trainer.compile("sgd")
     x, seen, infer = tf.random.stateless_uniform([8, 64, 64, 3], [1, 2]), [], model.infer

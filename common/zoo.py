@@ -1,0 +1,84 @@
+"""Models by name: released ones, runs, and whatever folder has an exported one."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pathlib
+
+from common import export
+from common import precision as precisions
+from common.errors import UserError
+from common.lazy import Codec
+
+
+class _Codecs(dict):
+    """Classes by their modules, from their names; each is imported when it is looked up."""
+
+    def __getitem__(self, module):
+        return getattr(importlib.import_module(module), super().__getitem__(module))
+
+
+# All classes of codecs, by what exported models say of theirs (`export.read_module`).
+CODECS = _Codecs({
+    "factorized.models": "FactorizedPrior",
+    "mshyper.models": "MeanScaleHyperprior",
+    "mshyper.bits_back": "BitsBackHyperprior",
+    "joint_ar.models": "JointAutoregressive",
+    "hific.models": "HiFiC",
+    "hific.mixture": "HiFiCMixture",
+})
+
+
+def find_class(path: pathlib.Path) -> type[Codec]:
+    """The class of the exported model in the folder `path`.
+
+    Raises:
+      UserError: there is no model, or this version does not have its class.
+    """
+    module = export.read_module(path)
+    if module not in CODECS:
+        raise UserError(f"{path}: its config names the model of '{module}', which this version "
+                        "does not have")
+    return CODECS[module]
+
+
+def load(name: str, precision: str = "float32") -> Codec:
+    """Loads an exported model by its folder, its run's folder, or its name in the zoo.
+
+    Args:
+      name: which.
+      precision: of its transforms; see common/precision.py. Results in float32 repeat on other
+        machines up to their last digits.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = export.find(name)
+    return export.load(find_class(path), path, precisions.choose(precision))
+
+
+def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:
+    """The name of the model of the zoo that wrote a file.
+
+    Args:
+      fingerprint: its first digits.
+      called: what else is known of its name.
+
+    Raises:
+      UserError: it is not in the zoo.
+    """
+    name = released(fingerprint)
+    if name is None:
+        raise UserError(f"written by model {fingerprint}" + f", called '{called}'" * bool(called)
+                        + ", which is not in the zoo; name the model with --model")
+    return name
+
+
+def released(fingerprint: str) -> str | None:
+    """The name of the model of the zoo whose fingerprint begins so; None if there is none."""
+    for name, path in export.released_models().items():
+        with contextlib.suppress(UserError):  # a damaged one does not hide the others
+            if export.fingerprint(path).startswith(fingerprint):
+                return name
+    return None

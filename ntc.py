@@ -1,0 +1,71 @@
+"""The zoo from Python: what the commands are made of, under one name.
+
+    import ntc
+
+    model = ntc.load("mshyper-small-3")             # of the zoo, or the folder of a run or model
+    file = model.compress("photo.png", quality=40)  # or an array, or Pillow's image; gives bytes
+    image = ntc.decompress(file)                    # uint8 [height, width, 3]; finds the model
+    y = ntc.decode(file).latents["y"]               # float32 [1, h, w, channels]
+
+Whatever a user can mend is an `ntc.UserError`. Models may be loaded more than once, each time a new
+one, and used from several threads: coding leaves a model as it is. They do not survive a fork, for
+TensorFlow's threads do not; start processes by "spawn" and load in each.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+
+import numpy as np
+
+from common.container import Container
+from common.errors import UserError
+from common.images import MAX_PIXELS
+from common.lazy import Codec, coding
+from common.zoo import find_by_fingerprint, load
+
+__all__ = ["MAX_PIXELS", "UserError", "decode", "decompress", "load"]
+
+
+def decompress(file: bytes | str | os.PathLike, model: Codec | None = None,
+               max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The image in a .ntc file, uint8 [height, width, 3].
+
+    Args:
+      file: its bytes, or its path.
+      model: that wrote it; by default the zoo's with its fingerprint, in float32.
+      max_pixels: files that claim a larger image are refused.
+
+    Raises:
+      UserError: the file is missing, damaged, of another model, or of none of the zoo.
+    """
+    content = _content(file)
+    return coding.decompress(model or _model_of(content, max_pixels), content, max_pixels)
+
+
+def decode(file: bytes | str | os.PathLike, model: Codec | None = None,
+           max_pixels: int = MAX_PIXELS):
+    """The latents in a .ntc file, with the image's size: see `common.coding.Decoded`.
+
+    Args and errors as of `decompress`.
+    """
+    content = _content(file)
+    return coding.decode(model or _model_of(content, max_pixels), content, max_pixels)
+
+
+def _content(file):
+    if isinstance(file, bytes | bytearray):
+        return bytes(file)
+    try:
+        return pathlib.Path(file).read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+
+
+def _model_of(content, max_pixels):
+    return _loaded(find_by_fingerprint(Container.unpack(content, max_pixels).fingerprint))
+
+
+_loaded = functools.lru_cache(maxsize=4)(load)

@@ -1,0 +1,107 @@
+"""The zoo from Python."""
+
+import concurrent.futures
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import codec
+import ntc
+from common import coding
+
+MODEL = "mshyper-small-3"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ntc.load(MODEL)
+
+
+@pytest.fixture
+def image(photo):
+    return photo[100:167, 200:331]
+
+
+def test_three_lines(model, image):
+    file = model.compress(image, quality=40)
+    assert file == coding.compress(model, image, level=model.levels.at_quality(40))
+    decoded = ntc.decompress(file)
+    np.testing.assert_array_equal(decoded, coding.decompress(model, file))
+    assert decoded.dtype == np.uint8 and decoded.shape == image.shape
+    found = ntc.decode(file)
+    assert found.latents["y"].shape == (1, 5, 9, 128)
+    assert (found.height, found.width) == image.shape[:2]
+
+
+def test_paths_and_images_of_pillow_are_what_arrays_are(model, image, tmp_path):
+    expected = model.compress(image)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    assert model.compress(tmp_path / "photo.png") == expected
+    assert model.compress(str(tmp_path / "photo.png")) == expected
+    assert model.compress(Image.fromarray(image)) == expected
+    grey = Image.fromarray(image).convert("L")
+    assert model.compress(grey) == model.compress(np.asarray(grey))
+    clear = Image.fromarray(np.dstack([image, np.zeros(image.shape[:2], np.uint8)]))
+    assert model.compress(clear) == model.compress(np.full_like(image, 255))
+    (tmp_path / "photo.ntc").write_bytes(expected)
+    np.testing.assert_array_equal(ntc.decompress(tmp_path / "photo.ntc"), ntc.decompress(expected))
+
+
+def test_dials_are_those_of_the_command(model, image, tmp_path):
+    assert len(model.compress(image, max_bytes=900)) <= 900
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    codec.main(["compress", "--model", MODEL, "--precision", "float32", "--bpp", "0.8",
+                str(tmp_path / "photo.png"), str(tmp_path / "photo.ntc")])
+    assert model.compress(image, bpp=0.8) == (tmp_path / "photo.ntc").read_bytes()
+    smallest = model.compress(image, max_bytes=1, closest=True)
+    assert smallest == model.compress(image, quality=0)
+
+
+@pytest.mark.parametrize("dials, message", [
+    (dict(quality=101), "need 0 to 100"), (dict(quality=5, bpp=1), "quality and bpp are given"),
+    (dict(max_bytes=3), "out of reach"), (dict(psnr=99), "out of reach")])
+def test_dials_that_make_no_sense(model, image, dials, message):
+    with pytest.raises(ntc.UserError, match=message):
+        model.compress(image, **dials)
+
+
+def test_what_is_no_image_and_no_file(model, tmp_path):
+    with pytest.raises(ntc.UserError, match="no such file|No such file|none.png"):
+        model.compress(tmp_path / "none.png")
+    with pytest.raises(ntc.UserError, match="no array"):
+        model.compress([[1, 2], [3, 4]])
+    with pytest.raises(ntc.UserError, match="No such file"):
+        ntc.decompress(tmp_path / "none.ntc")
+    with pytest.raises(ntc.UserError, match="not a .ntc file"):
+        ntc.decode(b"GIF89a" + bytes(40))
+    with pytest.raises(ntc.UserError, match="no model 'mshyper'"):
+        ntc.load("mshyper")
+
+
+def test_a_model_of_one_rate_has_no_dials(image):
+    model = ntc.load("mshyper-small-1")
+    assert ntc.decompress(model.compress(image)).shape == image.shape
+    with pytest.raises(ntc.UserError, match="needs a model with levels"):
+        model.compress(image, quality=40)
+
+
+def test_loading_twice_and_coding_in_threads(model, image):
+    other = ntc.load(MODEL)
+    assert other is not model
+    expected = [model.compress(image, quality=quality) for quality in (20, 40, 60, 80)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(lambda quality: other.compress(image, quality=quality),
+                              (20, 40, 60, 80)))
+        pictures = list(pool.map(ntc.decompress, files))
+    assert files == expected
+    for file, picture in zip(files, pictures):
+        np.testing.assert_array_equal(picture, coding.decompress(model, file))
+
+
+def test_images_of_other_modes(model, image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).convert("CMYK").save(buffer, "JPEG", quality=95)
+    picture = Image.open(io.BytesIO(buffer.getvalue()))
+    assert ntc.decompress(model.compress(picture)).shape == image.shape
