@@ -92,7 +92,8 @@ def test_operations_unknown_to_the_profiler_count_where_they_matter():
     ("CNNSynthesis", 16, 320, dict(align="keras")),
     ("HyperAnalysis", 16, 192, dict(padding="reflect")),
     ("HiFiCAnalysis", 1, 3, dict(padding="reflect")),
-    ("HiFiCSynthesis", 16, 220, dict(padding="reflect", last_activation="tanh")),
+    pytest.param("HiFiCSynthesis", 16, 220, dict(padding="reflect", last_activation="tanh"),
+                 marks=pytest.mark.slow),
 ])
 def test_alignment_and_padding_cost_nothing(name, stride, channels, options):
     (plain, flops), (other, same) = (

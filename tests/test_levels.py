@@ -369,6 +369,7 @@ def test_the_loss_weighs_every_image(model):
     assert measured["bpp_level"].shape == (2,)
 
 
+@pytest.mark.slow
 def test_refinement_is_for_the_lambda_of_the_level(model):
     x = photograph(64, 96)
     method = itinf.method("danneal")

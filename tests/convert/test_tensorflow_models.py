@@ -28,6 +28,14 @@ def randomised(*modules, seed=0):
             weight.assign_add(0.05 * random.standard_normal(weight.shape).astype(np.float32))
 
 
+def widen(analysis, layer):
+    """Scales the last convolution, lest nearly all of y round to 0."""
+    y = analysis(tf.random.stateless_uniform([1, 64, 64, 3], (0, 1), -0.5, 0.5))
+    for weight in layer.trainable_variables:
+        if "bias" not in weight.name:  # of kernels also the real and imaginary part
+            weight.assign(4 * weight / tf.math.reduce_std(y))
+
+
 @pytest.fixture(scope="module")
 def image():
     x = np.random.default_rng(1).random((64, 128, 3), np.float32)
@@ -168,6 +176,7 @@ MODELS = {
 
 def make_shallow(folder, name):
     """A run's folder; its parts."""
+    tf.keras.utils.set_random_seed(0)
     analysis, synthesis, *described = MODELS[name]
     channels = N if name == "bls2017" else M
     model = tf.Module()
@@ -184,10 +193,7 @@ def make_shallow(folder, name):
     model._prior = tfc.NoisyDeepFactorized(batch_shape=(z_channels,))
     randomised(model)
     layers = getattr(model._analysis, "_transform", model._analysis).layers
-    if name not in ("bls2017", "mbt2018"):  # else nearly all of y rounds to 0
-        kernel = [layer for layer in layers if hasattr(layer, "kernel")][-1].kernel
-        y = model._analysis(tf.random.stateless_uniform([1, 64, 64, 3], (0, 1), -0.5, 0.5))
-        kernel.assign(4 * kernel / tf.math.reduce_std(y))
+    widen(model._analysis, [layer for layer in layers if hasattr(layer, "kernel")][-1])
     checkpoint = tf.train.Checkpoint(model=model, optimizer=tf.Module())
     tf.train.CheckpointManager(
         checkpoint, str(folder / "train" / "checkpoints"), max_to_keep=2).save()
@@ -254,6 +260,7 @@ def test_shallow_ntc_needs_its_config(tmp_path):
 
 def make_tfc(folder, name):
     """A SavedModel with what the training of bls2017 or bmshj2018 saves; its parts."""
+    tf.keras.utils.set_random_seed(0)
     model = tf.Module()
     model.analysis_transform = bls_analysis() if name == "bls2017" else mbt_analysis()
     model.synthesis_transform = bls_synthesis() if name == "bls2017" else mbt_synthesis()
@@ -272,6 +279,7 @@ def make_tfc(folder, name):
         model.hyper_synthesis_transform(model.hyper_analysis_transform(tf.zeros([1, 4, 4, M])))
         model.hyperprior = density = tfc.NoisyDeepFactorized(batch_shape=(N,))
     randomised(model)
+    widen(model.analysis_transform, model.analysis_transform.layers[-1])
     coder = tfc.ContinuousBatchedEntropyModel(density, coding_rank=3, compression=True)
     if name == "bls2017":
         model.entropy_model = coder
