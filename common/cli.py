@@ -29,8 +29,13 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
         basicConfig(format="warning: %(message)s")  # unless absl has said how
         try:
             main(*args)
+            sys.stdout.flush()
         except UserError as error:
             sys.exit(_fail(error))
+        except BrokenPipeError:  # whoever reads the output has seen enough, as `head` has
+            # Or Python tries again when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:  # a full disk, a folder that cannot be written
             sys.exit(_fail(f"{error.filename}: {error.strerror}" if error.filename else error))
         except KeyboardInterrupt:

@@ -2,6 +2,9 @@
 
 import errno
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -41,3 +44,12 @@ def test_what_a_user_can_mend_is_one_line(error, message, capsys):
 def test_mistakes_of_ours_are_not_hidden(error):
     with pytest.raises(type(error)):
         fail(error)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    code = ("import sys; from common import cli; "
+            "cli.report(lambda: [print(i) for i in range(100_000)])()")
+    done = subprocess.run(f'{sys.executable} -c "{code}" | head -n 1', shell=True,
+                          capture_output=True, text=True, check=False,
+                          cwd=pathlib.Path(__file__).parents[2])
+    assert done.stdout == "0\n" and done.stderr == ""
