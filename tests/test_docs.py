@@ -7,7 +7,7 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"),
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
                 *(ROOT / "zoo").glob("*/README.md"), ROOT / "benchmarks" / "README.md"])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MODULE = re.compile(r"python -m ([a-z_][\w.]*)")
