@@ -222,7 +222,7 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
 
 def _methods(compress: Callable, decompress: Callable, sizes: Callable,
              product: Callable) -> side_by_side.Methods:
-    """What either worker can be asked, made of what differs between the two."""
+    """The methods of either worker, made of what differs between the two."""
     state = {}
 
     def load(path):
@@ -254,7 +254,7 @@ def _timed(function, *arguments):
 
 
 def _multiply_adds(transform, height, width):
-    """Of the convolutions and GDNs of one of our transforms, for an input of this size."""
+    """The number in the convolutions and GDNs of a transform, for an input of this size."""
     total = 0
     for layer in transform.layers:
         height, width = height // layer.strides_down[0], width // layer.strides_down[1]

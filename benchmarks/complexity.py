@@ -177,7 +177,7 @@ def _model(path: pathlib.Path) -> dict:
 
 
 class Cost(NamedTuple):
-    """Of one transform.
+    """The cost of one transform.
 
     Attributes:
       parameters: trainable.
@@ -243,7 +243,7 @@ def inputs(parts: dict[str, tf.keras.Model]) -> dict[str, tuple[int, int]]:
 
 
 def receptive_field(stages: Sequence[tf.keras.Model]) -> dict:
-    """Of one position of the last stage's output in the image that the first stage sees.
+    """The receptive field of an output of the last stage in the image that the first one sees.
 
     Returns:
       `height` and `width` in pixels; `whole_image`: there is a path from everywhere, and height and

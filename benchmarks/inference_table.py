@@ -1,4 +1,4 @@
-"""What iterative inference gains, method by method: `python -m benchmarks.inference_table`.
+"""The gains of iterative inference, method by method: `python -m benchmarks.inference_table`.
 
 The rows are those of table 1 of Yang, Bamler & Mandt 2020:
 
@@ -43,7 +43,7 @@ _PAYLOAD = 1_000_000
 
 
 def settings(method: str, steps: int) -> dict:
-    """Of a method that refines."""
+    """The row of a method that refines."""
     config = itinf.method(method.removeprefix("bb_"))
     config.num_steps, config.patience = steps, 0
     return config.to_dict()
@@ -84,7 +84,7 @@ def _bits_back(model, method, image, infer):
 
 
 def _objective(name, model):
-    """What an exported model was trained for; of one with levels, at the level that codes here."""
+    """The objective of an exported model; of one with levels, that of the level that codes here."""
     objective = itinf.objective(export.find(name))
     if model.levels:
         objective["rd_lambda"] = float(model.levels.rd_lambda(targets.level(model, None)))

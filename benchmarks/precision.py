@@ -1,4 +1,4 @@
-"""What bfloat16 costs files and images: `python -m benchmarks.precision --dataset kodak`.
+"""The cost of bfloat16 in files and images: `python -m benchmarks.precision --dataset kodak`.
 
 Every image is coded and decoded with transforms in float32 and in bfloat16. Against all in float32:
 

@@ -45,7 +45,7 @@ _SCORES = {"bpp": ("bpp", 3), "psnr": ("PSNR, dB", 2), "ms_ssim": ("MS-SSIM", 4)
 
 
 class Picture(NamedTuple):
-    """What a codec makes of a photograph.
+    """A photograph as a codec decodes it.
 
     Attributes:
       name: of the codec, or "Original".

@@ -95,7 +95,7 @@ def _process():
 
 
 def worker(args: argparse.Namespace) -> side_by_side.Methods:
-    """What the process of one size can be asked."""
+    """The methods of the process of one size."""
     return coding.ours(args) | {
         "peak_memory_gib":  # KiB -> GiB
             lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,

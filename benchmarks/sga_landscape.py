@@ -100,7 +100,7 @@ def temperature(step) -> tf.Tensor:
 
 
 class Inferred(NamedTuple):
-    """What inference came to.
+    """The result of inference.
 
     Attributes:
       path: latents of the first source, float32 [steps + 1, 2].

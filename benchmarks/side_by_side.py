@@ -121,14 +121,14 @@ def alternate_precisions(sides: list[Worker], rounds: int, method: str, **argume
 
 
 def ratios(values: dict[str, float]) -> dict[str, float]:
-    """Of our seconds to CompressAI's: in float32, ours in bfloat16 to its float32, in bfloat16."""
+    """Our seconds by CompressAI's: in float32, ours in bfloat16 by its float32, in bfloat16."""
     return {f"ours {ours} / {theirs}": values[f"ours {ours}"] / values[f"CompressAI {theirs}"]
             for ours, theirs in (("float32", "float32"), ("bfloat16", "float32"),
                                  ("bfloat16", "bfloat16"))}
 
 
 def facts(sides: list[Worker], args: argparse.Namespace) -> dict:
-    """What a measurement depends on: date, machine, options, versions."""
+    """The facts that a measurement depends on: date, machine, options, versions."""
     return {
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),

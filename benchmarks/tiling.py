@@ -107,7 +107,7 @@ def _process(model=None, side=None):
 
 
 def worker(args: argparse.Namespace) -> side_by_side.Methods:
-    """What a process can be asked."""
+    """The methods of a process."""
     side_by_side.tensorflow(args.threads)
     from common import coding, export, tiles, zoo
 

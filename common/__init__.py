@@ -1,4 +1,4 @@
-"""What every package of the zoo shares; one topic a module."""
+"""Modules that all packages of the zoo share, one for each topic."""
 
 import os
 

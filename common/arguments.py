@@ -9,7 +9,7 @@ from common.errors import UserError
 
 
 def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> Any:
-    """What a config names: its `cls`, one of `known`, with its other entries as arguments.
+    """Builds what a config names: its `cls`, one of `known`, with the other entries as arguments.
 
     Args:
       what: it is to the user: "schedule".

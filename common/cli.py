@@ -1,4 +1,4 @@
-"""What the command-line programs share: one clear line for a user's mistake, exit code 2."""
+"""Shared parts of the command-line programs: one clear line for a user's mistake, exit code 2."""
 
 import argparse
 import difflib
@@ -83,7 +83,7 @@ def add_option(parser: argparse.ArgumentParser, names: Sequence[str], older: Seq
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """What absl's `values` leave over of a command line.
+    """The rest of a command line after absl's `values` have taken theirs.
 
     Raises:
       UserError: a mistake in the flags.

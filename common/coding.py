@@ -19,7 +19,7 @@ from common.timing import recording, stage
 
 
 class Decoded(NamedTuple):
-    """What a .ntc file holds: the quantised latents, and the height and width of its image."""
+    """The content of a .ntc file: the quantised latents, and the height and width of its image."""
 
     latents: Latents
     height: int
@@ -225,7 +225,7 @@ def measure(model: Codec, image: np.ndarray, level: int | None = None
 
 def measure_file(model: Codec, image: np.ndarray, ntc: bytes, decoded: Decoded,
                  reconstruction: np.ndarray) -> dict[str, float]:
-    """What `measure` says of a .ntc file: its bytes, their content, and the image of that."""
+    """The measurements that `measure` returns, of a .ntc file, its content and its image."""
     latents, height, width = decoded
     pixels = height * width
     counter = BitCounter(model.priors)

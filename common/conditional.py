@@ -39,7 +39,7 @@ class Given(NamedTuple):
 
     @property
     def prediction(self) -> Prediction:
-        """What is known of y."""
+        """The prediction of y."""
         return Prediction(self.offset, self.table.deviation(self.index))
 
 

@@ -219,7 +219,7 @@ class Wavefront:
         last = width + self.slope * (height - 1)
 
         def first_row(column):
-            """Of the rows that have a position in this column, or in these."""
+            """The range of rows that have a position in this column, or in these."""
             return tf.clip_by_value(-((width - 1 - column) // self.slope), 0, height)
 
         def active(column):

@@ -260,7 +260,7 @@ def _(layer: tf.keras.layers.GlobalAveragePooling2D, builder, x):
 
 
 def _activate(layer, builder, x):
-    """What a layer's `activation` does: a function, a layer, or None."""
+    """The activation of a layer: a function, a layer, or None."""
     function = layer.activation
     if function is None:
         return x

@@ -262,7 +262,7 @@ def _of_readable(sources: list[Source], function: Callable) -> dict:
 def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: int,
                      batches_per_step: int = 1, share: distribution.Share = distribution.ALL
                      ) -> tf.data.Dataset:
-    """What steps `start_step` .. `num_steps` - 1 take, float32 [N, patch, patch, 3] in [0, 1].
+    """The crops of steps `start_step` .. `num_steps` - 1, float32 [N, patch, patch, 3] in [0, 1].
 
     Args:
       crops: where the images come from.
@@ -276,7 +276,7 @@ def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: 
     pieces = batches_per_step * share.count
 
     def number(i):
-        """Of the i-th draw here, its number among those of all replicas."""
+        """The number, among the draws of all replicas, of the i-th draw here."""
         i, draw = i // draws, i % draws
         step, replica, batch = (
             i // pieces, i % pieces // batches_per_step, i % batches_per_step)

@@ -76,7 +76,7 @@ def _slurm_config() -> dict:
 
 
 def share(context: tf.distribute.InputContext | None) -> Share:
-    """What replicas a pipeline of images feeds, by what TensorFlow tells it; else all."""
+    """The replicas that a pipeline of images feeds, if TensorFlow tells it; else all."""
     if context is None:
         return ALL
     count = context.num_replicas_in_sync // context.num_input_pipelines

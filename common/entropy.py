@@ -460,7 +460,7 @@ _FIRST_PIECE = 2**12
 
 
 def _pieces(array: np.ndarray, first: int | None = None) -> Iterator[slice]:
-    """Of `array.flat`; the first one of `first` elements, each of the next twice as long."""
+    """Slices of `array.flat`; the first has `first` elements, each of the next twice as many."""
     start, length = 0, min(first or _PIECE, _PIECE)
     while start < array.size:
         yield slice(start, start + length)

@@ -55,7 +55,7 @@ class ConversionError(UserError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
-    """What is known at export of a tensor in a network.
+    """Properties of a tensor in a network, known at export.
 
     Attributes:
       index: of the operation whose output it is.

@@ -127,7 +127,7 @@ class Comparison:
             self._decoded.append(self._features(patches(decoded)))
 
     def scores(self) -> dict[str, float]:
-        """Of all images so far: fid, kid, kid_error, and the number of patches of each set.
+        """fid, kid, kid_error of all images so far, and the number of patches of each set.
 
         NaN are all three for fewer than two patches, and those of KID for fewer than three images.
         """

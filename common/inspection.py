@@ -45,7 +45,7 @@ def is_photograph(path: str | os.PathLike) -> bool:
 
 
 class Inspection(NamedTuple):
-    """What a model makes of an image.
+    """Latents, predictions and bits of an image.
 
     Attributes:
       image: uint8 [H, W, 3].
@@ -197,7 +197,7 @@ def _draw_panel(cell, panel, height, width):
 
 
 def filters(model: Codec, values: np.ndarray, level: int | None = None) -> np.ndarray:
-    """What each channel of y adds to an image (Yang & Mandt 2023).
+    """The contribution of each channel of y to an image (Yang & Mandt 2023).
 
     That is the image of y that is zero but for one element, less that of zeros. Where the
     synthesis is not linear it depends on the element's value.

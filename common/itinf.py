@@ -66,7 +66,7 @@ _ANNEALED = ("StochasticGumbel", "DeterministicAnnealing")
 
 
 class Refined(NamedTuple):
-    """What refinement found for a batch of images.
+    """The result of refinement for a batch of images.
 
     Attributes:
       latents: float32 [B, h, w, C] each, rounded; the best ones.
@@ -227,7 +227,7 @@ def grid_of(generated: Generated) -> Latents:
 
 
 def objective(path: str | os.PathLike, **given) -> dict:
-    """What to refine for: rd_lambda, distortion, rate_weight and lpips_weight.
+    """The objective of refinement: rd_lambda, distortion, rate_weight and lpips_weight.
 
     For a model with levels rd_lambda is None unless it is given: it is that of the level.
 
@@ -276,7 +276,7 @@ _MEASURED = ("bytes", "bpp", "estimated_bpp", "mse", "psnr", "rd_loss")
 
 
 def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
-    """What the configs/itinf.py of all packages are: method `name`, and a model of the zoo."""
+    """The config of all packages' configs/itinf.py: method `name`, and a model of the zoo."""
     config = config_dict.ConfigDict(dict(
         seed=0,
         # An exported model, a run, an experiment (its run of the same wid) or a zoo name.
@@ -304,7 +304,7 @@ def get_hyper() -> list[dict]:
 
 
 def program(*model_classes: type[Codec]) -> runs.Program:
-    """What `<package>/itinf.py` does. Of several classes, it takes the model's."""
+    """The program of `<package>/itinf.py`. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
 
@@ -463,7 +463,7 @@ def _objective(config):
 
 
 def _code(model, picture, latents, config):
-    """Of a file with these latents: its measurements, its bytes, their content, its image."""
+    """Measurements, bytes, content and image of a file with these latents."""
     ntc = coding.encode(model, latents, *picture.shape[:2])
     decoded = coding.decode(model, ntc, sys.maxsize)
     reconstruction = coding.reconstruct(model, decoded)

@@ -1,4 +1,4 @@
-"""What commands on files have to do: inputs and outputs by one rule, and a line about each.
+"""Jobs of commands on files: inputs and outputs by one rule, and a line about each.
 
 Inputs are files and folders. The output is what --output names, or else the last of several paths,
 unless that is a file, or has the suffix of one that is missing. As an output, `-` is standard
@@ -29,7 +29,7 @@ RULE = ("- is standard output; a folder is one that exists, or a name without a 
 
 
 class Jobs(NamedTuple):
-    """What a command has to do.
+    """The files that a command has to process.
 
     Attributes:
       pairs: input and output of each.
@@ -60,7 +60,7 @@ def plan(args: argparse.Namespace, suffixes: Sequence[str], new_suffix: str,
          outputs: Sequence[str],
          is_input: Callable[[pathlib.Path, bool], bool] = lambda target, named: False,
          pipes: bool = True) -> Jobs:
-    """What the paths of a command line ask for. Where nothing of it can be done, the program ends.
+    """The jobs that the paths of a command line ask for. If none can be done, the program ends.
 
     What would overwrite something, and inputs that would share an output, are refused with a line;
     the others are done.
@@ -193,7 +193,7 @@ def expand(names: Iterable[str], suffixes: Sequence[str], outputs: Sequence[str]
 
 
 def _inside(folder, recursive, errors) -> list[pathlib.Path]:
-    """What is in a folder, sorted, but pipes and devices; folders in it only if not recursive."""
+    """Entries of a folder, sorted, but pipes and devices; folders in it only if not recursive."""
     inside = []
     for parent, folders, names in os.walk(folder, onerror=errors.append):
         folders.sort()
@@ -306,7 +306,7 @@ def is_stdout(target: pathlib.Path | None) -> bool:
 
 
 def shown(path: pathlib.Path, pipe: str = "standard output") -> str:
-    """What to call a path."""
+    """The name of a path in messages."""
     return pipe if path == PIPE else str(path)
 
 

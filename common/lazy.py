@@ -1,4 +1,4 @@
-"""What needs TensorFlow or matplotlib, which take seconds to import, imported when it is used.
+"""Lazy imports of TensorFlow and matplotlib, which take seconds, and of modules that need them.
 
     from common.lazy import coding, tf    # like `from common import coding`, and TensorFlow
 

@@ -135,7 +135,7 @@ def _this_process() -> dict:
 
 
 def _machine() -> str:
-    """What processes have in common that see each other's numbers: the boot, and the namespace."""
+    """A name for the processes that see each other's numbers: the boot, and the namespace."""
     try:
         return " ".join([(_PROC / "sys/kernel/random/boot_id").read_text().strip(),
                          os.readlink(_PROC / "self/ns/pid")])
@@ -168,7 +168,7 @@ def _job() -> str | None:
 
 
 def _parse(text: str) -> dict:
-    """What a lock says; nothing if its process is still writing it, or it is damaged."""
+    """The content of a lock; nothing if its process is still writing it, or it is damaged."""
     try:
         holder = json.loads(text)
         return {**holder, "pid": int(holder["pid"]), "restarts": int(holder["restarts"])}

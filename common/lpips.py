@@ -28,7 +28,7 @@ _DEVIATION = np.array([0.458, 0.448, 0.450], np.float32)
 
 
 def _names(i):
-    """Of the weights of a convolution, and of the head that weighs its channels."""
+    """Names of the weights of a convolution, and of the head that weighs its channels."""
     convolution = f"AlexNet_0/Conv_{i}"
     return f"{convolution}/kernel", f"{convolution}/bias", f"NetLinLayer_{i}/Conv_0/kernel"
 

@@ -25,7 +25,7 @@ _JPEG_COLOURS = {0xE0: b"JFIF\0", 0xEE: b"Adobe"}
 
 
 def needed(file: BinaryIO, pixels: bool = True) -> tuple[BinaryIO, dict]:
-    """What is needed of an image file.
+    """The metadata of an image file that are needed.
 
     Args:
       file: that can seek, at its beginning.

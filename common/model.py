@@ -34,7 +34,7 @@ PIXEL_RANGE = (-0.5, 0.5)
 
 
 class Prediction(NamedTuple):
-    """What an entropy model says of y before its value is known.
+    """The distribution that an entropy model predicts for y.
 
     Attributes:
       mean: float32 [B, h, w, C].
@@ -46,7 +46,7 @@ class Prediction(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What `Codec.generate` returns.
+    """The result of `Codec.generate`.
 
     Attributes:
       x_hat: float32 [B, H', W', 3]; the image at the padded size, not clipped.

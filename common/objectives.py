@@ -1,4 +1,4 @@
-"""What training and iterative inference minimise."""
+"""Losses of training and of iterative inference."""
 
 import math
 

@@ -29,7 +29,7 @@ _CPUINFO = pathlib.Path("/proc/cpuinfo")
 
 
 def choose(name: str) -> str:
-    """What `name` means on this machine: "float32" or "bfloat16".
+    """The precision that `name` stands for on this machine: "float32" or "bfloat16".
 
     Args:
       name: one of `CHOICES`, or Keras's mixed_bfloat16. "auto" is bfloat16 where all devices have
@@ -51,7 +51,7 @@ def choose(name: str) -> str:
 
 
 def hardware() -> str | None:
-    """What multiplies bfloat16 matrices in hardware here, e.g. "avx512_bf16"; None if nothing."""
+    """The hardware that multiplies bfloat16 matrices here, e.g. "avx512_bf16", or None."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return _of_cpu()

@@ -130,7 +130,7 @@ class _TorchUnpickler(pickle.Unpickler):
 
 
 class _Module(dict):
-    """What a module of PyTorch holds, by name."""
+    """The arrays that a module of PyTorch holds, by name."""
 
     def __setstate__(self, state):
         self.update(state)

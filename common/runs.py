@@ -85,7 +85,7 @@ def stop_on_signals() -> None:
 
 @contextlib.contextmanager
 def unstoppable():
-    """What asks the process to end within this block waits for its end: half is nothing to save."""
+    """Delays requests to end the process until the block is done: half of it cannot be saved."""
     global _busy
     _busy += 1
     try:
@@ -122,7 +122,7 @@ def _ask(number, _):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What `run` is in a package's train.py and itinf.py.
+    """The program of a package's train.py or itinf.py.
 
     Attributes:
       package: the package, which names experiments.
@@ -191,12 +191,12 @@ class Run:
 
     @property
     def arguments(self) -> tuple[config_dict.ConfigDict, pathlib.Path]:
-        """What a `Program` takes."""
+        """The arguments of a `Program`."""
         return self.config, self.workdir
 
 
 def folder_name(wid: int, runname: str) -> str:
-    """What the folder of a run is called."""
+    """The name of a run's folder."""
     return f"wid={wid}-{runname}"
 
 
@@ -252,7 +252,7 @@ def _define_flags(values: flags.FlagValues) -> None:
 
 
 def _split(program, argv):
-    """What of a command line is for absl, and the function that makes the `Run` of the rest.
+    """Splits a command line: flags for absl, and a function that makes the `Run` of the rest.
 
     The function takes the flags and what absl left over.
     """
@@ -565,7 +565,7 @@ def _read_json(path: pathlib.Path) -> dict:
 
 
 def fact(workdir: pathlib.Path, name: str):
-    """What run_info.json of a run says of `name`; None if it says nothing, or there is none."""
+    """The entry `name` in a run's run_info.json; None if there is none."""
     try:
         return _read_json(workdir / "run_info.json").get(name)
     except UserError:

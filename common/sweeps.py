@@ -57,7 +57,7 @@ _YEAR = 365 * 24 * 60  # in minutes
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate.run` does, with the attributes of a `runs.Run` that a launch reads.
+    """A run of `evaluate`, with the attributes of a `runs.Run` that a launch reads.
 
     Attributes:
       overrides: what tells it from the other evaluations of the launch.
@@ -243,7 +243,7 @@ class Launch:
         self._write()
 
     def script(self, count: int, parameters: dict[str, Any]) -> str:
-        """What `submit` gives to sbatch, for an array of `count` jobs."""
+        """The script that `submit` gives to sbatch, for an array of `count` jobs."""
         executor = self._executor(parameters)
         if count > 1:
             executor.parameters["map_count"] = count  # as submitit does
@@ -360,7 +360,7 @@ def copy_code(folder: pathlib.Path) -> None:
 
 
 def slurm_parameters(options: Sequence[str], name: str) -> dict[str, Any]:
-    """What submitit takes for options of sbatch; configs.SLURM_DEFAULTS has the others.
+    """Parameters of submitit for options of sbatch; configs.SLURM_DEFAULTS has the others.
 
     Args:
       options: "key=value", or "key" for one that takes no value.
@@ -532,7 +532,7 @@ def _state(launch, row, alive):
 
 
 def _results(row):
-    """What the tasks of a job ended with: (outcome, text) of each that has."""
+    """Results of a job's tasks that have ended, (outcome, text) each."""
     files = pathlib.Path(row["files"])
     with contextlib.suppress(OSError):  # NFS looks anew after this
         files.parent.chmod(files.parent.stat().st_mode)

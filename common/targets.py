@@ -29,7 +29,7 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """What a file should be.
+    """A requirement for a file.
 
         quality     0 (smallest file) to 100, evenly spaced in the logarithm of lambda
         bpp         bits per pixel that the file must not exceed

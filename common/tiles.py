@@ -210,7 +210,7 @@ class Reach:
     grid: int = 1
 
     def then(self, other: "Reach") -> "Reach":
-        """Of a layer with this reach and one after it."""
+        """The reach of a layer with this one and of one after it, together."""
         outputs = int(self.grid * self.rate)  # between parts of this layer's input
         grid = self.grid * (other.grid // math.gcd(other.grid, outputs))
         return Reach(self.before + other.before / self.rate, self.after + other.after / self.rate,
@@ -230,26 +230,26 @@ class Reach:
 
 
 def _beside(reaches) -> Reach:
-    """Of layers with one input, or of several inputs of one layer."""
+    """The joint reach of layers with one input, or of several inputs of one layer."""
     reaches = list(reaches)
     return Reach(max(reach.before for reach in reaches), max(reach.after for reach in reaches),
                  reaches[0].rate, math.lcm(*(reach.grid for reach in reaches)))
 
 
 def _taps(first: int, last: int, stride: int = 1) -> Reach:
-    """Of a sum of the inputs from o stride + first to o stride + last, and zeros around them."""
+    """The reach of a sum of inputs from o stride + first to o stride + last, with zeros around."""
     # Parts are at least as large as their outputs, wherever the taps lie.
     return Reach(Fraction(max(0, -first)), Fraction(max(0, last)), Fraction(1, stride), stride)
 
 
 def _transposed(size: int, before: int, stride: int) -> Reach:
-    """Of a kernel that starts `before` outputs before the first one of an input."""
+    """The reach of a transposed kernel that starts `before` outputs before an input's first one."""
     return Reach(Fraction(max(0, size - 1 - before), stride), Fraction(before, stride),
                  Fraction(stride))
 
 
 def _blocks(size: int) -> Reach:
-    """Of size x size outputs of one input."""
+    """The reach of a layer that makes size x size outputs of one input."""
     return Reach(before=Fraction(size - 1, size), rate=Fraction(size))
 
 
@@ -265,7 +265,7 @@ def reach(layer) -> Reach:
 
 
 def _nowhere(layer) -> Reach:
-    """Of layers that act on every position by itself."""
+    """The reach of layers that act on every position by itself."""
     return Reach()
 
 
@@ -402,6 +402,6 @@ def _unknown_padding(layer):
 
 
 def _activation(layer):
-    """Of its `activation`: a function acts on every position by itself, a layer need not."""
+    """The reach of its `activation`: a function acts on each position alone, a layer may not."""
     is_layer = isinstance(layer.activation, tf.keras.layers.Layer)
     return reach(layer.activation) if is_layer else Reach()

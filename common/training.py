@@ -102,12 +102,12 @@ class Trainer(tf.keras.Model):
             codec.update_offsets()
 
     def state(self) -> dict:
-        """What a checkpoint holds by name besides models and optimiser."""
+        """Further objects that a checkpoint holds besides models and optimiser, by name."""
         state = {"window": self.window}
         return state | {"rate_control": self.rate_control} if self.rate_control else state
 
     def additional_loss(self, x, x_hat, y_hat) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """What a subclass adds to the loss of the codec, and what it measured by name.
+        """Further terms of the loss, which a subclass adds, and measurements by name.
 
         Args:
           x: originals, float32 [B, H, W, 3].
@@ -303,11 +303,11 @@ class Journal(tf.keras.callbacks.Callback):
         self._rate = rate
         self._best_loss = tf.Variable(math.inf, trainable=False)
         # The step of the last interval's end that is over, validation and all.
-        self._settled = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._settling = False
+        self._validated_step = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._finishing = False
         self._checkpoints = checkpoints.Checkpoints(
             workdir / "checkpoints", codec=trainer.codec, result=trainer.result,
-            optimizer=trainer.optimizer, best_loss=self._best_loss, settled=self._settled,
+            optimizer=trainer.optimizer, best_loss=self._best_loss, settled=self._validated_step,
             **trainer.state())
         self._progress = None
         self._trained = {}  # the last means of what was measured in training
@@ -342,19 +342,19 @@ class Journal(tf.keras.callbacks.Callback):
         """Does what an interrupted process left to be done at this step."""
         self._progress = Progress(self.step, self._config.train.num_steps)
         if self.step % self._config.train.log_interval == 0:
-            self._write_window()
-        if self.step and self._ends_interval() and not self._is_settled():
-            self._settle()
+            self._write_training()
+        if self.step and self._ends_interval() and not self._is_validated():
+            self._finish_interval()
 
     def _is_done(self, line):
         """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
         if line["step"] == self.step:
-            return self._is_settled() or (
+            return self._is_validated() or (
                 line["split"] == "train" and not self._trainer.window.result())
         return line["step"] < self.step
 
-    def _is_settled(self):
-        return self.step == int(self._settled)
+    def _is_validated(self):
+        return self.step == int(self._validated_step)
 
     def _ends_interval(self):
         return self.step >= self._config.train.num_steps or not (
@@ -368,7 +368,7 @@ class Journal(tf.keras.callbacks.Callback):
         """
         with tf.init_scope():  # Python may be tracing a graph, of which this is to be no part
             # Of the end of an interval, half is no state to go on from.
-            if not self._settling and self.step and self._is_finite():
+            if not self._finishing and self.step and self._is_finite():
                 self._checkpoints.save(self.step)
         return f"step {self._checkpoints.last or 0} of {self._config.train.num_steps}"
 
@@ -377,17 +377,17 @@ class Journal(tf.keras.callbacks.Callback):
             self._lock.require()
         self._require_finite(float(logs["rd_loss"]))
         if self.step % self._config.train.log_interval == 0:
-            self._write_window()
+            self._write_training()
         self._progress.step(self.step, lambda: self._trainer.window.result() or self._trained)
         if self.step >= self._config.train.num_steps:
             self.model.stop_training = True
         runs.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._settle()
+        self._finish_interval()
 
-    def _settle(self) -> None:
-        """What is to be done at the end of an interval."""
+    def _finish_interval(self) -> None:
+        """Finishes an interval: validation, export, checkpoint and log."""
         by_level = self._validate()
         measured = self._means(by_level)
         if not self._is_finite():
@@ -395,15 +395,15 @@ class Journal(tf.keras.callbacks.Callback):
         with runs.unstoppable():
             if self._checkpoints.last is None:  # from here on there are results, which need one
                 self._checkpoints.save(self.step)
-            self._settling = True
+            self._finishing = True
             if by_level:
-                self._take_note(by_level, measured)
+                self._record_validation(by_level, measured)
             else:  # then the last is the best
-                self._write_window()
+                self._write_training()
                 self._export()
-            self._settled.assign(self.step)
+            self._validated_step.assign(self.step)
             self._checkpoints.save(self.step)
-            self._settling = False
+            self._finishing = False
             with self._writing_events():
                 self._writer.flush()
             self._progress.interval(self.step, self._trained, measured)
@@ -412,7 +412,7 @@ class Journal(tf.keras.callbacks.Callback):
         """Measures and exports the model as it is before training."""
         by_level = self._validate()
         if by_level:
-            self._take_note(by_level, self._means(by_level))
+            self._record_validation(by_level, self._means(by_level))
 
     def _validate(self) -> dict[int, dict[str, float]]:
         self._trainer.update_offsets()
@@ -428,9 +428,10 @@ class Journal(tf.keras.callbacks.Callback):
         self._require_finite(means.get("rd_loss", 0.0))
         return means
 
-    def _take_note(self, by_level: dict[int, dict[str, float]], measured: dict[str, float]) -> None:
+    def _record_validation(self, by_level: dict[int, dict[str, float]],
+                           measured: dict[str, float]) -> None:
         """Acts on what validation measured, by level and on average."""
-        self._write_window()
+        self._write_training()
         self._write("validation", measured)
         if self._trainer.codec.levels:
             for level, row in by_level.items():
@@ -485,7 +486,7 @@ class Journal(tf.keras.callbacks.Callback):
                 raise
             logging.warning("step %d is not exported: %s", self.step, error)
 
-    def _write_window(self):
+    def _write_training(self):
         means = self._trainer.window.result()
         if means:
             self._trained = means
@@ -720,7 +721,7 @@ def _fit(trainer, strategy, config, crops, callbacks, step: int) -> None:
 
 def program(*model_classes: type[Codec],
             make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
-    """What `<package>/train.py` does. Of several classes, config.module picks one."""
+    """The program of `<package>/train.py`. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
 
@@ -794,7 +795,7 @@ def _check(config, replicas: int) -> None:
         raise UserError(f"seed is {config.seed}; need at least 0")
     if config.data.batch_size % (config.data.crops_per_image * replicas):
         raise UserError(
-            f"data.batch_size {config.data.batch_size} is no multiple of data.crops_per_image "
+            f"data.batch_size {config.data.batch_size} is not a multiple of data.crops_per_image "
             f"{config.data.crops_per_image}" + f" times {replicas} devices" * (replicas > 1))
 
 

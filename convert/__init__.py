@@ -89,7 +89,7 @@ def read(path: str | os.PathLike) -> Imported:
 
 
 def kind(path: str | os.PathLike) -> str:
-    """What a file or folder holds, by its content.
+    """The kind of a checkpoint, by the content of the file or folder.
 
     Returns:
       "torch", which `torch_files.load` reads; "tensorflow objects" or "SavedModel", both of which

@@ -1,4 +1,4 @@
-"""What readers of files share: arrays that are read when asked for, and what else a file may be."""
+"""Shared parts of the readers: arrays that are read when asked for, and other kinds of files."""
 
 import dataclasses
 import os

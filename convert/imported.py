@@ -25,7 +25,7 @@ Layer = dict[str, np.ndarray]
 
 @dataclasses.dataclass
 class Imported:
-    """What became of a checkpoint.
+    """A model that was read from a checkpoint.
 
     Attributes:
       name: of the model there, e.g. "CompressAI's mbt2018-mean".

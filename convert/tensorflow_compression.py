@@ -117,7 +117,7 @@ def learned_density(prior: Object, median=None) -> Layer:
 
 
 def _offset(root, model):
-    """What an entropy model has stored of the medians, if anything."""
+    """The medians that an entropy model has stored, or None."""
     stored = root.find(model).children.get("_quantization_offset")
     return stored and np.asarray(stored.array)
 

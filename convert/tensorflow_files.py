@@ -24,7 +24,7 @@ _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 
 class Object:
-    """What holds arrays and other objects in a checkpoint. To be had from `objects`.
+    """An object in a checkpoint, which holds arrays and other objects. `objects` returns the root.
 
     Attributes:
       name: how it was reached, "/_analysis/layer_with_weights-0".
@@ -39,7 +39,7 @@ class Object:
 
     @functools.cached_property
     def children(self) -> dict[str, Object]:
-        """What it holds, by the names of attributes; numbers in names are sorted as numbers."""
+        """Its objects by the names of attributes; numbers in names are sorted as numbers."""
         numbers = {child.local_name: child.node_id for child in self._node.children}
         return {name: Object(self._checkpoint, numbers[name], f"{self.name}/{name}")
                 for name in sorted(numbers, key=_by_numbers)}
@@ -51,7 +51,7 @@ class Object:
                 if name.startswith("layer_with_weights-")]
 
     def find(self, *names: str) -> Object:
-        """What is reached from here by names of attributes.
+        """The object that is reached from here by names of attributes.
 
         Raises:
           UserError: there is none, or nothing of such a name.
@@ -151,7 +151,7 @@ def _keys(node):
 
 
 class _Checkpoint:
-    """What TensorFlow's reader has of a file.
+    """A file in TensorFlow's reader.
 
     Attributes:
       path: what the user called it.
@@ -183,7 +183,7 @@ class _Checkpoint:
                      functools.partial(self._attempt, self._reader.get_tensor, key))
 
     def _attempt(self, call, *arguments):
-        """What a call to TensorFlow returns; its error as one line."""
+        """The result of a call to TensorFlow, whose errors become one line."""
         try:
             return call(*arguments)
         except Exception as error:  # anything, of damaged files

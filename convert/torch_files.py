@@ -71,7 +71,7 @@ def is_torch(path: str | os.PathLike) -> bool:
 
 
 def load(path: str | os.PathLike) -> dict:
-    """What torch.save wrote: nested dicts, lists, numbers and texts, and of tensors `files.Array`.
+    """The object that torch.save wrote: nested dicts, lists, numbers, texts, and `files.Array`.
 
     Only the pickle is read; a tensor is when it becomes a NumPy array, bfloat16 as float32, and all
     other types as they are.
@@ -137,7 +137,7 @@ def _load_zip(path):
 
 
 def _entry(archive, name, size=None) -> Callable[[], bytes]:
-    """What reads an entry of an archive, which should have `size` bytes."""
+    """A function that reads an entry of an archive, which should have `size` bytes."""
     try:
         info = archive.getinfo(name)
     except KeyError:
@@ -210,7 +210,7 @@ class _Unpickler(pickle._Unpickler):
         self._path, self._find = path, find
 
     def find_class(self, module, name):
-        """What stands for a name in the file."""
+        """The stand-in for a name in the file."""
         known = {("torch._utils", "_rebuild_tensor_v2"): self._tensor,
                  ("torch._utils", "_rebuild_parameter"): _first,
                  ("torch._utils", "_rebuild_parameter_with_state"): _first,

@@ -89,7 +89,7 @@ def codec_loss(fake: tf.Tensor) -> tf.Tensor:
 
 
 def discriminator_losses(real: tf.Tensor, fake: tf.Tensor) -> dict[str, tf.Tensor]:
-    """What the discriminator minimises, and how sure it is: means over all patches.
+    """The discriminator's loss, and how sure it is: means over all patches.
 
     Args:
       real, fake: logits of originals and of reconstructions.
@@ -118,7 +118,7 @@ class Trainer(training.Trainer):
     def __init__(self, codec, config, average=None):
         stride = codec.analysis.stride
         if config.data.patch_size % stride:
-            raise UserError(f"data.patch_size {config.data.patch_size} is no multiple of the "
+            raise UserError(f"data.patch_size {config.data.patch_size} is not a multiple of the "
                             f"latents' stride {stride}, as the discriminator needs")
         if config.train.schedule.cls == "ReduceOnPlateau":
             raise UserError("train.schedule ReduceOnPlateau waits for a loss that is not the "

@@ -41,7 +41,7 @@ class MixtureGiven(NamedTuple):
 
     @property
     def prediction(self) -> Prediction:
-        """Of the whole mixture."""
+        """Mean and deviation of the whole mixture."""
         weights = tf.nn.softmax(self.logits, axis=-2)
         centre = tf.reduce_sum(weights * self.mean, axis=-2, keepdims=True)
         variance = self.table.deviation(self.index)**2 + (self.mean - centre)**2

@@ -103,7 +103,7 @@ class Hyperprior(model.Codec):
         return {"hyper_synthesis": builder.network(*self.y_prior.exact(builder, psi))}
 
     def _exact_psi(self, builder):
-        """What the hyper-synthesis makes of the symbols of z, the network's argument 0."""
+        """The hyper-synthesis of the symbols of z, which are the network's argument 0."""
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
         return conversion.convert(builder, self.hyper_synthesis, z_hat)

@@ -324,6 +324,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
 def test_crops_that_the_latents_do_not_tile_are_refused(tmp_path, lpips_network):
     config = tiny_config()
     config.data.patch_size = 72
-    with pytest.raises(UserError, match="72 is no multiple of the latents' stride 16"):
+    with pytest.raises(UserError, match="72 is not a multiple of the latents' stride 16"):
         training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
     assert not (tmp_path / "run").exists()

@@ -204,4 +204,4 @@ def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
     process = start(MSHYPER, tmp_path / "run", {"strategy": "mirrored"}, devices=3)
     _, error = process.communicate(timeout=300)
     assert process.returncode and (
-        "data.batch_size 4 is no multiple of data.crops_per_image 1 times 3 devices" in error)
+        "data.batch_size 4 is not a multiple of data.crops_per_image 1 times 3 devices" in error)

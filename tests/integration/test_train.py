@@ -339,7 +339,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
 
 @pytest.mark.parametrize("key, value, message", [
     ("data.train", "nowhere/*.png", "neither a data set"),
-    ("data.batch_size", 3, "no multiple"),
+    ("data.batch_size", 3, "not a multiple"),
     ("train.num_steps", 0, "at least 1"),
     ("train.checkpoint_interval", 0, "at least 1"),
     ("train.export_dtype", "half", "known: float32, float16"),
