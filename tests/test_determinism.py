@@ -29,6 +29,7 @@ import tensorflow as tf
 path, threads, *files = sys.argv[1:]
 tf.config.threading.set_intra_op_parallelism_threads(int(threads))
 tf.config.threading.set_inter_op_parallelism_threads(int(threads))
+from common import zoo
 from common.container import Container
 from common.entropy import RangeDecoder
 

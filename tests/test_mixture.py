@@ -248,7 +248,7 @@ import hashlib, pathlib, sys
 import tensorflow as tf
 folder, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 tf.config.threading.set_intra_op_parallelism_threads(threads)
-from common import coding
+from common import coding, zoo
 model = zoo.load(folder / "model")
 latents = coding.decode(model, (folder / "file.ntc").read_bytes()).latents
 print(hashlib.sha256(latents["y"].numpy().tobytes()).hexdigest())
