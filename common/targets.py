@@ -126,13 +126,13 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
     Raises:
       UserError: the target is out of reach, or for a model with levels, or as `coding.compress`.
     """
+    image = coding.as_rgb(image)
     if target:
         require_levels(model, str(target))
     elif model.levels is None:
         return Coded(coding.compress(model, image, max_pixels, to_latents))
     else:
         target = Target("quality", DEFAULT_QUALITY)
-    image = coding.as_rgb(image)
     height, width, _ = image.shape
     coding.check_size(model, height, width, max_pixels)
     measured = target.kind == "psnr"

@@ -289,7 +289,7 @@ def make_tfc(folder, name):
     return model
 
 
-@pytest.mark.parametrize("name", ["bls2017", "bmshj2018"])
+@pytest.mark.parametrize("name", [pytest.param("bls2017", marks=pytest.mark.slow), "bmshj2018"])
 def test_tensorflow_compression(name, tmp_path, image):
     original = make_tfc(tmp_path / "saved", name)
     imported = convert.read(tmp_path / "saved")
