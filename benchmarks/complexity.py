@@ -66,7 +66,7 @@ MODELS = {
     "mshyper/configs/small.py": (
         "… small", "the zoo's, for a few CPU cores"),
     "mshyper/configs/residual.py": (
-        "… with residual blocks, for all rates", "the zoo's, for CPUs"),
+        "… with residual blocks, for all rates", "for CPUs"),
     "mshyper/configs/small_images.py": (
         "… for images of 32 x 32 pixels", "Yang, Mandt 2023"),
     "mshyper/configs/two_layer_syn.py": (

@@ -256,7 +256,7 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
                for key in DIFFERENCES}
         return row | {
             "y_hat": float(np.mean(np.abs(decoded["y"] - theirs["coded_y_hat"]) < 0.01)),
-            "index": indices(model, decoded, latents), "integers": integers / information - 1,
+            "index": indices(model, decoded), "integers": integers / information - 1,
             "bytes": len(file), "information": information / 8, "seconds": seconds}
 
     def parameters(model, z_hat, y_hat):
@@ -265,7 +265,7 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
             return psi
         return model.entropy_parameters(tf.concat([model.context(y_hat), psi], axis=-1))
 
-    def indices(model, decoded, latents):
+    def indices(model, decoded):
         """Share of the elements of y whose entry of the table is that of the float networks."""
         if "z" not in decoded or hasattr(model, "context"):
             return np.nan

@@ -54,7 +54,7 @@ def read(saved: Mapping, file_name: str = "") -> Imported:
     norms = dict(norm="channel") if channel else dict(norm="instance", epsilon=1e-5)
     down, up = (_blocks(state, name)
                 for name in (f"{_ENCODER}.conv_block", f"{_GENERATOR}.upconv_block"))
-    residual = [f"{_GENERATOR}.resblock_{i}" for i in range(_count(state, "resblock_"))]
+    residual = _blocks(state, f"{_GENERATOR}.resblock_")
     y = _width(state, f"{_ENCODER}.conv_block_out.1")
 
     def convolved(*names):
@@ -136,15 +136,8 @@ def _state(saved: Mapping) -> Mapping:
     return state if isinstance(state, Mapping) else {}
 
 
-def _count(state, prefix):
-    """How many blocks of the generator are numbered, from 0, after this prefix."""
-    start = f"{_GENERATOR}.{prefix}"
-    return len({key.removeprefix(start).partition(".")[0] for key in state
-                if key.startswith(start)})
-
-
 def _blocks(state, prefix):
-    """Names of the blocks numbered from 1 after this prefix."""
+    """Names of the blocks that are numbered after this prefix, in order."""
     numbers = {key.removeprefix(prefix).partition(".")[0] for key in state
                if key.startswith(prefix)}
     return [f"{prefix}{i}" for i in sorted(int(number) for number in numbers if number.isdigit())]

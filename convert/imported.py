@@ -103,6 +103,11 @@ def reordered(layer: Layer, order: np.ndarray, axis: int = -1) -> Layer:
     return moved
 
 
+def widths(layers: list[Layer]) -> list[int]:
+    """Outputs of the convolutions among layers."""
+    return [layer["kernel"].shape[-1] for layer in layers if "kernel" in layer]
+
+
 def halves_swapped(channels: int) -> np.ndarray:
     """The order in which the second half of `channels` comes first."""
     return np.roll(np.arange(channels), channels // 2)

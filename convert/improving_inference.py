@@ -14,7 +14,7 @@ import numpy as np
 
 from common.errors import UserError
 from convert import kernels
-from convert.imported import Imported, Layer, convolution, density, gdn
+from convert.imported import Imported, Layer, convolution, density, gdn, widths
 
 _LAMBDA = re.compile(r"lmbda=([0-9.]+(?:e-?[0-9]+)?)")
 
@@ -54,12 +54,12 @@ def _read(arrays):
     medians = arrays.get("entropy_bottleneck/quantiles")
     bits_back = medians is None
     model = dict(
-        analysis=dict(cls="CNNAnalysis", activation="gdn_square", channels=_widths(analysis)),
-        synthesis=dict(cls="CNNSynthesis", activation="igdn_square", channels=_widths(synthesis)),
+        analysis=dict(cls="CNNAnalysis", activation="gdn_square", channels=widths(analysis)),
+        synthesis=dict(cls="CNNSynthesis", activation="igdn_square", channels=widths(synthesis)),
         hyper_analysis=dict(cls="HyperAnalysis", activation="relu", last_bias=False,
-                            channels=_widths(hyper_analysis)),
+                            channels=widths(hyper_analysis)),
         hyper_synthesis=dict(cls="HyperSynthesis", activation="relu",
-                             channels=_widths(hyper_synthesis)),
+                             channels=widths(hyper_synthesis)),
         density=dict(num_filters=[3, 3, 3]), pixel_range=[0, 1])
     prior = density(*([_array(arrays, f"{name}_{i}") for i in range(count)]
                       for name, count in (("matrix", 4), ("bias", 4), ("factor", 3))),
@@ -99,7 +99,7 @@ def _first_inputs(arrays, name):
 
 def _hyper_inputs(arrays, analysis):
     """Channels of y and of the first two outputs of the hyper-analysis."""
-    return (_widths(analysis)[-1], *(
+    return (widths(analysis)[-1], *(
         arrays[f"hyper_analysis_transform/layer_{i}/bias"].shape[0] for i in range(2)))
 
 
@@ -108,10 +108,6 @@ def _convolution(arrays, name, inputs=None) -> Layer:
     kernel = np.asarray(arrays[f"{name}/kernel"]) if inputs is None else \
         kernels.kernel_rdft(arrays[f"{name}/kernel_rdft"], inputs)
     return convolution(kernel, None if bias is None else np.asarray(bias))
-
-
-def _widths(layers):
-    return [layer["kernel"].shape[-1] for layer in layers if "kernel" in layer]
 
 
 def _array(arrays, name):

@@ -18,7 +18,7 @@ import numpy as np
 from common.errors import UserError
 from common.lazy import entropy
 from convert import kernels
-from convert.imported import Imported, Layer, convolution, density, gdn
+from convert.imported import Imported, Layer, convolution, density, gdn, widths
 from convert.tensorflow_files import Object
 
 _COMMON = dict(use_offset="stored", pixel_range=[0, 1])
@@ -66,11 +66,6 @@ def read(root: Object, path: str = "") -> Imported:
         hyper_analysis=hyper_analysis, hyper_synthesis=hyper_synthesis,
         z_prior=[learned_density(root.find("hyperprior"), _offset(root, "side_entropy_model"))])
     return Imported("tensorflow/compression's bmshj2018", "mshyper", model, parts)
-
-
-def widths(layers: list[Layer]) -> list[int]:
-    """Outputs of the convolutions among layers."""
-    return [layer["kernel"].shape[-1] for layer in layers if "kernel" in layer]
 
 
 def _layers(transform):

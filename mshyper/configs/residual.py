@@ -1,4 +1,4 @@
-"""Mean-scale hyperprior for all rates with residual transforms for CPUs: the zoo's mshyper.
+"""Mean-scale hyperprior for all rates with residual transforms, for CPUs.
 
 GDN after the strided layers, bottlenecks at a quarter and an eighth of the resolution (see
 common/transforms/residual.py); 19 kMAC/pixel for analysis and for synthesis each, 6 for the
