@@ -10,7 +10,7 @@ import pathlib
 import runpy
 import sys
 
-from common import arguments
+from common import arguments, zoo
 from common.cli import report
 from common.errors import UserError
 
@@ -41,8 +41,9 @@ def main() -> None:
 def _of_package(name, rest):
     """The module that trains a config or refines by one, and its arguments."""
     config, *others = rest or [""]
+    known = {module.partition(".")[0] for module in zoo.CODECS}
     parts = pathlib.PurePath(config.partition(":")[0]).parts
-    packages = [part for part in parts if part in ("factorized", "mshyper", "joint_ar", "hific")]
+    packages = [part for part in parts if part in known]
     if not packages:
         raise UserError(
             f"ntc {name} takes a config first, as mshyper/configs/mbt2018.py, in the folder of its "

@@ -138,6 +138,7 @@ def to_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         return image
     if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
         image = image.convert("RGB")
+        image.info.pop("icc_profile", None)  # that of the former mode
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=0)
     return read(file.getvalue(), max_pixels)

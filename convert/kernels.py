@@ -31,14 +31,6 @@ def conv_transpose(weight) -> np.ndarray:
     return np.transpose(weight, (2, 3, 0, 1))
 
 
-def keras_conv_transpose(kernel) -> np.ndarray:
-    """The kernel in `layers.deconv` of Keras's [rows, columns, outputs, inputs].
-
-    Both lie alike over the outputs for odd kernels of stride 1 only.
-    """
-    return np.swapaxes(kernel, 2, 3)
-
-
 def rdft(real, imag) -> np.ndarray:
     """A square kernel from its Fourier transform, as tensorflow-compression has it since 2.2.
 

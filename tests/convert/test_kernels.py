@@ -73,13 +73,6 @@ def test_conv_transpose(size, stride):
           torch_conv_transpose(x, weight, stride))
 
 
-def test_keras_conv_transpose():
-    x = random(1, 5, 6, 3)
-    keras = tf.keras.layers.Conv2DTranspose(2, 3, padding="same", use_bias=False)
-    y = keras(x)
-    close(assigned(layers.deconv(2, 3), x, kernels.keras_conv_transpose(keras.kernel))[0], y[0])
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_rdft(size):
     kernel = random(size, size, 3, 4)
