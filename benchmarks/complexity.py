@@ -39,7 +39,7 @@ import functools
 import importlib
 import json
 import math
-import pathlib
+import re
 import unittest.mock
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -54,64 +54,6 @@ from common.errors import UserError
 from common.lazy import ops, tf, tfc, transforms
 
 HEIGHT, WIDTH = 512, 768  # pixels of the image
-
-# Model and paper of every config, in the order of the table.
-MODELS = {
-    "factorized/configs/bls2017.py": (
-        "Factorised prior", "Ballé, Laparra, Simoncelli 2017"),
-    "mshyper/configs/bmshj2018.py": (
-        "Scale hyperprior", "Ballé, Minnen, Singh, Hwang, Johnston 2018"),
-    "mshyper/configs/mbt2018.py": (
-        "Mean-scale hyperprior", "Minnen, Ballé, Toderici 2018"),
-    "mshyper/configs/small.py": (
-        "… small", "the zoo's, for a few CPU cores"),
-    "mshyper/configs/residual.py": (
-        "… with residual blocks, for all rates", "for CPUs"),
-    "mshyper/configs/small_images.py": (
-        "… for images of 32 x 32 pixels", "Yang, Mandt 2023"),
-    "mshyper/configs/two_layer_syn.py": (
-        "Two-layer residual decoder", "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"),
-    "mshyper/configs/two_layer_light.py": (
-        "… with a linear hyper-synthesis", "Yang, Mandt 2023 (not in their results)"),
-    "mshyper/configs/two_layer_syn2.py": (
-        "Two-layer decoder, analysis of four layers", "Yang, Mandt 2023"),
-    "mshyper/configs/jpegl.py": (
-        "JPEG-like decoder", "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"),
-    "joint_ar/configs/mbt2018.py": (
-        "Joint autoregressive and hierarchical prior", "Minnen, Ballé, Toderici 2018"),
-    "joint_ar/configs/gated.py": (
-        "… with a gated context", "Salimans, Karpathy, Chen, Kingma 2017 (PixelCNN++)"),
-    "joint_ar/configs/masked_stack.py": (
-        "… with a stack of masked convolutions", "van den Oord et al. 2016 (PixelCNN)"),
-    "joint_ar/configs/small.py": (
-        "… small", "the zoo's, for a few CPU cores"),
-    "hific/configs/stage1_low.py": (
-        "HiFiC, of three rates and in both stages", "Mentzer, Toderici, Tschannen, Agustsson 2020"),
-    "hific/configs/mixture_low.py": (
-        "… with a mixture of four Gaussians for each of 64 latents", "a port to PyTorch"),
-    "hific/configs/small.py": (
-        "… small", "for a few CPU cores"),
-    "hific/configs/small_mixture.py": (
-        "… small, with a mixture of four Gaussians", "for a few CPU cores"),
-    "mshyper/configs/advdnic_variant1.py": (
-        "advDNIC variant 1: scale hyperprior", "advDNIC; Ballé et al. 2018"),
-    "mshyper/configs/advdnic_mod1.py": (
-        "… mod 1: an MBConv block after each GDN", "advDNIC"),
-    "mshyper/configs/advdnic_mod2.py": (
-        "… mod 2: MBConv blocks with GDN", "advDNIC"),
-    "mshyper/configs/advdnic_mod3.py": (
-        "… mod 3: MBConv blocks with swish", "advDNIC"),
-    "mshyper/configs/advdnic_mod4.py": (
-        "… mod 4: sub-pixel synthesis", "advDNIC"),
-    "mshyper/configs/advdnic_variant2.py": (
-        "advDNIC variant 2: means and scales apart", "advDNIC; Minnen et al. 2018"),
-    "joint_ar/configs/advdnic_variant3.py": (
-        "advDNIC variant 3: gated context", "advDNIC; Salimans et al. 2017"),
-    "joint_ar/configs/advdnic_variant3_old.py": (
-        "advDNIC variant 3_old: masked convolutions", "advDNIC; van den Oord et al. 2016"),
-    "joint_ar/configs/advdnic_variant4.py": (
-        "advDNIC variant 4: attention, gated context", "advDNIC; Liu et al. 2019"),
-}
 
 OUTPUT = KEPT / "complexity.json"
 PAGE = ROOT / "docs" / "models.md"
@@ -142,35 +84,54 @@ Support = Callable[[tuple[int, int], int], np.ndarray]
 # --- Configs ----------------------------------------------------------------------------------
 
 
-def configurations() -> dict[str, dict]:
-    """`config.model` of the configs of training by path, in the order of `MODELS`, each only once.
+class Config(NamedTuple):
+    """What a config of training says of its model.
 
-    Those for bits-back coding are left out: their posterior's optimisation is most of the work. So
-    are those with levels that `MODELS` does not have, for the same transforms at one rate are
-    there; of others the gains are not counted.
+    Attributes:
+      title: what the model is called.
+      paper: where it is from.
+      model: `config.model`.
+    """
+
+    title: str
+    paper: str
+    model: dict
+
+
+def configurations() -> dict[str, Config]:
+    """The configs of training by path, each model only once: packages as in `zoo`, then by title.
+
+    TITLE and PAPER of a config's module make it a row of the table. A config without has the model
+    of another one, with levels or without, whose gains are not counted; or it is for bits-back
+    coding, whose posterior's optimisation is most of the work.
 
     Raises:
-      UserError: a config is not in `MODELS`, and no other's model either; or `MODELS` has one that
-        does not exist.
+      UserError: a config has neither TITLE and PAPER nor the model of another one.
     """
-    found = {str(path.relative_to(ROOT)): _model(path) for path in ROOT.glob("*/configs/*.py")
-             if path.stem not in ("itinf", "mbt2018_bb", "small_bb")}
-    found = {path: model for path, model in found.items()
-             if not model.pop("levels", None) or path in MODELS}
-    known = {path: found[path] for path in MODELS if path in found}
-    packages = [(path.partition("/")[0], model) for path, model in known.items()]
-    wrong = [path for path in MODELS if path not in found]
-    wrong += [path for path, model in found.items()
-              if (path.partition("/")[0], model) not in packages]
+    found, others = {}, {}
+    for path in sorted(ROOT.glob("*/configs/*.py")):
+        if path.stem not in ("itinf", "mbt2018_bb", "small_bb"):
+            name, package = str(path.relative_to(ROOT)), path.parts[-3]
+            module = vars(importlib.import_module(f"{package}.configs.{path.stem}"))
+            model = json.loads(json.dumps(module["get_config"]().model.to_dict()))
+            model.pop("levels", None)
+            if "TITLE" in module:
+                found[name] = Config(module["TITLE"], module["PAPER"], model)
+            else:
+                others[name] = model
+    models = [(_package(path), config.model) for path, config in found.items()]
+    wrong = [path for path, model in others.items() if (_package(path), model) not in models]
     if wrong:
-        raise UserError("configs and MODELS in benchmarks/complexity.py, which has model and paper "
-                        f"of each, do not agree on {', '.join(sorted(wrong))}")
-    return known
+        raise UserError(f"{', '.join(wrong)}: no TITLE and PAPER, which a config needs whose model "
+                        "is not that of another one")
+    packages = list(dict.fromkeys(map(_package, zoo.CODECS)))
+    return dict(sorted(found.items(),
+                       key=lambda item: (packages.index(_package(item[0])), item[1].title)))
 
 
-def _model(path: pathlib.Path) -> dict:
-    module = importlib.import_module(f"{path.parts[-3]}.configs.{path.stem}")
-    return json.loads(json.dumps(module.get_config().model.to_dict()))
+def _package(name: str) -> str:
+    """Of a config's path, or of a class's module."""
+    return re.split("[/.]", name)[0]
 
 
 # --- Parameters and FLOPs ---------------------------------------------------------------------
@@ -417,11 +378,12 @@ def page_table(results: dict[str, dict]) -> str:
     """The table of docs/models.md, in Markdown."""
     lines = ["| Model | Paper | Config | Parameters | Encode | Decode |",
              "|---|---|---|--:|--:|--:|"]
+    known = configurations()
     for path, result in results.items():
-        model, paper = MODELS[path]
+        title, paper, _ = known[path]
         parameters = sum(part["parameters"] for part in result["parts"].values()) / 1e6
         encode, decode = (result[side]["flops_per_pixel"] / 1000 for side in ("encoder", "decoder"))
-        lines.append(f"| {model} | {paper} | `{path}` | {parameters:.1f} M | {encode:.1f} "
+        lines.append(f"| {title} | {paper} | `{path}` | {parameters:.1f} M | {encode:.1f} "
                      f"| {decode:.1f} |")
     return "\n".join([*lines, "", "Encode and decode are kFLOPs a pixel of all transforms on that "
                       "side, a multiply-add being two."])
@@ -456,7 +418,7 @@ def main() -> None:
     if unknown:
         raise UserError(f"no config {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     tf.get_logger().setLevel("ERROR")  # the profiler warns of itself
-    results = {path: measure(path.partition("/")[0], known[path])
+    results = {path: measure(_package(path), known[path].model)
                for path in tqdm.tqdm(args.configs or known, unit="config", disable=None)}
     print(render(results))
     if args.configs:

@@ -32,7 +32,7 @@ OUTPUT = side_by_side.RESULTS / "transforms.json"
 def cases() -> dict[str, tuple[dict, int, int]]:
     """By name of a transform its arguments, its stride in the image and its input channels."""
     found = {}
-    for model in complexity.configurations().values():
+    for _, _, model in complexity.configurations().values():
         parts = {name: transforms.build(value) for name, value in model.items()
                  if isinstance(value, dict)}
         for name, (stride, channels) in complexity.inputs(parts).items():

@@ -8,6 +8,8 @@ from common import transforms
 from common.errors import UserError
 from common.transforms.attention import non_local
 from common.transforms.layers import Transform, conv
+from hific.configs import stage1_low, stage1_med
+from mshyper.configs import jpegl
 
 HEIGHT, WIDTH = complexity.HEIGHT, complexity.WIDTH
 
@@ -151,7 +153,8 @@ def test_receptive_field_with_attention_is_the_window():
 
 
 def test_saved_results_are_those_of_the_configs(saved):
-    assert {path: result["model"] for path, result in saved.items()} == complexity.configurations()
+    assert {path: result["model"] for path, result in saved.items()} == {
+        path: config.model for path, config in complexity.configurations().items()}
 
 
 def test_the_page_has_the_saved_results(saved):
@@ -164,22 +167,27 @@ def test_the_page_has_the_saved_results(saved):
 @pytest.mark.parametrize("package", ["mshyper", "joint_ar"])
 def test_measuring_again_gives_the_saved_results(saved, package):
     path = f"{package}/configs/small.py"
-    result = complexity.measure(package, complexity.configurations()[path])
+    result = complexity.measure(package, complexity.configurations()[path].model)
     assert result == saved[path]
     assert path in complexity.render({path: result})
 
 
-def test_a_config_without_model_and_paper_is_an_error(monkeypatch):
-    path = "mshyper/configs/jpegl.py"
-    monkeypatch.delitem(complexity.MODELS, path)
-    with pytest.raises(UserError, match=f"MODELS.*do not agree on {path}$"):
+def test_a_config_without_title_and_paper_is_an_error(monkeypatch):
+    monkeypatch.delattr(jpegl, "TITLE")
+    with pytest.raises(UserError, match="^mshyper/configs/jpegl.py: no TITLE and PAPER"):
         complexity.configurations()
 
 
-def test_a_model_without_config_is_an_error(monkeypatch):
-    monkeypatch.setitem(complexity.MODELS, "mshyper/configs/gone.py", ("Gone", "None"))
-    with pytest.raises(UserError, match="do not agree on mshyper/configs/gone.py$"):
+def test_a_config_with_the_model_of_another_needs_none(monkeypatch):
+    before = complexity.configurations()
+    monkeypatch.delattr(stage1_low, "TITLE")
+    with pytest.raises(UserError, match="hific/configs/stage1_med.py"):
         complexity.configurations()
+    monkeypatch.setattr(stage1_med, "TITLE", "HiFiC", raising=False)
+    monkeypatch.setattr(stage1_med, "PAPER", "Mentzer", raising=False)
+    found = complexity.configurations()
+    assert len(found) == len(before)
+    assert found["hific/configs/stage1_med.py"].model == before["hific/configs/stage1_low.py"].model
 
 
 def test_a_page_without_markers_is_an_error():

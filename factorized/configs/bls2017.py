@@ -2,6 +2,9 @@
 
 from common import hyper, recipes
 
+TITLE = "Factorised prior"
+PAPER = "Ballé, Laparra, Simoncelli 2017"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

@@ -3,6 +3,9 @@
 from common import hyper
 from hific import regimes
 
+TITLE = "HiFiC, small"
+PAPER = "for a few CPU cores"
+
 
 def get_config(recipe="cpu"):
     config = regimes.stage1("med", recipe)

@@ -2,6 +2,9 @@
 
 from hific.configs import small
 
+TITLE = "HiFiC, small, mixture of four Gaussians"
+PAPER = "for a few CPU cores"
+
 get_hyper = small.get_hyper
 
 

@@ -2,6 +2,9 @@
 
 from hific import regimes
 
+TITLE = "HiFiC, of three rates and in both stages"
+PAPER = "Mentzer, Toderici, Tschannen, Agustsson 2020"
+
 
 def get_config(recipe="hific"):
     return regimes.stage1("low", recipe)

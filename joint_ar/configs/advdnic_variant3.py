@@ -6,6 +6,9 @@ part, the gated residual blocks on shifted convolutions.
 
 from common import hyper, recipes
 
+TITLE = "advDNIC variant 3: gated context"
+PAPER = "advDNIC; Salimans et al. 2017"
+
 
 def get_config(recipe="advdnic"):
     config = recipes.build(recipe)

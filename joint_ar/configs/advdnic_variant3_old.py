@@ -2,6 +2,9 @@
 
 from joint_ar.configs import advdnic_variant3
 
+TITLE = "advDNIC variant 3_old: masked convolutions"
+PAPER = "advDNIC; van den Oord et al. 2016"
+
 get_hyper = advdnic_variant3.get_hyper
 
 

@@ -2,6 +2,9 @@
 
 from joint_ar.configs import advdnic_variant3
 
+TITLE = "advDNIC variant 4: attention, gated context"
+PAPER = "advDNIC; Liu et al. 2019"
+
 get_hyper = advdnic_variant3.get_hyper
 
 

@@ -5,6 +5,9 @@ More of the neighbourhood costs time: the wavefront's slope is 6, that of the ma
 
 from joint_ar.configs import mbt2018
 
+TITLE = "Joint autoregressive and hierarchical prior, gated context"
+PAPER = "Salimans, Karpathy, Chen, Kingma 2017 (PixelCNN++)"
+
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)

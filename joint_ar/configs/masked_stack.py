@@ -2,6 +2,9 @@
 
 from joint_ar.configs import mbt2018
 
+TITLE = "Joint autoregressive and hierarchical prior, stack of masked convolutions"
+PAPER = "van den Oord et al. 2016 (PixelCNN)"
+
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)

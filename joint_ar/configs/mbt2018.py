@@ -5,6 +5,9 @@ At high rates y has M = 320 channels, which entries of `get_hyper()` with a larg
 
 from common import recipes
 
+TITLE = "Joint autoregressive and hierarchical prior"
+PAPER = "Minnen, Ballé, Toderici 2018"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

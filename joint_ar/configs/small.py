@@ -2,6 +2,9 @@
 
 from mshyper.configs import small
 
+TITLE = "Joint autoregressive and hierarchical prior, small"
+PAPER = "for a few CPU cores"
+
 
 def get_config(recipe="cpu"):
     config = small.get_config(recipe)

@@ -2,6 +2,9 @@
 
 from mshyper.configs import advdnic_variant1
 
+TITLE = "advDNIC mod 1: an MBConv block after each GDN"
+PAPER = "advDNIC"
+
 get_hyper = advdnic_variant1.get_hyper
 
 

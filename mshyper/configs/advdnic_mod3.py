@@ -2,6 +2,9 @@
 
 from mshyper.configs import advdnic_mod2
 
+TITLE = "advDNIC mod 3: MBConv blocks with swish"
+PAPER = "advDNIC"
+
 get_hyper = advdnic_mod2.get_hyper
 
 

@@ -2,6 +2,9 @@
 
 from common import hyper, recipes
 
+TITLE = "advDNIC variant 1: scale hyperprior"
+PAPER = "advDNIC; Ballé et al. 2018"
+
 
 def get_config(recipe="advdnic"):
     config = recipes.build(recipe)

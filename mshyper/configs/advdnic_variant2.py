@@ -2,6 +2,9 @@
 
 from mshyper.configs import advdnic_variant1
 
+TITLE = "advDNIC variant 2: means and scales apart"
+PAPER = "advDNIC; Minnen et al. 2018"
+
 get_hyper = advdnic_variant1.get_hyper
 
 

@@ -2,6 +2,9 @@
 
 from common import hyper, recipes
 
+TITLE = "Scale hyperprior"
+PAPER = "Ballé, Minnen, Singh, Hwang, Johnston 2018"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

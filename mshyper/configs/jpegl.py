@@ -2,6 +2,9 @@
 
 from mshyper.configs import two_layer_syn
 
+TITLE = "JPEG-like decoder"
+PAPER = "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"
+
 get_hyper = two_layer_syn.get_hyper
 
 

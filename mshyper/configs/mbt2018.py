@@ -6,6 +6,9 @@ M = 320 at high rates: set the last of `analysis.channels` to 320 and the last o
 
 from common import hyper, recipes
 
+TITLE = "Mean-scale hyperprior"
+PAPER = "Minnen, Ballé, Toderici 2018"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

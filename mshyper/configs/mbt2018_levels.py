@@ -3,6 +3,9 @@
 from common import recipes
 from mshyper.configs import mbt2018
 
+TITLE = "Mean-scale hyperprior for all rates, M = 320"
+PAPER = "Minnen, Ballé, Toderici 2018"
+
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)

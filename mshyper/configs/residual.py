@@ -7,6 +7,9 @@ hyper transforms.
 
 from common import recipes
 
+TITLE = "Mean-scale hyperprior, residual blocks, for all rates"
+PAPER = "the zoo's `mshyper`"
+
 
 def get_config(recipe="cpu"):
     config = recipes.build(recipe)

@@ -5,6 +5,9 @@
 
 from common import hyper, recipes
 
+TITLE = "Mean-scale hyperprior, small"
+PAPER = "for a few CPU cores"
+
 
 def get_config(recipe="cpu"):
     config = recipes.build(recipe)

@@ -5,6 +5,9 @@ With those of mbt2018, z has a stride of 64 and most of it would lie beyond the 
 
 from common import hyper, recipes
 
+TITLE = "Mean-scale hyperprior for images of 32 x 32 pixels"
+PAPER = "Yang, Mandt 2023"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

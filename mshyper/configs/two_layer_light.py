@@ -6,6 +6,9 @@ eighth of that. Yang & Mandt 2023 define it and do not try it.
 
 from mshyper.configs import two_layer_syn
 
+TITLE = "Two-layer residual decoder, linear hyper-synthesis"
+PAPER = "Yang, Mandt 2023 (not in their results)"
+
 get_hyper = two_layer_syn.get_hyper
 
 

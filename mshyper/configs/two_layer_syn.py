@@ -2,6 +2,9 @@
 
 from common import hyper, recipes
 
+TITLE = "Two-layer residual decoder"
+PAPER = "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

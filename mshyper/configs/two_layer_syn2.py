@@ -2,6 +2,9 @@
 
 from common import hyper, recipes
 
+TITLE = "Two-layer decoder, analysis of four layers"
+PAPER = "Yang, Mandt 2023"
+
 
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)

@@ -1,0 +1,29 @@
+"""HiFiC's second stage with the transforms of the zoo's mshyper, for all rates, for CPUs.
+
+MSE, LPIPS and a discriminator (see hific/regimes.py) from the weights of mshyper, which take the
+place of a first stage. At every level LPIPS and the discriminator have the same weight against the
+rate, so that at high rates the MSE decides.
+"""
+
+from hific import regimes
+from mshyper.configs import residual
+
+TITLE = "HiFiC, residual blocks, for all rates"
+PAPER = "for CPUs; Mentzer et al. 2020"
+
+
+def get_config(recipe="cpu"):
+    config = residual.get_config(recipe)
+    config.train.lpips_weight = 1.0
+    config.train.quantizer = dict(cls="Mixed", noisy=("z",))
+    config.train.adversarial = regimes.ADVERSARIAL
+    # What is trained in few steps learns fast.
+    config.train.adversarial.update(
+        channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
+    config.train.warm_start = "mshyper"
+    config.train.num_steps = 10_000
+    config.train.optimizer.learning_rate = 5e-4
+    return config
+
+
+get_hyper = residual.get_hyper

@@ -1,0 +1,26 @@
+"""Joint autoregressive and hierarchical prior for all rates, for CPUs, from the zoo's mshyper.
+
+The transforms are those of mshyper/configs/residual.py and go on from there; context and entropy
+parameters start fresh. All are trained.
+"""
+
+from mshyper.configs import residual
+
+TITLE = "Joint autoregressive and hierarchical prior, residual blocks, for all rates"
+PAPER = "for CPUs; Minnen, Ballé, Toderici 2018"
+
+
+def get_config(recipe="cpu"):
+    config = residual.get_config(recipe)
+    latents = config.model.analysis.channels[-1]
+    del config.model["predict_mean"]
+    config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)
+    config.model.entropy_parameters = dict(
+        cls="EntropyParameters", channels=(10 * latents // 3, 8 * latents // 3, 2 * latents))
+    config.train.warm_start = "mshyper"
+    config.train.num_steps = 20_000
+    config.train.optimizer.learning_rate = 1e-3
+    return config
+
+
+get_hyper = residual.get_hyper
