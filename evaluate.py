@@ -1,6 +1,6 @@
 """Rate-distortion evaluation of trained runs, with real files.
 
-    python -m evaluate --model experiments/mshyper-mbt2018 mshyper-small-1 --dataset kodak
+    python -m evaluate --model experiments/mshyper-mbt2018 mshyper-small-3 --dataset kodak
 
 A model is the folder of an exported model, of a run, of an experiment (all its runs), or a name of
 the zoo. Models of one folder are the points of one curve. A model with levels is a curve by itself,
@@ -35,13 +35,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import codec
+import configs
 from common import export, images, tables, zoo
 from common import precision as precisions
 from common.cli import add_option, report
 from common.curves import read_published, to_schema
 from common.errors import UserError
 from common.files import replacing, write_json
-from common.lazy import Codec, Figure, Inception, Lpips, coding, data, fidelity, metrics
+from common.lazy import (
+    Codec,
+    Figure,
+    Inception,
+    Lpips,
+    coding,
+    data,
+    fidelity,
+    metrics,
+    pictures,
+)
 
 POINTS = 7  # of the curve of a model with levels; 13 would have these among them
 _CROP = 256  # sides of the figure's crops, in pixels
@@ -67,9 +78,11 @@ def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[path
             with _leaving_out(keep_going):
                 model = export.find(run).resolve()
                 folder = model.parent.parent if model.name == "model" else model.parent
+                if folder == configs.ZOO_DIR.resolve():  # by itself in the zoo, in no family
+                    folder = model
                 curve = folder.name
                 with contextlib.suppress(UserError):  # of a damaged model, when it is measured
-                    if export.read_levels(model):
+                    if folder != model and export.read_levels(model):
                         curve += f"-{run_name(model)}"  # as in the zoo
                 if folders.setdefault(curve, folder) != folder:
                     raise UserError(f"{folders[curve]} and {folder} would be curves of one name; "
@@ -272,20 +285,16 @@ def draw_crops(path: pathlib.Path, sources: list[data.Source],
       columns: for each model its name, its results as from `evaluate_model`, and the folder of its
         decoded images.
     """
-    figure = Figure(figsize=(3 * (1 + len(columns)), 3.4 * len(sources)), layout="constrained")
-    axes = figure.subplots(len(sources), 1 + len(columns), squeeze=False)
-    for line, source in zip(axes, sources):
-        line[0].imshow(_crop(source.read()))
-        line[0].set_title(source.name, fontsize=9)
-        for cell, (name, result, folder) in zip(line[1:], columns):
-            row = next(row for row in result["images"] if row["image"] == source.name)
-            cell.imshow(_crop(images.read(decoded_path(folder, source.name))))
-            lpips = f", LPIPS {row['lpips']:.3f}" if "lpips" in row else ""
-            cell.set_title(f"{name}\n{row['bpp']:.3f} bpp, {row['psnr']:.2f} dB{lpips}", fontsize=9)
-    for cell in axes.flat:
-        cell.axis("off")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+    rows = []
+    for source in sources:
+        row = {source.name: _crop(source.read())}
+        for name, result, folder in columns:
+            scores = next(row for row in result["images"] if row["image"] == source.name)
+            lpips = f", LPIPS {scores['lpips']:.3f}" if "lpips" in scores else ""
+            title = f"{name}\n{scores['bpp']:.3f} bpp, {scores['psnr']:.2f} dB{lpips}"
+            row[title] = _crop(images.read(decoded_path(folder, source.name)))
+        rows.append(row)
+    pictures.draw(path, rows)
 
 
 def _columns(curves: dict[str, list[dict]], folder: pathlib.Path

@@ -271,14 +271,15 @@ def find(name: str | os.PathLike) -> pathlib.Path:
 
     Args:
       name: the folder itself, a run's folder (its `model/` is taken), that of an experiment with
-        one run, or the name of a released model: `mshyper-small-1` is `zoo/mshyper-small/1`.
+        one run, or the name of a released model: see `released_models`.
 
     Raises:
       UserError: there is no such model.
     """
     path = pathlib.Path(name)
     family, _, number = str(name).rpartition("-")
-    for candidate in (path, path / "model", configs.ZOO_DIR / family / number):
+    for candidate in (path, path / "model", configs.ZOO_DIR / path,
+                      configs.ZOO_DIR / family / number):
         if (candidate / "fingerprint").is_file():
             return candidate
     runs = sorted(path.glob("wid=*"))
@@ -294,9 +295,13 @@ def find(name: str | os.PathLike) -> pathlib.Path:
 
 
 def released_models() -> dict[str, pathlib.Path]:
-    """The folders of all released models by name."""
-    folders = sorted(path.parent for path in configs.ZOO_DIR.glob("*/*/fingerprint"))
-    return {f"{folder.parent.name}-{folder.name}": folder for folder in folders}
+    """The folders of all released models by name: `mshyper` is `zoo/mshyper`.
+
+    Models of one rate come as families: `mine-2` is `zoo/mine/2`.
+    """
+    folders = sorted(path.parent for pattern in ("*/fingerprint", "*/*/fingerprint")
+                     for path in configs.ZOO_DIR.glob(pattern))
+    return {"-".join(folder.relative_to(configs.ZOO_DIR).parts): folder for folder in folders}
 
 
 def require_finite(model: Codec, path: str | os.PathLike) -> None:

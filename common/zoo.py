@@ -11,6 +11,9 @@ from common import precision as precisions
 from common.errors import UserError
 from common.lazy import Codec
 
+# The model that commands take when none is named.
+DEFAULT = "mshyper-small-3"
+
 
 class _Codecs(dict):
     """Classes by their modules, from their names; each is imported when it is looked up."""

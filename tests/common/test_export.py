@@ -264,6 +264,9 @@ def test_find(saved, tmp_path, monkeypatch):
     released = tmp_path / "my-codec" / "3"
     shutil.copytree(path, released)
     assert export.find("my-codec-3") == released
+    alone = shutil.copytree(path, tmp_path / "codec")
+    assert export.find("codec") == alone
+    assert export.released_models() == {"codec": alone, "my-codec-3": released}
     with pytest.raises(UserError, match="my-codec-4.*my-codec-3"):
         export.find("my-codec-4")
 

@@ -212,6 +212,9 @@ def test_models_with_levels_are_no_points_of_their_familys_curve(
     family = tmp_path / "zoo/family"
     assert evaluate.find_runs(["family-3", "family-1", "family-2"]) == {
         "family-3": [family / "3"], "family": [family / "1", family / "2"]}
+    for source, name in ((tiny_model, "alone"), (levels_model, "dial")):
+        path = shutil.copytree(source, tmp_path / "zoo" / name)
+        assert evaluate.find_runs([name]) == {name: [path]}
     # In an experiment, each run is told apart.
     for wid in (0, 1):
         shutil.copytree(levels_model, tmp_path / f"mine/wid={wid}-x/model")
