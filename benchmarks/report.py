@@ -2,9 +2,9 @@
 
 The page has the plots and the comparison of a run of benchmarks.rate_distortion, and photographs:
 the original, what a model makes of it and what classical codecs make of it at equal bytes, two at a
-time with a divider to drag between them. A classical codec has the best quality whose file is no
-larger than the model's, which --quality sets for a model with levels. The page needs no network and
-no other file.
+time with a divider to drag between them. A model with levels is shown at several qualities, with a
+slider from one to the next. A classical codec has the best quality whose file is no larger than the
+model's. The page needs no network and no other file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-import codec
 import evaluate
 from benchmarks import classical, rate_distortion
 from common import tables, zoo
@@ -36,6 +35,8 @@ from common.lazy import Codec, Figure, coding, data, matplotlib, targets
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 # Pictures are shown with at most these sides, so that a page stays small.
 LONG_SIDE, SHORT_SIDE = 768, 512
+# At which a model with levels is shown.
+QUALITIES = (10, 40, 70)
 _LARGE = 10_000_000  # bytes of a page that are worth a warning
 # Stands for the colour of text in a plot, whichever the page has.
 _INK = "#010203"
@@ -135,12 +136,12 @@ def svg(curves: dict[str, rate_distortion.Curve], score: str) -> str:
     return re.sub('<g id="[^"]*"', "<g", text[text.index("<svg"):]).replace(_INK, "currentColor")
 
 
-def page(results: dict, photographs: list[tuple[str, list[Picture]]]) -> str:
+def page(results: dict, photographs: list[tuple[str, list[list[Picture]]]]) -> str:
     """The page.
 
     Args:
       results: as from `read_results`.
-      photographs: their names, and what became of them.
+      photographs: their names, and what became of them at each quality, as from `code`.
     """
     curves, count = results["curves"], len(results["images"])
     rows = rate_distortion.compare(curves, results["anchor"], results["range"])
@@ -182,22 +183,40 @@ def _cells(picture, scores):
             "quality": picture.quality}
 
 
-def _photograph(name, pictures):
-    """The part of the page about one photograph; at first, the model is on the right."""
-    left, right = (pictures[2] if len(pictures) > 2 else pictures[0]).name, pictures[1].name
-    name, (height, width) = html.escape(name), crop(pictures[0].image).shape[:2]
+def _photograph(name, rates):
+    """The part of the page about one photograph; at first, the model is on the right.
+
+    Of several rates, that in the middle is shown at first.
+    """
+    (original, *_), first = rates[0], len(rates) // 2
+    names = [each.name for each in rates[first]]
+    chosen = {"left": names[2] if len(names) > 2 else names[0], "right": names[1]}
+    name, (height, width) = html.escape(name), crop(original.image).shape[:2]
     shown = f"{width} x {height} pixels of the middle; numbers are of the whole" if (
-        height, width) != pictures[0].image.shape[:2] else f"{width} x {height} pixels"
-    layers = "\n".join(
-        f'<img class="{"left " * (each.name == left)}{"right" * (each.name == right)}" '
-        f'data-name="{html.escape(each.name)}" alt="{name}: {html.escape(each.name)}" '
-        f'width="{width}" height="{height}" src="{data_uri(crop(each.image))}">'
-        for each in pictures)
+        height, width) != original.image.shape[:2] else f"{width} x {height} pixels"
+
+    def layer(picture, rate=None):
+        sides = [side for side in chosen if picture.name == chosen[side] and rate in (None, first)]
+        at = "" if rate is None else f' data-rate="{rate}"'
+        return (f'<img class="{" ".join(sides)}" data-name="{html.escape(picture.name)}"{at} '
+                f'alt="{name}: {html.escape(picture.name)}" width="{width}" height="{height}" '
+                f'src="{data_uri(crop(picture.image))}">')
+
+    layers = "\n".join([layer(original), *(
+        layer(picture, i) for i, (_, *coded) in enumerate(rates) for picture in coded)])
     choices = "".join(
         f'<label>{side.capitalize()} <select name="{side}" autocomplete="off">' + "".join(
-            f'<option value="{html.escape(each.name)}"{" selected" * (each.name == chosen)}>'
-            f"{html.escape(each.name)}</option>" for each in pictures) + "</select></label>"
-        for side, chosen in (("left", left), ("right", right)))
+            f'<option value="{html.escape(each)}"{" selected" * (each == chosen[side])}>'
+            f"{html.escape(each)}</option>" for each in names) + "</select></label>"
+        for side in chosen)
+    if len(rates) > 1:
+        choices += (f'<label>Rate <input type="range" name="rate" min="0" max="{len(rates) - 1}" '
+                    f'value="{first}" autocomplete="off"> <output></output></label>')
+    tables_of_rates = "\n".join(
+        f'<div data-rate="{i}"{_title(pictures[1])}{" hidden" * (i != first)}>'
+        + _table([_cells(each, pictures[1].row) for each in pictures],
+                 ["", "model", *[""] * len(pictures)]) + "</div>"
+        for i, pictures in enumerate(rates))
     return f'''<figure class="comparison" style="--width: {width}px">
 <figcaption><h3>{name}</h3><p>{shown}</p></figcaption>
 <div class="stage" style="aspect-ratio: {width} / {height}">
@@ -209,9 +228,15 @@ def _photograph(name, pictures):
 </div>
 <div class="beside">
 <div class="choices">{choices}</div>
-{_table([_cells(each, pictures[1].row) for each in pictures], ["", "model", *[""] * len(pictures)])}
+{tables_of_rates}
 </div>
 </figure>'''
+
+
+def _title(picture):
+    """An attribute with what the slider says of a rate; none for a model of one rate."""
+    return picture.quality and (
+        f' data-title="quality {picture.quality}, {picture.row["bpp"]:.2f} bpp"')
 
 
 def _source(name, curve):
@@ -245,16 +270,18 @@ def read_results(folder: pathlib.Path) -> dict:
 def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__.partition("\n")[0],
-        parents=[codec.quality_option()])
+        prog="python -m benchmarks.report", description=__doc__.partition("\n")[0])
     parser.add_argument("--results", type=pathlib.Path, default=rate_distortion.OUTPUT / "kodak",
                         help="folder that benchmarks.rate_distortion wrote (default: "
                         "benchmarks/results/rate_distortion/kodak)")
     parser.add_argument("--images", nargs="+", default=["photos/validation"], metavar="IMAGE",
                         help="photographs: names of the benchmark's images without suffix, data "
                         "sets, or files (default: %(default)s)")
-    parser.add_argument("--model", default="mshyper-small-2",
+    parser.add_argument("--model", default=zoo.DEFAULT,
                         help="run, exported model or zoo name (default: %(default)s)")
+    parser.add_argument("--quality", nargs="+", type=float, metavar="Q", help="of a model with "
+                        "levels, each from 0 (smallest files) to 100 (default: "
+                        f"{' '.join(map(str, QUALITIES))})")
     parser.add_argument("--codecs", nargs="*", default=["jpeg", "avif"], metavar="CODEC",
                         choices=[name for name, each in classical.CODECS.items()
                                  if each.unit == "quality"],
@@ -267,10 +294,12 @@ def main(argv: list[str]) -> None:
     results = read_results(args.results)
     sources = find_images(args.images, results["dataset"])
     model, judges = zoo.load(args.model), rate_distortion.load_judges()
-    level = targets.level(model, args.quality)
+    qualities = args.quality or (QUALITIES if model.levels else [None])
+    levels = [targets.level(model, quality) for quality in qualities]
     text = page(results, [
-        (source.name, code(source.read(), args.model, model, args.codecs, judges, level))
-        for source in sources])
+        (source.name, [code(image, args.model, model, args.codecs, judges, level)
+                       for level in levels])
+        for source in sources for image in [source.read()]])
     with replacing(args.output) as temporary:
         # A file name need not be valid Unicode.
         temporary.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import configs
-from benchmarks import classical, rate_distortion, report
+from benchmarks import classical, figures, rate_distortion, report
 from common import coding, export, images, metrics, zoo
 from common.errors import UserError
 
-MODEL = "mshyper-small-2"
+MODEL = zoo.DEFAULT
 POINTS = {"bpp": [0.1, 0.3, 0.9, 2.0], "psnr": [25, 29, 34, 39], "ms_ssim": [0.9, 0.95, 0.98, 0.99]}
 needs_model = pytest.mark.skipif(MODEL not in export.released_models(),
                                  reason=f"needs {MODEL} of the zoo")
@@ -69,7 +69,7 @@ def test_odd_names_stay_text(folder, photo):
     name, image = "</option>\"'<b>&amp;  $title", photo[:8, :8]
     row = {"bytes": 1, "bpp": 0.5}
     text = report.page(report.read_results(folder), [
-        (name, [report.Picture("Original", image), report.Picture(name, image, "", row)])])
+        (name, [[report.Picture("Original", image), report.Picture(name, image, "", row)]])])
     found = collections.defaultdict(list)
 
     class Parser(html.parser.HTMLParser):
@@ -83,15 +83,18 @@ def test_odd_names_stay_text(folder, photo):
     assert found["img"][1]["alt"] == f"{name}: {name}" and "b" not in found
     # Without weights for LPIPS, no column is empty.
     assert "LPIPS" not in text
+    # A model of one rate has no slider.
+    assert not any(each.get("name") == "rate" for each in found["input"])
 
 
 @needs_model
 def test_classical_codecs_have_no_more_bytes_than_the_model(photo, monkeypatch, tmp_path):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
     image, model = photo[:192, :256], zoo.load(MODEL)
+    level = model.levels.at_quality(60)
     original, ours, *others = report.code(
-        image, MODEL, model, ["jpeg", "avif"], rate_distortion.load_judges())
-    ntc = coding.compress(model, image)
+        image, MODEL, model, ["jpeg", "avif"], rate_distortion.load_judges(), level)
+    ntc = coding.compress(model, image, level=level)
     assert ours.row["bytes"] == len(ntc) and original.row == {}
     np.testing.assert_array_equal(ours.image, coding.decompress(model, ntc))
     for picture, name in zip(others, ("jpeg", "avif"), strict=True):
@@ -104,13 +107,18 @@ def test_a_model_with_levels_codes_at_the_quality_asked_for(
         levels_model, photo, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
     path = tmp_path / "page.html"
-    report.main(["--results", str(folder), "--model", str(levels_model), "--quality", "20",
-                 "--images", "a&b", "--codecs", "--output", str(path)])
     model, image = zoo.load(levels_model), images.read(folder / "photographs/a&b.png")
-    sizes = [len(coding.compress(model, image, level=level)) for level in (4, 10)]
-    text = path.read_text()
-    assert f"<td>{sizes[0]:,}</td>" in text and f"<td>{sizes[1]:,}</td>" not in text
-    assert "<td>20</td>" in text
+    for arguments, qualities in (["--quality", "20"], ["20"]), ([], ["10", "40", "70"]):
+        report.main(["--results", str(folder), "--model", str(levels_model), *arguments,
+                     "--images", "a&b", "--codecs", "--output", str(path)])
+        text = path.read_text()
+        for quality in ("20", "10", "40", "70"):
+            level = model.levels.at_quality(float(quality))
+            size = len(coding.compress(model, image, level=level))
+            assert (f"<td>{size:,}</td>" in text) == (quality in qualities)
+            assert (f"<td>{quality}</td>" in text) == (quality in qualities)
+        assert text.count("data-title=") == len(qualities)
+        assert ('name="rate"' in text) == (len(qualities) > 1)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -118,7 +126,7 @@ def test_a_model_with_levels_codes_at_the_quality_asked_for(
     (["--output", "nowhere/page.html"], "there is no folder nowhere"),
     (["--images", "kodim99"], "kodim99"),
     (["--model", "none-1"], "no model 'none-1'"),
-    (["--quality", "20"], "--quality needs a model with levels"),
+    (["--model", "mshyper-small_bb-2", "--quality", "20"], "--quality needs a model with levels"),
 ])
 def test_mistakes_are_one_line(arguments, message, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -149,14 +157,17 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page(folder, photo) -> pathlib.Path:
-    """A page with one photograph, which needs no model."""
+    """A page with one photograph at two rates, which needs no model."""
     image = photo[100:276, 150:374]
-    row = {"bytes": 12345, "bpp": 0.5, "psnr": 30.126, "ms_ssim": 0.9}
-    pictures = [report.Picture("Original", image), report.Picture(MODEL, image // 2, "", row),
-                report.Picture("JPEG", 255 - image, "7", row),
-                report.Picture("AVIF", image, "9", row)]
+    rates = []
+    for i, size in enumerate((6789, 12345)):
+        row = {"bytes": size, "bpp": 0.3 + 0.2 * i, "psnr": 30.126, "ms_ssim": 0.9}
+        rates.append([report.Picture("Original", image),
+                      report.Picture(MODEL, image // 2 + i, f"{30 * i}", row),
+                      report.Picture("JPEG", 255 - image, "7", row),
+                      report.Picture("AVIF", image, "9", row)])
     path = folder / "page.html"
-    path.write_text(report.page(report.read_results(folder), [("a&b.png", pictures)]))
+    path.write_text(report.page(report.read_results(folder), [("a&b.png", rates)]))
     return path
 
 
@@ -209,8 +220,9 @@ def test_tables_and_plots_show_the_results(opened, folder):
     assert texts(opened, ".results tbody tr")[1].startswith("<ours> 4 -50.0 26.0 to 33.0")
     assert rows[1]["bd_rate"] == pytest.approx(-50)
     assert "from 26 to 33 dB" in element(opened, ".results p").text
-    numbers = texts(opened, ".comparison tbody tr")
-    assert numbers[0] == "Original" and numbers[2] == "JPEG 12,345 0.500 30.13 0.9000 7"
+    numbers = [row for row in texts(opened, ".comparison tbody tr") if row]  # of one rate
+    assert len(numbers) == 4 and numbers[0] == "Original"
+    assert numbers[2] == "JPEG 12,345 0.500 30.13 0.9000 7"
     # Text of the plots is text, in the colour of the page.
     for plot in opened.find_elements("css selector", ".plot"):
         assert {"bits per pixel", "<ours>", "jpeg", "vtm"} <= {
@@ -258,6 +270,27 @@ def test_selectors_switch_the_pictures(opened):
     assert style(opened, ".stage img.left", "clip-path") == "none"
 
 
+def test_slider_goes_from_rate_to_rate(opened):
+    from selenium.webdriver import Keys
+
+    def shown():
+        pictures = opened.execute_script(
+            "return [...document.images].filter((image) => "
+            "getComputedStyle(image).visibility === 'visible').map((image) => image.dataset.rate)")
+        rows = [row for row in texts(opened, ".comparison tbody tr") if "," in row]
+        return pictures, element(opened, "output").text, rows
+
+    dial = element(opened, "input[name=rate]")
+    pictures, title, rows = shown()
+    assert pictures == ["1", "1"] and title == "quality 30, 0.50 bpp"
+    assert len(rows) == 3 and all("12,345" in row for row in rows)
+    dial.send_keys(Keys.ARROW_LEFT)
+    pictures, title, rows = shown()
+    assert pictures == ["0", "0"] and title == "quality 0, 0.30 bpp"
+    assert dial.get_attribute("aria-valuetext") == title
+    assert len(rows) == 3 and all("6,789" in row for row in rows)
+
+
 @pytest.mark.parametrize("width", [360, 1400])
 def test_page_fits_any_window_in_light_and_in_dark(browser, page, width):
     papers = set()
@@ -271,3 +304,12 @@ def test_page_fits_any_window_in_light_and_in_dark(browser, page, width):
         papers.add(style(browser, "body", "background-color"))
     assert len(papers) == 2
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_figures(folder, levels_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
+    figures.main(["--results", str(folder), "--model", str(levels_model), "-o", str(tmp_path)])
+    text = (tmp_path / "rate_distortion.svg").read_text()
+    assert "jpeg" in text and "vtm" in text  # comments name what is drawn
+    width, height = images.read(tmp_path / "crops.png").shape[1::-1]
+    assert width > 4.5 * figures.SIDE and height > figures.SIDE

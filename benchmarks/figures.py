@@ -1,0 +1,75 @@
+"""Two pictures that tell how good the models are: `python -m benchmarks.figures`.
+
+    rate_distortion.svg    curves of Kodak, as benchmarks.rate_distortion measured them
+    crops.png              a photograph at equal bytes, of a model and of other codecs
+
+The photograph ships inside scikit-learn; classical codecs have the best quality whose file is no
+larger than the model's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+
+from benchmarks import rate_distortion, report
+from benchmarks.side_by_side import RESULTS
+from common import zoo
+from common.cli import report as reporting
+from common.files import replacing
+from common.lazy import Figure, data, pictures, targets
+
+OUTPUT = RESULTS / "figures"
+# Besides the zoo's models.
+CURVES = ("jpeg", "webp", "jpeg2000", "avif", "bpg", "vtm", "mbt2018-mean")
+CODECS = ("avif", "webp", "jpeg")
+IMAGE, TOP, LEFT, SIDE = "photos/validation", 90, 170, 224
+
+
+def draw_curves(path: pathlib.Path, results: dict) -> None:
+    """PSNR over rate, of all models and of `CURVES`, from `report.read_results`."""
+    curves = {name: curve for name, curve in results["curves"].items()
+              if curve["kind"] == "model" or name in CURVES}
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    rate_distortion.draw(axes, curves, "psnr")
+    axes.set_title(f"{results['dataset'].capitalize()}: whole files; dashed: as published")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
+
+
+def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:
+    """A crop of one photograph: the original, and what each codec makes of it."""
+    model = zoo.load(name)
+    coded = report.code(data.find(IMAGE)[0].read(), name, model, CODECS,
+                        rate_distortion.load_judges(), targets.level(model, quality))
+    pictures.draw(path, [{
+        picture.name + (f"\n{picture.row['bytes']:,} bytes, {picture.row['psnr']:.2f} dB"
+                        if picture.row else ""):
+        picture.image[TOP:TOP + SIDE, LEFT:LEFT + SIDE] for picture in coded}])
+
+
+@reporting
+def main(argv: list[str]) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.figures", description=__doc__.partition("\n")[0])
+    parser.add_argument("--results", type=pathlib.Path, default=rate_distortion.OUTPUT / "kodak",
+                        help="folder that benchmarks.rate_distortion wrote (default: "
+                        "benchmarks/results/rate_distortion/kodak)")
+    parser.add_argument("--model", default=zoo.DEFAULT,
+                        help="of the photograph (default: %(default)s)")
+    parser.add_argument("--quality", type=float, default=10, help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=pathlib.Path, default=OUTPUT,
+                        help="folder (default: results/benchmarks/figures)")
+    args = parser.parse_args(argv)
+    results = report.read_results(args.results)
+    args.output.mkdir(parents=True, exist_ok=True)
+    draw_curves(args.output / "rate_distortion.svg", results)
+    draw_crops(args.output / "crops.png", args.model, args.quality)
+    print(f"written: {args.output}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
