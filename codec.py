@@ -1,18 +1,20 @@
 """Real files: compress | decompress | info | benchmark | inspect.
 
-    python -m codec compress --model mshyper-small-1 photo.png [photo.ntc]
-    python -m codec compress --model mshyper-small-3 --quality 70 photo.png
-    python -m codec compress --model mshyper-small-3 --max_bytes 200000 folder --output_dir small
-    python -m codec compress --model mshyper-small-3 --refine sga photo.png
-    convert photo.tif png:- | python -m codec compress --model mshyper-small-3 - > photo.ntc
+    python -m codec compress photo.png [photo.ntc]
+    python -m codec compress --quality 70 photo.png
+    python -m codec compress --max_bytes 200000 folder --output_dir small
+    python -m codec compress --refine sga photo.png
+    python -m codec compress --model joint_ar-small-2 photo.png
+    convert photo.tif png:- | python -m codec compress - > photo.ntc
     python -m codec decompress photo.ntc [photo.decoded.png]
     python -m codec info photo.ntc
-    python -m codec benchmark --model mshyper-small-1 --dataset kodak
-    python -m codec inspect --model mshyper-small-1 photo.png [figure.png]
-    python -m codec inspect --filters --model mshyper-small-1 [photo.png ...] [filters.png]
+    python -m codec benchmark --dataset kodak
+    python -m codec inspect photo.png [figure.png]
+    python -m codec inspect --filters [photo.png ...] [filters.png]
 
-Several inputs, or folders, may be given at once: the model is loaded once. Where outputs go is said
-in common/jobs.py; `-` is standard input, or as an output standard output.
+The model is `zoo.DEFAULT` unless `--model` names another. Several inputs, or folders, may be
+given at once: the model is loaded once. Where outputs go is said in common/jobs.py; `-` is standard
+input, or as an output standard output.
 """
 
 from __future__ import annotations
@@ -246,7 +248,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         prog="python -m codec", description="Learned image compression: files.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     model_help = ("folder of an exported model, of a run or of an experiment with one run, or a "
-                  "name of the zoo")
+                  "name of the zoo (default: {})")
+    encoder_help = model_help.format(zoo.DEFAULT)
+    decoder_help = model_help.format("the zoo's, by fingerprint")
 
     def files(nargs="+", max_pixels=images.MAX_PIXELS, outputs=", the last of several is the "
               "output, unless it is a file, or its name ends as that of an input"):
@@ -268,7 +272,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     command = commands.add_parser(
         "compress", parents=[files(), outputs(SUFFIX), REFINEMENT, precision_option("auto")],
         help=compress.__doc__)
-    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("--model", default=zoo.DEFAULT, help=encoder_help)
     _add_targets(command)
     command.set_defaults(command=compress)
     command = commands.add_parser(
@@ -276,15 +280,15 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             files(), precision_option("auto"), outputs(
                 ".decoded.png", "replace earlier outputs, or the file that is named as the output, "
                 "but never the original beside a .ntc file")])
-    command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
+    command.add_argument("--model", help=decoder_help)
     command.set_defaults(command=decompress)
     command = commands.add_parser("info", parents=[files(outputs="")], help=info.__doc__)
-    command.add_argument("--model", help=model_help + " (default: the zoo's, by fingerprint)")
+    command.add_argument("--model", help=decoder_help)
     command.set_defaults(command=info)
     command = commands.add_parser(
         "benchmark", parents=[precision_option("float32"), quality_option()],
         help=benchmark.__doc__)
-    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("--model", default=zoo.DEFAULT, help=encoder_help)
     command.add_argument("--dataset", default="photos/validation",
                          help="name of a data set, folder or glob (default: %(default)s)")
     command.add_argument("-o", "--output", help="write OUTPUT.json and OUTPUT.csv")
@@ -293,7 +297,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "inspect", parents=[
             files("*", images.MAX_WHOLE_PIXELS), outputs(".inspect.png"), quality_option()],
         help=inspect.__doc__)
-    command.add_argument("--model", required=True, help=model_help)
+    command.add_argument("--model", default=zoo.DEFAULT, help=encoder_help)
     command.add_argument("--filters", action="store_true", help="draw what each channel of y adds "
                          "to an image; the last path is the figure (default: filters.png), those "
                          "before are photographs, by whose rates the channels are sorted")

@@ -5,31 +5,27 @@ import pathlib
 import shutil
 import sys
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from common import coding, data, export, images, jpeg, metrics, tables, targets, training, zoo
+from common import (
+    coding,
+    data,
+    images,
+    jpeg,
+    metrics,
+    pictures,
+    tables,
+    targets,
+    training,
+    zoo,
+)
 from common.cli import report
 from common.files import replacing
 from mshyper.configs import demo
 from mshyper.models import MeanScaleHyperprior
 
 OUTPUT = pathlib.Path("demo")
-RELEASE = "mshyper-small-3"  # of the same architecture
-
-
-def show(path: pathlib.Path, pictures: dict[str, np.ndarray]) -> None:
-    """Draws uint8 pictures of one size side by side, each under its title."""
-    height, width, _ = next(iter(pictures.values())).shape
-    figure = Figure(figsize=(len(pictures) * width / 100, height / 100 + 0.5),
-                    layout="constrained")
-    panels = figure.subplots(1, len(pictures))
-    for panel, (title, picture) in zip(panels, pictures.items()):
-        panel.imshow(picture, interpolation="none")
-        panel.set_title(title)
-        panel.axis("off")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150)
+QUALITIES = (10, 40, 70)  # at which the released model codes
 
 
 def show_training(path: pathlib.Path, rows: list[tables.Row]) -> None:
@@ -52,7 +48,7 @@ def main(_) -> None:
     OUTPUT.mkdir(exist_ok=True)
 
     steps, held_out = config.train.num_steps, config.data.validation
-    released = export.read_config(export.find(RELEASE))["train"]["num_steps"]
+    release = zoo.load(zoo.DEFAULT)
     print(f"1. Training: {steps} steps from fresh weights, on {config.data.train}")
     exported = training.run(MeanScaleHyperprior, config, workdir)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
@@ -61,47 +57,43 @@ def main(_) -> None:
     print(tables.render(rows, ("step", "rd_loss", "bpp", "psnr")))
     show_training(OUTPUT / "training.png", rows)
 
-    print(f"\n2. Evaluation on {held_out}, actual files: of this model, and of {RELEASE}, which "
-          f"was\n   trained for {released} steps, on other photographs")
-    sources, models, means = data.find(held_out), {}, []
-    for name in str(exported), RELEASE:
-        models[name] = zoo.load(name)
-        level = targets.level(models[name], None)
-        measured = [row for row, _ in coding.measure_all(models[name], sources, level=level)]
-        means.append({"model": name, **tables.mean_row(measured)})
-    print(tables.render(means, ("model", "bytes", "bpp", "estimated_bpp", "psnr", "ms_ssim",
-                                "encoding_time", "decoding_time")))
+    print(f"\n2. Evaluation on {held_out}, actual files: of this model, and of {zoo.DEFAULT},\n"
+          "   which is larger and was trained for hours, on other photographs, for all rates")
+    sources, means = data.find(held_out), []
+    for name, model, quality in [(str(exported), zoo.load(exported), None),
+                                 *((zoo.DEFAULT, release, quality) for quality in QUALITIES)]:
+        measured = [row for row, _ in coding.measure_all(
+            model, sources, level=targets.level(model, quality))]
+        means.append({"model": name, "quality": quality, **tables.mean_row(measured)})
+    print(tables.render(means, ("model", "quality", "bytes", "bpp", "estimated_bpp", "psnr",
+                                "ms_ssim", "encoding_time", "decoding_time")))
 
-    print(f"\n3. One photograph as a file of {RELEASE}, beside JPEG (4:2:0) of the nearest size")
-    original, model = sources[0].read(), models[RELEASE]
+    print(f"\n3. One photograph as three files of {zoo.DEFAULT}, beside JPEG (4:2:0) of like size")
+    original = sources[0].read()
     stem = pathlib.Path(sources[0].name).stem
-    pixels = original.shape[0] * original.shape[1]
-    files = {"ntc": OUTPUT / f"{stem}.ntc", "JPEG": OUTPUT / f"{stem}.jpg"}
-    ntc = coding.compress(model, original)
-    files["ntc"].write_bytes(ntc)
-    files["JPEG"].write_bytes(jpeg.nearest(original, len(ntc)))
-    pictures = {
-        "ntc": coding.decompress(model, files["ntc"].read_bytes()),
-        "JPEG": jpeg.decode(files["JPEG"].read_bytes()),
-    }
-    images.write(OUTPUT / f"{stem}.decoded.png", pictures["ntc"])
-    rows = []
-    for name, picture in pictures.items():
-        size = files[name].stat().st_size
-        rows.append({"codec": name, "bytes": size, "bpp": 8 * size / pixels,
-                     "PSNR": metrics.psnr(original, picture),
-                     "MS-SSIM": metrics.ms_ssim(original, picture)})
-    print(tables.render(rows, ("codec", "bytes", "bpp", "PSNR", "MS-SSIM")))
-    titles = {row["codec"]: f"{row['codec']}: {row['bytes']} bytes, {row['PSNR']:.2f} dB"
-              for row in rows}
-    show(OUTPUT / "comparison.png",
-         {"original": original, **{titles[name]: p for name, p in pictures.items()}})
+    rows, shown = [], []
+    for quality in QUALITIES:
+        ntc = coding.compress(release, original, level=targets.level(release, quality))
+        decoded = coding.decompress(release, ntc)
+        jpg = jpeg.nearest(original, len(ntc))
+        (OUTPUT / f"{stem}-{quality}.ntc").write_bytes(ntc)
+        (OUTPUT / f"{stem}-{quality}.jpg").write_bytes(jpg)
+        images.write(OUTPUT / f"{stem}-{quality}.decoded.png", decoded)
+        shown.append({"original": original})
+        for codec, file, picture in ("ntc", ntc, decoded), ("JPEG", jpg, jpeg.decode(jpg)):
+            psnr = metrics.psnr(original, picture)
+            rows.append({"quality": quality, "codec": codec, "bytes": len(file),
+                         "bpp": 8 * len(file) / (original.shape[0] * original.shape[1]),
+                         "PSNR": psnr, "MS-SSIM": metrics.ms_ssim(original, picture)})
+            shown[-1][f"{codec}: {len(file)} bytes, {psnr:.2f} dB"] = picture
+    print(tables.render(rows, ("quality", "codec", "bytes", "bpp", "PSNR", "MS-SSIM")))
+    pictures.draw(OUTPUT / "comparison.png", shown)
 
     print(f"""
 Where everything lies:
    {OUTPUT / 'training.png'}   the loss over the steps
-   {OUTPUT / 'comparison.png'}   original | ntc | JPEG
-   {files['ntc']}, {OUTPUT / (stem + '.decoded.png')}, {files['JPEG']}
+   {OUTPUT / 'comparison.png'}   original | ntc | JPEG, at three rates
+   {OUTPUT / f'{stem}-*.ntc'}, {OUTPUT / f'{stem}-*.decoded.png'}, {OUTPUT / f'{stem}-*.jpg'}
    {workdir}   the run; tensorboard --logdir {workdir}
    {exported}   the model; python -m codec compress --model {exported} photo.png""")
 

@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.inference_table", description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="mshyper-small-2",
+    parser.add_argument("--model", default=zoo.DEFAULT,
                         help="exported model, run or zoo name (default: %(default)s)")
     parser.add_argument("--dataset", default="kodak",
                         help="name of a data set, folder or glob (default: %(default)s)")

@@ -20,12 +20,11 @@ import statistics
 import numpy as np
 import tqdm
 
-from benchmarks import side_by_side
+from benchmarks import side_by_side, versus_jpeg
 from common import export, precision, tables, zoo
 from common.cli import add_option, report
 from common.lazy import coding, data, metrics, targets
 
-_MODELS = ("mshyper-small-1", "mshyper-small-2", "joint_ar-small-2")
 _OUTPUT = side_by_side.KEPT / "precision"
 
 
@@ -57,7 +56,8 @@ def compare(models: dict, rd_lambda: float, image: np.ndarray) -> dict[str, floa
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_option(parser, ["--model"], ["--models"], nargs="+", default=_MODELS, metavar="MODEL")
+    add_option(parser, ["--model"], ["--models"], nargs="+", default=versus_jpeg.coded_alone(),
+               metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="photos/validation")
     parser.add_argument("--output", nargs="?", const=_OUTPUT,
                         help="write OUTPUT.json and OUTPUT.csv (without a name: %(const)s)")

@@ -19,16 +19,29 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="session")
 def levels_model(tmp_path_factory, photo) -> pathlib.Path:
     """Folder of an exported model with 21 levels, as the third of a family of the zoo."""
-    arguments = {**test_models.CONFIGS["mean_scale"],
-                 "levels": dict(count=21, rd_lambda=(0.0015, 0.06))}
+    path = tmp_path_factory.mktemp("zoo") / "family" / "3"
+    _export(path, photo, None, levels=dict(count=21, rd_lambda=(0.0015, 0.06)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def one_rate_models(tmp_path_factory, photo) -> list[pathlib.Path]:
+    """Folders of two exported models of one rate each, as a family of the zoo."""
+    family = tmp_path_factory.mktemp("zoo") / "family"
+    for name, spread in ("1", 1.0), ("2", 4.0):
+        _export(family / name, photo, 0.01, spread)
+    return [family / "1", family / "2"]
+
+
+def _export(path, photo, rd_lambda, spread=3.0, **more):
+    """Exports a model of random weights, whose y has the standard deviation `spread`."""
+    arguments = {**test_models.CONFIGS["mean_scale"], **more}
     model, x = test_models.CLASSES["mean_scale"](**arguments), photo[None, :128, :192]
     model.initialize()
-    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], spread)
     record = {"package": "mshyper", "module": "models", "model": arguments,
-              "train": {"rd_lambda": None}}
-    path = tmp_path_factory.mktemp("zoo") / "family" / "3"
+              "train": {"rd_lambda": rd_lambda}}
     export.save(model, record, path)
-    return path
 
 
 @pytest.fixture(scope="session")

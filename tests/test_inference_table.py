@@ -28,23 +28,24 @@ def test_means_are_over_images_and_changes_against_the_model_as_it_is():
 
 
 @pytest.mark.slow
-def test_command(photo, tmp_path, capsys):
+def test_command(photo, tmp_path, one_rate_models, capsys):
     for name in "ab":
         images.write(tmp_path / f"{name}.png", photo[100:164, 200:264])
     arguments = ["--dataset", str(tmp_path), "--steps", "30", "--output", str(tmp_path / "table")]
     inference_table.main([*arguments, "--methods", "base", "sga"])
-    first = json.loads((tmp_path / "table.json").read_text())["rows"]
+    table = json.loads((tmp_path / "table.json").read_text())
+    first = table["rows"]
     assert [(r["method"], r["image"]) for r in first] == [
         ("base", "a.png"), ("base", "b.png"), ("sga", "a.png"), ("sga", "b.png")]
     for each in first:
         assert each["bpp"] == 8 * each["bytes"] / 64**2
-        assert each["rd_loss"] == pytest.approx(each["bpp"] + 0.01 * each["mse"])
+        assert each["rd_loss"] == pytest.approx(each["bpp"] + table["rd_lambda"] * each["mse"])
     inference_table.main([*arguments, "--methods", "base", "sga", "unoise"])
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert rows[:4] == first and len(rows) == 6
     assert "A3" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        inference_table.main([*arguments, "--model", "mshyper-small-1"])
+        inference_table.main([*arguments, "--model", str(one_rate_models[0])])
     assert "another" in capsys.readouterr().err
 
 

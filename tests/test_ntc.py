@@ -9,9 +9,9 @@ from PIL import Image
 
 import codec
 import ntc
-from common import coding
+from common import coding, zoo
 
-MODEL = "mshyper-small-3"
+MODEL = zoo.DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_three_lines(model, image):
     np.testing.assert_array_equal(decoded, coding.decompress(model, file))
     assert decoded.dtype == np.uint8 and decoded.shape == image.shape
     found = ntc.decode(file)
-    assert found.latents["y"].shape == (1, 5, 9, 128)
+    assert found.latents["y"].shape == (1, 5, 9, model.analysis.out_channels)
     assert (found.height, found.width) == image.shape[:2]
 
 
@@ -56,7 +56,7 @@ def test_dials_are_those_of_the_command(model, image, tmp_path):
                 str(tmp_path / "photo.png"), str(tmp_path / "photo.ntc")])
     assert model.compress(image, bpp=0.8) == (tmp_path / "photo.ntc").read_bytes()
     smallest = model.compress(image, max_bytes=1, closest=True)
-    assert smallest == model.compress(image, quality=0)
+    assert len(smallest) <= len(model.compress(image, quality=0)) < 900
 
 
 @pytest.mark.parametrize("dials, message", [
@@ -76,13 +76,13 @@ def test_what_is_no_image_and_no_file(model, tmp_path):
         ntc.decompress(tmp_path / "none.ntc")
     with pytest.raises(ntc.UserError, match="not a .ntc file"):
         ntc.decode(b"GIF89a" + bytes(40))
-    with pytest.raises(ntc.UserError, match="no model 'mshyper'"):
-        ntc.load("mshyper")
+    with pytest.raises(ntc.UserError, match="no model 'mshyper-9'"):
+        ntc.load("mshyper-9")
 
 
-def test_a_model_of_one_rate_has_no_dials(image):
-    model = ntc.load("mshyper-small-1")
-    assert ntc.decompress(model.compress(image)).shape == image.shape
+def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
+    model = ntc.load(one_rate_models[0])
+    assert ntc.decompress(model.compress(image), model).shape == image.shape
     with pytest.raises(ntc.UserError, match="needs a model with levels"):
         model.compress(image, quality=40)
 

@@ -1,8 +1,11 @@
-"""HiFiC's second stage with the transforms of the zoo's mshyper, for all rates, for CPUs.
+"""HiFiC's second stage with residual blocks, for all rates, for CPUs:
 
-MSE, LPIPS and a discriminator (see hific/regimes.py) from the weights of mshyper, which take the
-place of a first stage. At every level LPIPS and the discriminator have the same weight against the
-rate, so that at high rates the MSE decides.
+    python -m hific.train --config hific/configs/residual.py \\
+        --config.train.warm_start=experiments/mshyper-residual
+
+MSE, LPIPS and a discriminator (see hific/regimes.py) from the weights of a mean-scale hyperprior of
+mshyper/configs/residual.py, which take the place of a first stage. At every level LPIPS and the
+discriminator have the same weight against the rate, so that at high rates the MSE decides.
 """
 
 from hific import regimes
@@ -20,7 +23,6 @@ def get_config(recipe="cpu"):
     # What is trained in few steps learns fast.
     config.train.adversarial.update(
         channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
-    config.train.warm_start = "mshyper"
     config.train.num_steps = 10_000
     config.train.optimizer.learning_rate = 5e-4
     return config

@@ -1,4 +1,7 @@
-"""Joint autoregressive and hierarchical prior for all rates, for CPUs, from the zoo's mshyper.
+"""Joint autoregressive and hierarchical prior for all rates, for CPUs, from a mean-scale one.
+
+    python -m joint_ar.train --config joint_ar/configs/residual.py \\
+        --config.train.warm_start=experiments/mshyper-residual
 
 The transforms are those of mshyper/configs/residual.py and go on from there; context and entropy
 parameters start fresh. All are trained.
@@ -17,7 +20,6 @@ def get_config(recipe="cpu"):
     config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)
     config.model.entropy_parameters = dict(
         cls="EntropyParameters", channels=(10 * latents // 3, 8 * latents // 3, 2 * latents))
-    config.train.warm_start = "mshyper"
     config.train.num_steps = 20_000
     config.train.optimizer.learning_rate = 1e-3
     return config

@@ -4,10 +4,10 @@
         --config.model=experiments/mshyper-mbt2018 --hid 2
 """
 
-from common import itinf
+from common import itinf, zoo
 
 get_hyper = itinf.get_hyper
 
 
 def get_config(method="sga"):
-    return itinf.get_config(method, "mshyper-small-2")
+    return itinf.get_config(method, zoo.DEFAULT)

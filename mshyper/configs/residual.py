@@ -8,7 +8,7 @@ hyper transforms.
 from common import recipes
 
 TITLE = "Mean-scale hyperprior, residual blocks, for all rates"
-PAPER = "the zoo's `mshyper`"
+PAPER = "for CPUs"
 
 
 def get_config(recipe="cpu"):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import demo
-from common import export, images
+from common import export, images, zoo
 from mshyper.configs import demo as demo_config
 
 
@@ -20,13 +20,18 @@ def test_demo(tmp_path, monkeypatch, capsys):
     for _ in range(2):  # the second time over the first's files
         demo.main([])
         out = capsys.readouterr().out
-        assert "falls" in out and "JPEG" in out and demo.RELEASE in out
+        assert "falls" in out and "JPEG" in out and zoo.DEFAULT in out
     files = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert files == {"run", "training.png", "astronaut.ntc", "astronaut.jpg",
-                     "astronaut.decoded.png", "comparison.png"}
-    assert images.read(tmp_path / "demo" / "astronaut.decoded.png").shape == (512, 512, 3)
-    sizes = [(tmp_path / f"demo/astronaut{suffix}").stat().st_size for suffix in (".ntc", ".jpg")]
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    assert files == {"run", "training.png", "comparison.png", *(
+        f"astronaut-{quality}{suffix}" for quality in demo.QUALITIES
+        for suffix in (".ntc", ".jpg", ".decoded.png"))}
+    sizes = []
+    for quality in demo.QUALITIES:
+        path = tmp_path / "demo" / f"astronaut-{quality}"
+        assert images.read(path.with_suffix(".decoded.png")).shape == (512, 512, 3)
+        sizes.append(path.with_suffix(".ntc").stat().st_size)
+        assert path.with_suffix(".jpg").stat().st_size == pytest.approx(sizes[-1], rel=0.1)
+    assert sizes == sorted(sizes)
     lines = map(json.loads, (tmp_path / "demo/run/metrics.jsonl").read_text().splitlines())
     losses = [line["rd_loss"] for line in lines if line["split"] == "validation"]
     assert len(losses) == 4 and losses[-1] < losses[0]

@@ -311,7 +311,7 @@ def test_as_a_program(tiny_run, finished, pictures, tmp_path):
     ("mshyper", [":sag"], "unknown method 'sag'"),
     ("mshyper", ["", "--config.model=joint_ar-small-2"], "a model of joint_ar.models"),
     ("factorized", [""], "--config.model should name"),
-    ("joint_ar", ["", "--config.model=mshyper-small-2"], "a model of mshyper.models"),
+    ("joint_ar", ["", "--config.model=mshyper-small-3"], "a model of mshyper.models"),
     ("joint_ar", ["", "--hid", "7"], "entries 0 to 6"),
     ("joint_ar", ["", "--config.itinf.steps=3"], "has no key"),
 ])
