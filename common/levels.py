@@ -16,10 +16,11 @@ learned at a few knots and interpolated between them, in their and lambda's loga
 of levels is a matter of the file alone.
 
 With `scales`, the outputs of convolutions of analysis and synthesis (every `Convolution`; Keras's
-are none) are multiplied too, by exp(a t + b t^2) with t from -1 to 1 along log lambda (Choi et al.
-2019, "Variable rate deep image compression with a conditional autoencoder"). Without, one analysis
-serves all levels. The hyper transforms see y after its gain, which is all that they need. The level
-is a latent of its own, int32 [B], that the file holds before all others.
+are none) are multiplied too, by exp(a t + b t^2), at most e^2 either way; t is from -1 to 1 along
+log lambda (Choi et al. 2019, "Variable rate deep image compression with a conditional
+autoencoder"). Without, one analysis serves all levels. The hyper transforms see y after its gain,
+which is all that they need. The level is a latent of its own, int32 [B], that the file holds before
+all others.
 """
 
 import math

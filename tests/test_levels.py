@@ -247,6 +247,24 @@ def test_scales_reach_convolutions_in_any_alignment_and_padding():
                 analysis(x), [[[[1]]], [[[math.exp(2)]]]] * y, rtol=1e-3, atol=1e-4)
 
 
+def test_scales_are_bounded_and_come_back():
+    levels = Levels(channels=12, scales=True, **LEVELS)
+    analysis = transforms.build(dict(cls="HyperAnalysis", channels=(8, 8, 12)))
+    levels.condition("analysis", analysis)
+    x, scale = photograph(64, 64), analysis.layers[-1].level_scale
+    with levels.at(tf.constant([20])):  # t = 1
+        y = analysis(x)
+        for value, factor in ((1.5, math.exp(1.5)), (28.0, math.exp(2)), (-28.0, math.exp(-2))):
+            scale.assign(np.stack([np.full(12, value), np.zeros(12)]))
+            for sign in (1, -1):
+                with tf.GradientTape() as tape:
+                    out = analysis(x)
+                    loss = sign * tf.reduce_sum(out**2)
+                np.testing.assert_allclose(out, factor * y, rtol=1e-3, atol=1e-4)
+                gradient, leads_back = tape.gradient(loss, scale)[0], sign * value > 0
+                assert np.all((gradient.numpy() != 0) == (abs(value) < 2 or leads_back))
+
+
 def test_scales_reach_both_transforms_in_graphs_and_tiles(monkeypatch):
     model, rng = make("mean_scale", scales=True), np.random.default_rng(0)
     image = test_mixture.photograph()[:130, :210]

@@ -26,6 +26,9 @@ from common import images
 # in polyphase form, though its kernels are padded to multiples of the stride.
 _LANES = 16
 
+# Of what scales by level multiply outputs with, the largest logarithm either way.
+_LARGEST_LOG_SCALE = 2.0
+
 # Where the images of a batch are in the range of their model's levels: float32 [B], -1 to 1.
 position = contextvars.ContextVar("position")
 
@@ -49,7 +52,8 @@ class Convolution(tf.keras.layers.Layer):
       use_bias: whether there is a `bias` [filters].
       activation: a function, a layer, or None.
       level_scale: None, or a variable [2, filters] of rows a and b. At an image's `position` t each
-        output is multiplied by exp(a t + b t^2), before the activation.
+        output is multiplied by exp(a t + b t^2), before the activation; the exponent is at most 2
+        either way.
     """
 
     level_scale = None
@@ -77,7 +81,12 @@ class Convolution(tf.keras.layers.Layer):
             return None
         t = position.get()[:, None]
         linear, square = tf.unstack(self.level_scale)
-        return tf.cast(tf.exp(t * linear + t**2 * square), dtype)
+        # Optimisers that normalise gradients move the scales of outputs that nothing needs as far
+        # as those of others, all in one direction: unbounded, one reached exp(28), and some images
+        # of a training exploded. From beyond the bound, gradients only lead back.
+        exponent = tfc.upper_bound(tfc.lower_bound(
+            t * linear + t**2 * square, -_LARGEST_LOG_SCALE), _LARGEST_LOG_SCALE)
+        return tf.cast(tf.exp(exponent), dtype)
 
 
 class SignalConv2D(Convolution, tfc.SignalConv2D):
