@@ -58,7 +58,7 @@ def main(_) -> None:
     show_training(OUTPUT / "training.png", rows)
 
     print(f"\n2. Evaluation on {held_out}, actual files: of this model, and of {zoo.DEFAULT},\n"
-          "   which is larger and was trained for hours, on other photographs, for all rates")
+          "   which was trained for hours, on other photographs, for all rates")
     sources, means = data.find(held_out), []
     for name, model, quality in [(str(exported), zoo.load(exported), None),
                                  *((zoo.DEFAULT, release, quality) for quality in QUALITIES)]:

@@ -3,7 +3,7 @@
     rate_distortion.svg    curves of Kodak, as benchmarks.rate_distortion measured them
     crops.png              a photograph at equal bytes, of a model and of other codecs
 
-The photograph ships inside scikit-learn; classical codecs have the best quality whose file is no
+The photograph ships inside scikit-image; classical codecs have the best quality whose file is no
 larger than the model's.
 """
 

@@ -295,7 +295,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
 
 
 def released_models() -> dict[str, pathlib.Path]:
-    """The folders of all released models by name: `mshyper` is `zoo/mshyper`.
+    """The folders of all released models by name: `mine` is `zoo/mine`.
 
     Models of one rate come as families: `mine-2` is `zoo/mine/2`.
     """
