@@ -20,6 +20,9 @@ ADVERSARIAL = dict(
     latent_channels=12,
     optimizer=dict(cls="Adam", learning_rate=1e-4),
 )
+# For CPUs. What is trained in few steps learns fast.
+SMALL_ADVERSARIAL = {**ADVERSARIAL, "channels": (32, 64, 128, 128),
+                     "optimizer": dict(cls="Adam", learning_rate=3e-4)}
 
 
 def stage1(regime: str, recipe: str = "hific") -> config_dict.ConfigDict:

@@ -81,9 +81,8 @@ class Convolution(tf.keras.layers.Layer):
             return None
         t = position.get()[:, None]
         linear, square = tf.unstack(self.level_scale)
-        # Optimisers that normalise gradients move the scales of outputs that nothing needs as far
-        # as those of others, all in one direction: unbounded, one reached exp(28), and some images
-        # of a training exploded. From beyond the bound, gradients only lead back.
+        # Unbounded, those of one layer reached exp(28) in a long training, and images exploded.
+        # From beyond the bound, gradients only lead back.
         exponent = tfc.upper_bound(tfc.lower_bound(
             t * linear + t**2 * square, -_LARGEST_LOG_SCALE), _LARGEST_LOG_SCALE)
         return tf.cast(tf.exp(exponent), dtype)

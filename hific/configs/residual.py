@@ -19,10 +19,7 @@ def get_config(recipe="cpu"):
     config = residual.get_config(recipe)
     config.train.lpips_weight = 1.0
     config.train.quantizer = dict(cls="Mixed", noisy=("z",))
-    config.train.adversarial = regimes.ADVERSARIAL
-    # What is trained in few steps learns fast.
-    config.train.adversarial.update(
-        channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
+    config.train.adversarial = regimes.SMALL_ADVERSARIAL
     config.train.num_steps = 10_000
     config.train.optimizer.learning_rate = 5e-4
     return config

@@ -12,8 +12,5 @@ get_hyper = small.get_hyper
 
 def get_config(recipe="cpu"):
     config = small.get_config(recipe)
-    config.train.adversarial = regimes.ADVERSARIAL
-    # What is trained in few steps learns fast.
-    config.train.adversarial.update(
-        channels=(32, 64, 128, 128), optimizer=dict(cls="Adam", learning_rate=3e-4))
+    config.train.adversarial = regimes.SMALL_ADVERSARIAL
     return config

@@ -7,6 +7,7 @@ The transforms are those of mshyper/configs/residual.py and go on from there; co
 parameters start fresh. All are trained.
 """
 
+from joint_ar.configs import small
 from mshyper.configs import residual
 
 TITLE = "Joint autoregressive and hierarchical prior, residual blocks, for all rates"
@@ -15,11 +16,7 @@ PAPER = "for CPUs; Minnen, Ballé, Toderici 2018"
 
 def get_config(recipe="cpu"):
     config = residual.get_config(recipe)
-    latents = config.model.analysis.channels[-1]
-    del config.model["predict_mean"]
-    config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)
-    config.model.entropy_parameters = dict(
-        cls="EntropyParameters", channels=(10 * latents // 3, 8 * latents // 3, 2 * latents))
+    small.add_context(config)
     config.train.num_steps = 20_000
     config.train.optimizer.learning_rate = 1e-3
     return config

@@ -8,12 +8,17 @@ PAPER = "for a few CPU cores"
 
 def get_config(recipe="cpu"):
     config = small.get_config(recipe)
+    add_context(config)
+    return config
+
+
+def add_context(config):
+    """Makes the mean-scale hyperprior of a config a joint prior."""
     latents = config.model.analysis.channels[-1]
     del config.model["predict_mean"]
     config.model.context = dict(cls="MaskedContext", channels=2 * latents, kernel=5)
     config.model.entropy_parameters = dict(
         cls="EntropyParameters", channels=(10 * latents // 3, 8 * latents // 3, 2 * latents))
-    return config
 
 
 get_hyper = small.get_hyper
