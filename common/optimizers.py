@@ -7,6 +7,9 @@ import tensorflow as tf
 from common.arguments import construct
 from common.errors import UserError
 
+# Matrices of fewer rows or columns are vectors to SOAP.
+_FEW = 4
+
 
 class SOAP(tf.keras.optimizers.Optimizer):
     """Adam in the eigenbasis of Shampoo's preconditioners (Vyas et al. 2024, algorithm 3).
@@ -14,8 +17,9 @@ class SOAP(tf.keras.optimizers.Optimizer):
     For a matrix G [inputs, outputs] or a kernel [taps, inputs, outputs], whose taps are its rows
     and columns as one axis, each axis keeps the running mean of the Gram matrix of its unfolding,
     G_(i) G_(i)^T. Their eigenvectors rotate the gradient into a basis in which Adam's diagonal
-    scaling is nearly a full one. Vectors, scalars and long axes are left to plain Adam. Transform
-    coding is ill-conditioned; arXiv 2601.20769 measures what this gains learned codecs.
+    scaling is nearly a full one. Vectors, scalars, matrices of few rows and long axes are left to
+    plain Adam. Transform coding is ill-conditioned; arXiv 2601.20769 measures what this gains
+    learned codecs.
 
     Both moments are kept in the rotated basis. There the first one is what the paper's, kept
     unrotated, would be rotated to in each step.
@@ -61,6 +65,10 @@ class SOAP(tf.keras.optimizers.Optimizer):
 
     def _axes(self, variable) -> dict[str, int]:
         """The axes that are rotated and their sizes, 2 to max_size."""
+        # A few vectors, as scales by level, have no eigenbasis to speak of; rotated, what has no
+        # gradient, as the scale of a channel that is never used, would be moved all the same.
+        if variable.shape.rank == 2 and min(variable.shape) < _FEW:
+            return {}
         if variable.shape.rank not in (2, 4):
             return {}
         *rows_and_columns, inputs, outputs = variable.shape

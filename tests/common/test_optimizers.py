@@ -98,6 +98,17 @@ def test_long_axes_are_left_to_adam():
     assert np.max(np.abs(rotated - matrix)) > 0.05
 
 
+def test_rows_of_vectors_are_left_to_adam():
+    # The last column has no gradient. Rotated, it would be moved all the same.
+    gradients = np.random.default_rng(0).normal(size=(20, 1, 2, 6)).astype(np.float32)
+    gradients[..., -1] = 0
+    rows, vector = tf.Variable(tf.zeros((2, 6))), tf.Variable(tf.zeros(12))
+    train(optimizers.SOAP(0.1), [rows], gradients)
+    train(optimizers.SOAP(0.1), [vector], gradients.reshape(20, 1, 12))
+    np.testing.assert_allclose(rows.numpy().ravel(), vector, rtol=1e-5, atol=1e-6)
+    assert np.all(rows[:, -1] == 0) and np.all(rows[:, :-1] != 0)
+
+
 def test_steps_turn_with_the_gradients():
     # In the eigenbasis, a rotation of the problem is a rotation of the steps; Adam's is not.
     rng = np.random.default_rng(0)
