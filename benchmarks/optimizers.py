@@ -99,8 +99,7 @@ def step_seconds(model: str, args: argparse.Namespace) -> dict[str, list[float]]
     for name, rate in (("Adam", PUBLISHED_RATE), ("SOAP", SOAP_RATE)):
         config = config_of(model, name, rate, 1000, args)
         built = export.build(zoo.CODECS["mshyper.models"], config.to_dict())
-        trainer = training.Trainer(built, config)
-        trainer.compile(optimizer=optimizers.build(
+        trainer = training.Trainer(built, config, optimizers.build(
             config.train.optimizer,
             schedules.learning_rate(config.train.schedule, rate, config.train.num_steps)))
         trainer.optimizer.build(built.trainable_variables)

@@ -64,7 +64,8 @@ def measure(args: argparse.Namespace) -> None:
 def ours(args: argparse.Namespace) -> side_by_side.Methods:
     """The worker of our side."""
     tf = side_by_side.tensorflow(args.threads)
-    from common import export, optimizers, precision, schedules, training
+    from common import export, optimizers, precision, schedules
+    from common.trainer import Trainer
     from mshyper.configs import mbt2018, small
     from mshyper.models import MeanScaleHyperprior
 
@@ -78,8 +79,7 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
             MeanScaleHyperprior, config.to_dict())
         rate = schedules.learning_rate(
             config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
-        trainer = training.Trainer(codec, config, average)
-        trainer.compile(optimizer=optimizers.build(config.train.optimizer, rate))
+        trainer = Trainer(codec, config, optimizers.build(config.train.optimizer, rate), average)
         trainer.optimizer.build(codec.trainable_variables)
         train_step = tf.function(trainer.train_step)
         return lambda: train_step(batch)["rd_loss"].numpy()

@@ -1,5 +1,6 @@
 """Losses of training and of iterative inference."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import tensorflow_compression as tfc
 
 from common import images, lpips, metrics
 from common.errors import UserError
-from common.model import Generated
+from common.model import Codec, Generated
 
 DISTORTIONS = ("mse", "ms_ssim")
 
@@ -19,6 +20,37 @@ _C1, _C2 = 0.01**2, 0.03**2
 
 # Similarities may be negative, and near 0 their powers have gradients without bound.
 _LEAST_SIMILARITY = 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of a training; called, it is `rate_distortion`.
+
+    Attributes:
+      rd_lambda: that of a model of one rate; one with levels has its own.
+      distortion, lpips_weight: as in `per_image`.
+    """
+
+    rd_lambda: float | None
+    distortion: str = "mse"
+    lpips_weight: float = 0.0
+
+    def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda, **options
+                 ) -> dict[str, tf.Tensor]:
+        return rate_distortion(x, generated, rd_lambda, distortion=self.distortion,
+                               lpips_weight=self.lpips_weight, **options)
+
+    def weights(self, codec: Codec, level: tf.Tensor | None) -> tuple:
+        """Lambda, and the weight of an image among others, of images at levels [B] or None."""
+        if level is None:
+            return self.rd_lambda, 1.0
+        return codec.levels.rd_lambda(level), codec.levels.weight(level)
+
+    def metrics(self, codec: Codec) -> list[str]:
+        """The names of what is measured of a codec."""
+        blank = tf.zeros([1, metrics.MS_SSIM_MIN_SIDE, metrics.MS_SSIM_MIN_SIDE, 3])
+        generated = codec(blank[:, :64, :64])._replace(x_hat=blank)
+        return list(self(blank, generated, 1.0))
 
 
 def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, **options

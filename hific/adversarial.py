@@ -9,7 +9,7 @@ codec with levels, E is the same mean at all of them.
 
 import tensorflow as tf
 
-from common import distribution, optimizers, quantizers, schedules, training
+from common import distribution, optimizers, quantizers, schedules, trainer
 from common.errors import UserError
 
 
@@ -105,7 +105,7 @@ def discriminator_losses(real: tf.Tensor, fake: tf.Tensor) -> dict[str, tf.Tenso
     }
 
 
-class Trainer(training.Trainer):
+class Trainer(trainer.Trainer):
     """Training with a discriminator, as config.train.adversarial describes it.
 
     That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
@@ -115,7 +115,7 @@ class Trainer(training.Trainer):
     batches_per_step = 2
     additional_metrics = ("g_loss", "d_loss", "d_real", "d_fake")
 
-    def __init__(self, codec, config, average=None):
+    def __init__(self, codec, config, optimizer, average=None):
         stride = codec.analysis.stride
         if config.data.patch_size % stride:
             raise UserError(f"data.patch_size {config.data.patch_size} is not a multiple of the "
@@ -123,26 +123,27 @@ class Trainer(training.Trainer):
         if config.train.schedule.cls == "ReduceOnPlateau":
             raise UserError("train.schedule ReduceOnPlateau waits for a loss that is not the "
                             "discriminator's; use another schedule")
-        super().__init__(codec, config, average)
+        super().__init__(codec, config, optimizer, average)
         arguments = config.train.adversarial.to_dict()
         self._weight = arguments.pop("weight")
-        optimizer = arguments.pop("optimizer")
+        discriminator_optimizer = arguments.pop("optimizer")
         self.discriminator = Discriminator(**arguments, stride=stride)
         blank = tf.zeros([1, 64, 64, 3])
         self.discriminator((blank, codec.infer(blank)["y"]))
-        self.discriminator_optimizer = optimizers.build(optimizer, schedules.learning_rate(
-            config.train.schedule, optimizer["learning_rate"], config.train.num_steps))
+        self.discriminator_optimizer = optimizers.build(
+            discriminator_optimizer, schedules.learning_rate(
+                config.train.schedule, discriminator_optimizer["learning_rate"],
+                config.train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     def state(self):
         return {**super().state(), "discriminator": self.discriminator,
                 "discriminator_optimizer": self.discriminator_optimizer}
 
-    @tf.autograph.experimental.do_not_convert
     def train_step(self, x):
         first, second = tf.split(x, 2)
         judged = self.update_discriminator(first)
-        return self.note({**self.update_codec(second), **judged})
+        return self.record({**self.update_codec(second), **judged})
 
     def update_discriminator(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         """A step of the discriminator's optimiser for a batch; returns what was measured."""
@@ -166,7 +167,7 @@ class Trainer(training.Trainer):
         return self._weight * g_loss, {"g_loss": g_loss}
 
 
-def trainer(codec, config, average=None) -> training.Trainer:
+def make_trainer(codec, config, optimizer, average=None) -> trainer.Trainer:
     """With a discriminator, if the config has one: `training.run` takes this."""
-    cls = Trainer if "adversarial" in config.train else training.Trainer
-    return cls(codec, config, average)
+    cls = Trainer if "adversarial" in config.train else trainer.Trainer
+    return cls(codec, config, optimizer, average)

@@ -14,7 +14,7 @@ def run():
     from hific.mixture import HiFiCMixture
     from hific.models import HiFiC
 
-    return training.program(HiFiC, HiFiCMixture, make_trainer=adversarial.trainer)
+    return training.program(HiFiC, HiFiCMixture, make_trainer=adversarial.make_trainer)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import tensorflow as tf
 import mshyper.models
 from common import data, export, optimizers, runs, training, transforms
 from common.errors import UserError
+from common.training_loop import Training
 from common.transforms.layers import ChannelNorm, InstanceNorm
 from hific import adversarial, regimes
 from hific.models import HiFiC
@@ -33,9 +34,8 @@ def tiny_config(stage=regimes.stage2):
 def trainer(lpips_network):
     tf.keras.utils.set_random_seed(0)
     config = tiny_config()
-    trainer = adversarial.trainer(export.build(HiFiC, config.to_dict()), config)
-    trainer.compile(optimizer=optimizers.build(config.train.optimizer, 1e-3))
-    return trainer
+    return adversarial.make_trainer(export.build(HiFiC, config.to_dict()), config,
+                                    optimizers.build(config.train.optimizer, 1e-3))
 
 
 @pytest.fixture
@@ -251,12 +251,12 @@ def test_the_codec_learns_from_the_discriminator(trainer, batch):
 @pytest.mark.slow
 def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
     config = tiny_config(regimes.stage1)
-    training.run(HiFiC, config, tmp_path / "one", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "one", adversarial.make_trainer)
     config = tiny_config()
     config.train.warm_start = str(tmp_path / "one")
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 0.0
-    training.run(HiFiC, config, tmp_path / "two", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "two", adversarial.make_trainer)
     assert "fresh: nothing" in capsys.readouterr().out
     one, two = (export.load(HiFiC, tmp_path / name / "model") for name in ("one", "two"))
     for a, b in zip(one.trainable_variables, two.trainable_variables):
@@ -284,7 +284,7 @@ def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_
     config.train.warm_start = str(tmp_path / "hyperprior")
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 0.0
-    training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
+    training.run(HiFiC, config, tmp_path / "run", adversarial.make_trainer)
     assert "fresh: nothing" in capsys.readouterr().out
     found = export.load(HiFiC, tmp_path / "run/model")
     for a, b in zip(found.trainable_variables, hyperprior.trainable_variables):
@@ -295,20 +295,20 @@ def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
     config = tiny_config()
     config.data.validation = ""
-    training.run(HiFiC, config, tmp_path / "whole", adversarial.trainer)
-    stop = training.Journal.on_epoch_end
+    training.run(HiFiC, config, tmp_path / "whole", adversarial.make_trainer)
+    end_interval = Training.end_interval
 
     class Killed(Exception):
         pass
 
-    def kill(self, epoch, logs=None):
-        stop(self, epoch, logs)
+    def kill(self):
+        end_interval(self)
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(training.Journal, "on_epoch_end", kill)
-        training.run(HiFiC, config, tmp_path / "parts", adversarial.trainer)
-    training.run(HiFiC, config, tmp_path / "parts", adversarial.trainer)
+        patch.setattr(Training, "end_interval", kill)
+        training.run(HiFiC, config, tmp_path / "parts", adversarial.make_trainer)
+    training.run(HiFiC, config, tmp_path / "parts", adversarial.make_trainer)
     # The discriminator's gradient is not the same to the last bit in every run.
     whole, parts = ([json.loads(line) for line in (
         tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("whole", "parts"))
@@ -325,5 +325,5 @@ def test_crops_that_the_latents_do_not_tile_are_refused(tmp_path, lpips_network)
     config = tiny_config()
     config.data.patch_size = 72
     with pytest.raises(UserError, match="72 is not a multiple of the latents' stride 16"):
-        training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
+        training.run(HiFiC, config, tmp_path / "run", adversarial.make_trainer)
     assert not (tmp_path / "run").exists()

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from common import data, distribution, quantizers, runs, training
 from common.errors import UserError
+from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 
@@ -32,8 +33,9 @@ training.run(MeanScaleHyperprior, configured(json.loads(sys.argv[2])), sys.argv[
 """
 MSHYPER = _RUN.format(model="from mshyper.models import MeanScaleHyperprior", arguments="")
 ADVERSARIAL = _RUN.format(
-    model="from hific.adversarial import trainer\nfrom mshyper.models import MeanScaleHyperprior",
-    arguments=", trainer").replace("configured(", "adversarial(")
+    model="from hific.adversarial import make_trainer\n"
+          "from mshyper.models import MeanScaleHyperprior",
+    arguments=", make_trainer").replace("configured(", "adversarial(")
 
 
 def configured(options):
@@ -112,15 +114,15 @@ def test_two_devices(on_one, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_another_number_of_devices(
         on_one, tmp_path, monkeypatch):
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
 
-    def interrupt(self, batch, logs=None):
-        on_train_batch_end(self, batch, logs)
+    def interrupt(self, measured):
+        end_step(self, measured)
         if self.step == 3:
             runs.save_all()
             raise InterruptedError
 
-    monkeypatch.setattr(training.Journal, "on_train_batch_end", interrupt)
+    monkeypatch.setattr(Training, "end_step", interrupt)
     with pytest.raises(InterruptedError):
         training.run(MeanScaleHyperprior, configured({"strategy": "mirrored"}), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-3")

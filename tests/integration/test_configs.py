@@ -61,7 +61,7 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
         "train.checkpoint_interval": 2})
     if config.train.optimizer.cls == "SOAP":  # its graph takes long to build
         config.train.optimizer.cls = "Adam"
-    make_trainer = adversarial.trainer if path.startswith("hific") else training.Trainer
+    make_trainer = adversarial.make_trainer if path.startswith("hific") else training.Trainer
     exported = training.run(
         model_class, config, tmp_path / "run", make_trainer)
     lines = [json.loads(line) for line in

@@ -30,6 +30,7 @@ from common import (
 )
 from common.container import Container
 from common.errors import UserError
+from common.training_loop import Training
 from factorized.configs import bls2017_levels
 from hific import adversarial, regimes
 from hific.configs import small_levels as hific_levels
@@ -153,17 +154,17 @@ def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
     config = levels_config()
     config.train.update(num_steps=6, checkpoint_interval=3, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
 
-    def kill(self, batch, logs=None):
-        on_train_batch_end(self, batch, logs)
+    def kill(self, measured):
+        end_step(self, measured)
         if self.step == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
+    monkeypatch.setattr(Training, "end_step", kill)
     with pytest.raises(KeyboardInterrupt):
         training.run(MeanScaleHyperprior, config, tmp_path / "parts")
-    monkeypatch.setattr(training.Journal, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(Training, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
     whole, parts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
     assert whole == parts
@@ -248,7 +249,7 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
     config.train.update(lpips_weight=0.0, num_steps=2, log_interval=1, checkpoint_interval=2)
     config.train.optimizer.cls = "Adam"
     config.data.update(train="photos/train", validation="", patch_size=64, batch_size=2)
-    exported = training.run(HiFiC, config, tmp_path / "run", adversarial.trainer)
+    exported = training.run(HiFiC, config, tmp_path / "run", adversarial.make_trainer)
     model = zoo.load(exported)
     trainer = adversarial.Trainer(model, config)
     trainer.compile("sgd")
@@ -264,8 +265,8 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
 
 def test_replicas_draw_the_levels_of_the_batch(monkeypatch):
     config = levels_config()
-    trainer = training.Trainer(export.build(MeanScaleHyperprior, config.to_dict()), config)
-    trainer.compile("sgd")
+    trainer = training.Trainer(export.build(MeanScaleHyperprior, config.to_dict()), config,
+                               tf.keras.optimizers.SGD())
     whole = trainer.draw_levels(tf.zeros([6, 8, 8, 3]))
     parts = []
     for index in range(3):

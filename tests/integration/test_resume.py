@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from common import checkpoints, data, export, images, locks, runs, training
 from common.errors import UserError
+from common.training_log import Log
+from common.training_loop import Training
 from hific.models import HiFiC
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
@@ -67,15 +69,15 @@ def test_nothing_stays_locked(run, tmp_path):
 @pytest.mark.slow
 def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
 
-    def lose(self, batch, logs=None):
+    def lose(self, measured):
         if self.step == 2:
             (tmp_path / "run" / locks.NAME).write_text("another's")
             time.sleep(0.5)
-        on_train_batch_end(self, batch, logs)
+        end_step(self, measured)
 
-    monkeypatch.setattr(training.Journal, "on_train_batch_end", lose)
+    monkeypatch.setattr(Training, "end_step", lose)
     with pytest.raises(UserError, match="took the folder over"):
         train(tmp_path / "run", train__log_interval=1, data__validation="")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
@@ -166,30 +168,31 @@ class Killed(Exception):
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_with_its_first_results_goes_on(tmp_path, tiny_run, monkeypatch):
-    write = training.Journal._write_pictures
+    images_ = Log.images
 
-    def kill(self):
-        raise Killed
+    def kill(self, step, name, pictures):
+        if step:
+            raise Killed
+        images_(self, step, name, pictures)
 
-    monkeypatch.setattr(training.Journal, "_write_pictures", kill)
+    monkeypatch.setattr(Log, "images", kill)
     with pytest.raises(Killed):
         train(tmp_path / "run")
     assert [line["split"] for line in metrics(tmp_path / "run")] == ["train", "train", "validation"]
-    monkeypatch.setattr(training.Journal, "_write_pictures", write)
+    monkeypatch.setattr(Log, "images", images_)
     train(tmp_path / "run")
     assert metrics(tmp_path / "run") == metrics(tiny_run)
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory):
-    """Of a run like `tiny_run`, in a folder of its own."""
-    config, folder = tiny_config(), tmp_path_factory.mktemp("journal")
-    trainer, rate = training._build(MeanScaleHyperprior, config, training.Trainer, "float32")
-    return training.Journal(folder, config, trainer, rate, [])
+def another(tmp_path_factory):
+    """A training like that of `tiny_run`, in a folder of its own."""
+    config, folder = tiny_config(), tmp_path_factory.mktemp("another")
+    return Training(folder, config, *training.build(MeanScaleHyperprior, config), [])
 
 
 @pytest.mark.slow
-def test_damaged_checkpoints_never_end_in_a_traceback(journal, run, tmp_path):
+def test_damaged_checkpoints_never_end_in_a_traceback(another, run, tmp_path):
     rng = random.Random(0)
     whole = run / "checkpoints"
     restored = refused = 0
@@ -209,10 +212,10 @@ def test_damaged_checkpoints_never_end_in_a_traceback(journal, run, tmp_path):
                 content[rng.randrange(len(content)):0] = rng.randbytes(100)
             path.unlink() if kind == 3 else path.write_bytes(content)
         try:
-            journal._checkpoints.last = None
-            journal.restore(folder)
+            another._checkpoints.last = None
+            another.restore(folder)
             restored += 1
-            assert journal.step in (10, 20)
+            assert another.step in (10, 20)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error)

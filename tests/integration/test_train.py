@@ -11,8 +11,20 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, export, images, itinf, lpips, precision, recipes, runs, training
+from common import (
+    data,
+    export,
+    images,
+    itinf,
+    lpips,
+    precision,
+    recipes,
+    runs,
+    training,
+    training_config,
+)
 from common.errors import UserError
+from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
 
@@ -60,18 +72,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch, option
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
     kill_at = iter([3, 13, math.inf])
 
     def run_until_killed():
         last = next(kill_at)
 
-        def kill(self, batch, logs=None):
-            on_train_batch_end(self, batch, logs)
-            if int(self.model.optimizer.iterations) == last:
+        def kill(self, measured):
+            end_step(self, measured)
+            if self.step == last:
                 raise Killed
 
-        monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
+        monkeypatch.setattr(Training, "end_step", kill)
         training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     for _ in range(2):
@@ -101,22 +113,22 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
     # Where a line of metrics is due, in the middle of an interval, where one ends, and the end.
     for last in (6, 7, 8, 14):
-        def kill(self, batch, logs=None, last=last):
+        def kill(self, measured, last=last):
             if self.step == last:  # a signal comes before anything else is done
                 # Python may be tracing a graph then.
                 (tf.function(runs.save_all, autograph=False) if last == 7 else runs.save_all)()
                 raise Killed
-            on_train_batch_end(self, batch, logs)
+            end_step(self, measured)
 
-        monkeypatch.setattr(training.Journal, "on_train_batch_end", kill)
+        monkeypatch.setattr(Training, "end_step", kill)
         with pytest.raises(Killed):
             training.run(MeanScaleHyperprior, config, tmp_path / "parts")
         checkpoint = tf.train.latest_checkpoint(str(tmp_path / "parts/checkpoints"))
         assert checkpoint.endswith(f"step-{last}")
-    monkeypatch.setattr(training.Journal, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(Training, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (
@@ -267,21 +279,21 @@ def test_a_run_keeps_its_precision_on_another_machine(
     config.train.precision = "auto"
     begun = "bfloat16" if first else "float32"
     update_codec = training.Trainer.update_codec
-    on_train_batch_end = training.Journal.on_train_batch_end
+    end_step = Training.end_step
 
     def check(self, x):
         assert self.codec.analysis.layers[1].compute_dtype == begun
         return update_codec(self, x)
 
-    def kill(self, batch, logs=None):
+    def kill(self, measured):
         if self.step == 2:
             raise Killed
-        on_train_batch_end(self, batch, logs)
+        end_step(self, measured)
 
     monkeypatch.setattr(training.Trainer, "update_codec", check)
-    for hardware, ending in ((first, kill), (second, on_train_batch_end)):
+    for hardware, ending in ((first, kill), (second, end_step)):
         monkeypatch.setattr(precision, "hardware", lambda hardware=hardware: hardware)
-        monkeypatch.setattr(training.Journal, "on_train_batch_end", ending)
+        monkeypatch.setattr(Training, "end_step", ending)
         with pytest.raises(Killed) if ending is kill else contextlib.nullcontext():
             training.run(MeanScaleHyperprior, config, tmp_path)
         assert capsys.readouterr().out.splitlines()[0] == f"run: {tmp_path}, in {begun}"
@@ -472,5 +484,5 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
 ])
 def test_another_class_leaves_no_arguments_of_the_first(section, given, expected):
     config = recipes.build("yang2023").lock()
-    training.override_components(config, [(section, key, given[key]) for key in given])
+    training_config.override_components(config, [(section, key, given[key]) for key in given])
     assert config.train[section].to_dict() == expected and config.is_locked

@@ -1,0 +1,112 @@
+"""The sections data and train of a config: what they may say, and overrides of components.
+
+The entries themselves are in common/recipes.py.
+"""
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable
+
+import tensorflow as tf
+from ml_collections import config_dict
+
+from common import data, objectives, recipes, weights
+from common.errors import UserError
+
+# What the command line says of a component: its class, or arguments that the config need not have.
+_COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
+_OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
+
+
+def check(config: config_dict.ConfigDict, replicas: int) -> None:
+    """Raises UserError if sections data and train are none to train with on so many devices."""
+    for section, keys in (("data", ("patch_size", "batch_size", "crops_per_image")),
+                          ("train", ("num_steps", "log_interval", "checkpoint_interval"))):
+        for key in keys:
+            if config[section][key] < 1:
+                raise UserError(f"{section}.{key} is {config[section][key]}; need at least 1")
+    if not 0 <= config.train.ema_decay < 1:
+        raise UserError(f"train.ema_decay is {config.train.ema_decay}; need 0 (off) to below 1")
+    if config.train.export_dtype not in weights.DTYPES:
+        raise UserError(f"train.export_dtype is '{config.train.export_dtype}'; known: "
+                        f"{', '.join(weights.DTYPES)}")
+    if not config.model.get("levels") and config.train.rd_lambda is None:
+        raise UserError("train.rd_lambda is None, as for models with model.levels, which this one "
+                        "has not; give the lambda to train for")
+    if config.model.get("levels") and config.train.rate_target is not None:
+        raise UserError("train.rate_target is for models of one rate; those with model.levels have "
+                        "a range of them")
+    if config.seed < 0:
+        raise UserError(f"seed is {config.seed}; need at least 0")
+    if config.data.batch_size % (config.data.crops_per_image * replicas):
+        raise UserError(
+            f"data.batch_size {config.data.batch_size} is not a multiple of data.crops_per_image "
+            f"{config.data.crops_per_image}" + f" times {replicas} devices" * (replicas > 1))
+
+
+def check_distortion(config: config_dict.ConfigDict, validation: list[data.Source]) -> None:
+    """Raises UserError if crops, or images for validation, are too small for the distortion."""
+    if not 0 <= config.train.lpips_weight < math.inf:
+        raise UserError(f"train.lpips_weight is {config.train.lpips_weight}; need 0 or more")
+    sides = {"data.patch_size": config.data.patch_size}
+    sides |= {f"validation image {source.name}": min(source.size()) for source in validation}
+    for name, side in sides.items():
+        objectives.check_side(side, name, config.train.distortion, config.train.lpips_weight)
+    if config.train.distortion != "ms_ssim":
+        return
+    levels = config.model.get("levels")
+    rd_lambda = min(levels.rd_lambda) if levels else config.train.rd_lambda
+    if rd_lambda < min(recipes.MS_SSIM_LAMBDAS) / 10:
+        raise UserError(f"rd_lambda {rd_lambda:g} is one for MSE: nothing would "
+                        "be left of the image; for MS-SSIM, CompressAI has "
+                        f"{min(recipes.MS_SSIM_LAMBDAS):g} to {max(recipes.MS_SSIM_LAMBDAS):g}")
+
+
+def jit_compile(setting: str) -> bool:
+    """Whether XLA is to compile, as train.jit_compile says: "auto", "on" or "off".
+
+    Raises:
+      UserError: it says something else.
+    """
+    if setting not in ("auto", "on", "off"):
+        raise UserError(f"train.jit_compile is '{setting}'; use auto, on or off")
+    # On CPUs, XLA's convolutions are several times slower than oneDNN's.
+    return setting == "on" or setting == "auto" and bool(tf.config.list_physical_devices("GPU"))
+
+
+def split_components(argv: list[str]
+                     ) -> tuple[list[str], Callable[[config_dict.ConfigDict], None]]:
+    """Takes the overrides of components out of a command line.
+
+    Returns:
+      What is left of it, and a function that applies the overrides to a config.
+    """
+    components = [match.groups() for match in map(_COMPONENT.fullmatch, argv) if match]
+    return ([arg for arg in argv if not _COMPONENT.fullmatch(arg)],
+            lambda config: override_components(config, components))
+
+
+def override_components(config: config_dict.ConfigDict,
+                        overrides: Iterable[tuple[str, str, str]]) -> None:
+    """Sets entries of the sections of config.train that each name a class: train.optimizer, ...
+
+    What its class does not take is found when it is built. With another class, the arguments of
+    the one before go, but for those that all optimisers take.
+
+    Args:
+      config: the config to change.
+      overrides: (section, key, value as on the command line).
+    """
+    if "train" not in config:  # `training.program` says what to do
+        return
+    for section, key, value in sorted(overrides, key=lambda override: override[1] != "cls"):
+        component = config.train[section]
+        with config.unlocked(), component.ignore_type():
+            if key == "cls" and value != component.cls:
+                for other in set(component) - {"cls", *_OF_ALL_OPTIMIZERS}:
+                    del component[other]
+            try:
+                component[key] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):  # a name without quotes
+                component[key] = value

@@ -1,0 +1,279 @@
+"""The loop of training: what follows each step, and what the end of an interval does.
+
+    end_step       log, progress, and the end that a signal asked for
+    end_interval   validation (common/validation.py), export, checkpoint (common/checkpoints.py)
+
+It is a plain loop, not Keras's `fit`, which has no place to go on from within an epoch, to give a
+step of HiFiC two batches, or to stop between two steps and leave nothing half done. What users like
+of `fit` is here: a line of progress, TensorBoard, metrics, checkpoints.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+from absl import logging
+from ml_collections import config_dict
+
+from common import (
+    checkpoints,
+    data,
+    export,
+    images,
+    locks,
+    runs,
+    schedules,
+    training_config,
+    training_log,
+    validation,
+)
+from common.errors import UserError
+from common.exact import ConversionError
+from common.progress import Progress
+from common.trainer import Trainer
+
+_NUM_PICTURES = 4  # of the validation images, shown in TensorBoard
+
+
+class Training:
+    """A training in its folder, from the step that it is at to the end.
+
+    Args:
+      folder: gets metrics, events, checkpoints and the exported model.
+      config: as in common/recipes.py.
+      trainer: makes the steps.
+      rate: the learning rate, which may depend on validation.
+      sources: validation images; may be empty.
+      lock: that of the folder, if others may want it.
+
+    Raises:
+      UserError: nothing can be written there.
+    """
+
+    def __init__(self, folder: pathlib.Path, config: config_dict.ConfigDict, trainer: Trainer,
+                 rate: schedules.Schedule, sources: list[data.Source],
+                 lock: locks.Lock | None = None):
+        self._folder = folder
+        self._config = config
+        self._trainer = trainer
+        self._rate = rate
+        self._lock = lock
+        self._best_loss = tf.Variable(math.inf, trainable=False)
+        # The step of the last interval's end that is over, validation and all.
+        self._validated_step = tf.Variable(0, trainable=False, dtype=tf.int64)
+        self._within_end = False
+        self._checkpoints = checkpoints.Checkpoints(
+            folder / "checkpoints", codec=trainer.codec, result=trainer.result,
+            optimizer=trainer.optimizer, best_loss=self._best_loss, settled=self._validated_step,
+            **trainer.state())
+        self._validation = validation.Validation(
+            trainer.result, trainer.objective, sources, trainer.rate_control,
+            training_config.jit_compile(config.train.jit_compile))
+        self._progress = None
+        self._trained = {}  # the last means of what was measured in training
+        self._log = training_log.Log(folder)
+        self._pictures = [source.read() for source in sources[:_NUM_PICTURES]]
+        self._log.images(0, "original", self._pictures)
+        self._log.flush()
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return int(self._trainer.optimizer.iterations.numpy())
+
+    # --- From one step to the next --------------------------------------------------------------
+
+    def loop(self, train_step: Callable[[Iterator], dict[str, tf.Tensor]], batches: Iterator
+             ) -> None:
+        """Trains to the last step.
+
+        Args:
+          train_step: makes a step with the next of `batches`; returns what was measured.
+          batches: those of the steps that are left.
+
+        Raises:
+          UserError: the loss is not finite, the folder is another's, or writing fails.
+        """
+        while self.step < self._config.train.num_steps:
+            self.end_step(train_step(batches))
+            if self._ends_interval():
+                self.end_interval()
+
+    def end_step(self, measured: dict[str, tf.Tensor]) -> None:
+        """Does what follows each step."""
+        if self._lock:
+            self._lock.require()
+        self._require_finite(float(measured["rd_loss"]))
+        if self.step % self._config.train.log_interval == 0:
+            self._log_training()
+        self._progress.step(self.step, lambda: self._trainer.means.result() or self._trained)
+        runs.stop_if_asked()
+
+    def end_interval(self) -> None:
+        """Validates, exports the model if it is the best, and saves a checkpoint."""
+        measured = self._measure()
+        if not self._is_finite():
+            raise self._diverged()
+        with runs.unstoppable():
+            if self._checkpoints.last is None:  # from here on there are results, which need one
+                self._checkpoints.save(self.step)
+            self._within_end = True
+            self._log_training()
+            self._log_validation(measured)
+            mean = self._observe(measured)
+            if self._is_best(mean):
+                self._export()
+            self._validated_step.assign(self.step)
+            self._checkpoints.save(self.step)
+            self._within_end = False
+            self._log.flush()
+            self._progress.interval(self.step, self._trained, mean)
+
+    def _ends_interval(self):
+        return self.step >= self._config.train.num_steps or not (
+            self.step % self._config.train.checkpoint_interval)
+
+    # --- Stopping and resuming ------------------------------------------------------------------
+
+    def interrupt(self) -> str:
+        """Saves a checkpoint in the middle of an interval, for a process that is to end.
+
+        Returns:
+          The step that it can go on at, and that of the end.
+        """
+        with tf.init_scope():  # Python may be tracing a graph, of which this is to be no part
+            # Of the end of an interval, half is no state to go on from.
+            if not self._within_end and self.step and self._is_finite():
+                self._checkpoints.save(self.step)
+        return f"step {self._checkpoints.last or 0} of {self._config.train.num_steps}"
+
+    def restore(self, folder: pathlib.Path) -> None:
+        """Goes back to the last checkpoint of the run in `folder`, if there is one.
+
+        Raises:
+          UserError: no checkpoint can be read.
+        """
+        self._checkpoints.restore(folder / "checkpoints")
+        self._log.keep(self._is_done)
+
+    def finish_interrupted(self) -> None:
+        """Does what a process that was stopped left to be done at this step."""
+        self._progress = Progress(self.step, self._config.train.num_steps)
+        if self.step % self._config.train.log_interval == 0:
+            self._log_training()
+        if self.step and self._ends_interval() and not self._is_validated():
+            self.end_interval()
+
+    def validate_warm_start(self) -> None:
+        """Measures and exports the model as it is before training."""
+        measured = self._measure()
+        if measured:
+            self._log_validation(measured)
+            if self._is_best(self._observe(measured)):
+                self._export()
+
+    def _is_done(self, line):
+        """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
+        if self.step == line["step"] > 0:
+            return self._is_validated() or (
+                line["split"] == "train" and not self._trainer.means.result())
+        return line["step"] < self.step
+
+    def _is_validated(self):
+        return self.step == int(self._validated_step)
+
+    # --- Validation and export ------------------------------------------------------------------
+
+    def _measure(self) -> dict[int, dict[str, float]]:
+        """What validation measures, by level; nothing without images.
+
+        Raises:
+          UserError: the loss is not finite.
+        """
+        self._trainer.update_offsets()
+        measured = self._validation()
+        for row in measured.values():
+            self._require_finite(row["rd_loss"])
+        return measured
+
+    def _observe(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
+        """Has the schedules follow what validation measured; returns its mean over levels."""
+        mean = validation.means([*measured.values()])
+        if not mean:
+            return {}
+        self._rate.observe(mean["rd_loss"])
+        control = self._trainer.rate_control
+        if control and self.step:
+            control.observe(mean["bpp"])
+        if control and self.step >= self._config.train.num_steps and (
+                abs(mean["bpp"] / control.target - 1) > 0.05):
+            logging.warning("the rate is %.3f bits per pixel, not %g as train.rate_target says",
+                            mean["bpp"], control.target)
+        return mean
+
+    def _is_best(self, mean: dict[str, float]) -> bool:
+        """Whether this model is to be exported: none before was better, or they do not compare."""
+        if not mean or self._trainer.rate_control:  # losses with other weights cannot be compared
+            return True
+        if mean["rd_loss"] >= float(self._best_loss):
+            return False
+        self._best_loss.assign(mean["rd_loss"])
+        return True
+
+    def _export(self) -> None:
+        record = runs.record(type(self._trainer.result), self._config)
+        if self._trainer.rate_control:
+            record["train"]["rate_weight"] = float(
+                self._trainer.rate_control.mean_weight.numpy())
+        try:
+            export.save(self._trainer.result, record, self._folder / "model",
+                        self._config.train.export_dtype)
+        except ConversionError as error:  # later weights may fit
+            if self.step >= self._config.train.num_steps:
+                raise
+            logging.warning("step %d is not exported: %s", self.step, error)
+
+    # --- The log --------------------------------------------------------------------------------
+
+    def _log_training(self) -> None:
+        means = self._trainer.means.result()
+        if means:
+            self._trained = means
+            self._log.scalars(self.step, "train", means)
+            self._trainer.means.reset()
+
+    def _log_validation(self, measured: dict[int, dict[str, float]]) -> None:
+        if not measured:
+            return
+        rows = [*measured.values()]
+        self._log.scalars(self.step, "validation", validation.means(rows))
+        if self._trainer.codec.levels:
+            for level, row in measured.items():
+                self._log.scalars(self.step, f"validation/level={level}", row)
+            self._log.curve(self.step, rows)
+        self._log.images(self.step, "reconstruction", [
+            images.to_uint8(self._trainer.result(data.to_float(picture)[None]).x_hat)[0]
+            for picture in self._pictures])
+
+    # --- Losses that are not finite -------------------------------------------------------------
+
+    def _require_finite(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise self._diverged()
+
+    def _is_finite(self) -> bool:
+        try:
+            export.require_finite(self._trainer.codec, self._folder)
+        except UserError:
+            return False
+        return True
+
+    def _diverged(self) -> UserError:
+        last, optimizer = self._checkpoints.last, self._config.train.optimizer
+        clip = optimizer.get("global_clipnorm")
+        return UserError(
+            f"the loss is not finite at step {self.step}: the same command with a lower "
+            f"--config.train.optimizer.learning_rate (it is {optimizer.learning_rate:g}) or "
+            f"--config.train.optimizer.global_clipnorm (it is {clip or 'off'}) " + (
+                f"goes on at step {last}, the last checkpoint" if last else "begins again"))

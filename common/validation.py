@@ -1,0 +1,60 @@
+"""Validation: the objective of whole images, as they are coded: rounded latents, 8-bit images."""
+
+import numpy as np
+import tensorflow as tf
+
+from common import data, objectives, rate_control
+from common.model import Codec
+
+# How many levels are validated, if the codec has some.
+_LEVELS = 5
+
+
+class Validation:
+    """What is measured of a model at the end of an interval of training, on one device.
+
+    (Keras's `evaluate`, within a strategy, would share each image among all devices.)
+
+    Args:
+      codec: the model.
+      objective: that of the training.
+      sources: the images; may be none.
+      control: with train.rate_target, that of the training.
+      jit_compile: whether XLA compiles it.
+    """
+
+    def __init__(self, codec: Codec, objective: objectives.Objective, sources: list[data.Source],
+                 control: rate_control.RateControl | None = None, jit_compile: bool = False):
+        self._codec = codec
+        self._objective = objective
+        self._control = control
+        self._images = data.whole_images(sources) if sources else None
+        self._measure = tf.function(
+            self._measure, autograph=False, jit_compile=jit_compile,
+            input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1], tf.int32)])
+
+    def __call__(self) -> dict[int, dict[str, float]]:
+        """The means over all images of what the objective measures, by level.
+
+        Those of a model of one rate are under 0. Without images there are none.
+        """
+        if self._images is None:
+            return {}
+        levels = self._codec.levels.spread(_LEVELS) if self._codec.levels else [0]
+        rows = {level: [] for level in levels}
+        for image in self._images:
+            for level in levels:
+                rows[level].append(self._measure(image, tf.constant([level])))
+        return {level: means(of_level) for level, of_level in rows.items()}
+
+    def _measure(self, x, level):
+        level = level if self._codec.levels else None
+        rd_lambda, weight = self._objective.weights(self._codec, level)
+        rate_weight = self._control.mean_weight if self._control else 1.0
+        return self._objective(x, self._codec(x, level), rd_lambda, weight=weight,
+                               rate_weight=rate_weight, eight_bit=True)
+
+
+def means(rows: list[dict]) -> dict[str, float]:
+    """The mean of each entry over dictionaries with the same keys; nothing of nothing."""
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
