@@ -251,8 +251,7 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
     config.data.update(train="photos/train", validation="", patch_size=64, batch_size=2)
     exported = training.run(HiFiC, config, tmp_path / "run", adversarial.make_trainer)
     model = zoo.load(exported)
-    trainer = adversarial.Trainer(model, config)
-    trainer.compile("sgd")
+    trainer = adversarial.Trainer(model, config, tf.keras.optimizers.SGD())
     x, seen, infer = tf.random.stateless_uniform([8, 64, 64, 3], [1, 2]), [], model.infer
     monkeypatch.setattr(
         model, "infer", lambda *args, **more: seen.append(more["level"]) or infer(*args, **more))
