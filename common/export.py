@@ -155,7 +155,8 @@ def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     """Replaces the weights of those parts of `model` that an exported model has too.
 
     Parts are known by their name: a joint_ar model takes analysis, synthesis and the hyper
-    transforms of an mshyper model.
+    transforms of an mshyper model. A transform of another class there is another part, and what
+    levels scale of it (common/levels.py) is fresh too.
 
     Returns:
       The parts that keep their fresh weights.
@@ -163,16 +164,24 @@ def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     Raises:
       UserError: no part, or one of another architecture, or weights that are not finite.
     """
-    file = _file(read_config(path))
+    config = read_config(path)
+    file = _file(config)
     # Keys of format 1 begin with "codec/".
     theirs = {key.removeprefix("codec/").partition("/")[0] for key in file.read(path)}
     parts = weights.parts(model)
-    common = {name: part for name, part in parts.items() if name in theirs}
+    common = {name: part for name, part in parts.items()
+              if name in theirs and _same_class(config["model"].get(name), part)}
     if not common:
         raise UserError(f"{path} has none of the parts of this model ({', '.join(sorted(parts))})")
-    file.restore(common, path)
+    fresh = sorted(parts.keys() - common.keys())
+    file.restore(common, path, leave=tuple(f"levels/{name}." for name in fresh))
     require_finite(model, path)
-    return sorted(parts.keys() - common.keys())
+    return fresh
+
+
+def _same_class(section, part) -> bool:
+    """Whether a part is of the class that the config of a model names, if it does."""
+    return not isinstance(section, dict) or section.get("cls") in (None, type(part).__name__)
 
 
 def _file(config: dict) -> types.ModuleType:

@@ -25,8 +25,9 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: its weights are damaged ({_line(error)})") from None
 
 
-def restore(layers: Parts, path: str | os.PathLike) -> None:
+def restore(layers: Parts, path: str | os.PathLike, leave: tuple[str, ...] = ()) -> None:
     """Replaces the weights of `layers` by those that the folder `path` has. Raises UserError."""
+    del leave  # scales by level, which these models have none of
     checkpoint = tf.train.Checkpoint(codec=tf.train.Checkpoint(**layers))
     try:
         checkpoint.read(str(pathlib.Path(path) / "weights")).assert_existing_objects_matched()

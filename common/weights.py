@@ -102,14 +102,19 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: its weights are damaged ({error})") from None
 
 
-def restore(layers: Parts, path: str | os.PathLike) -> None:
+def restore(layers: Parts, path: str | os.PathLike, leave: tuple[str, ...] = ()) -> None:
     """Replaces the weights of `layers`, all or none, by those that the folder `path` has of them.
+
+    Those whose names begin with one of `leave` stay as they are.
 
     Raises:
       UserError: they are missing, damaged, or of another architecture.
     """
-    arrays, weights = read(path), named(layers)
-    there = {name: array for name, array in arrays.items() if name.partition("/")[0] in layers}
+    arrays = read(path)
+    weights = {name: weight for name, weight in named(layers).items()
+               if not name.startswith(leave)}
+    there = {name: array for name, array in arrays.items()
+             if name.partition("/")[0] in layers and not name.startswith(leave)}
     for name in sorted(there.keys() | weights.keys()):
         ours, theirs = (found[name].shape if name in found else None for found in (weights, there))
         if ours is None or theirs is None or tuple(ours) != theirs:

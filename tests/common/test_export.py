@@ -232,6 +232,25 @@ def test_warm_start_takes_the_parts_that_both_have(start):
         np.testing.assert_array_equal(a, b)
 
 
+def test_warm_start_leaves_transforms_of_another_class_and_their_scales_by_level(tmp_path):
+    config = {**export.read_config(FORMAT1)["model"],
+              "levels": {"count": 8, "rd_lambda": (0.001, 0.1), "scales": True}}
+    given = export.build(mshyper.models.MeanScaleHyperprior, {"model": config})
+    for name, weight in weights.named(weights.parts(given)).items():
+        if name.startswith("levels/"):
+            weight.assign(weight + 0.25)
+    export.save(given, {"package": "mshyper", "model": config}, tmp_path / "model")
+    model = export.build(mshyper.models.MeanScaleHyperprior, {"model": {
+        **config, "synthesis": {"cls": "TwoLayerResSynthesis", "channels": [4, 3]}}})
+    assert export.warm_start(model, tmp_path / "model") == ["synthesis"]
+    own, theirs = (weights.named(weights.parts(each)) for each in (model, given))
+    for name, weight in own.items():
+        if name.startswith("levels/synthesis."):
+            assert np.all(weight == 0)
+        elif not name.startswith("synthesis/"):
+            np.testing.assert_array_equal(weight, theirs[name])
+
+
 def test_warm_start_refuses_other_shapes_and_other_parts(start):
     wider = {"cls": "HyperAnalysis", "channels": [2, 5, 3], "activation": "leaky_relu"}
     with pytest.raises(UserError, match="its weights do not fit the model"):
