@@ -314,8 +314,6 @@ class LogisticTable(ScaleTable):
 class ShiftedScaleTable(ScaleTable):
     """`ScaleTable` for integers whose mean is none: the mean's fraction picks the table too.
 
-    Distribution number i * 64 + k has entry k of the scale table and mean i / `shifts`.
-
     Args:
       shifts: how many fractions there are.
       output: as of `ScaleTable`.
@@ -329,8 +327,18 @@ class ShiftedScaleTable(ScaleTable):
     def distributions(self) -> int:
         return self.shifts * NUM_SCALES
 
+    @staticmethod
+    def number(shift: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """Number of the distribution of mean `shift` / `shifts` and entry `index` of the scales."""
+        return shift * NUM_SCALES + index
+
+    @staticmethod
+    def shift_and_index(number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inverse of `number`."""
+        return divmod(number, NUM_SCALES)
+
     def symbol_bits(self, symbols, distributions):
-        shift, index = np.divmod(distributions, NUM_SCALES)
+        shift, index = self.shift_and_index(distributions)
         return super().symbol_bits(symbols - shift / self.shifts, index)
 
     def pmfs(self):

@@ -110,7 +110,7 @@ class Mixture:
         weights, mean, index = (
             np.moveaxis(x.reshape(*x.shape[:-1], self._components, -1), -2, 0) for x in outputs)
         shifts, fraction = np.divmod(mean, 2**_SHIFT_BITS)
-        numbers = fraction * priors.NUM_SCALES + index + np.int16(first)
+        numbers = self.table.number(fraction, index) + np.int16(first)
         return mixtures.Mixtures(weights, numbers, shifts)
 
 

@@ -183,7 +183,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         # To the nearest fraction of an integer.
         fractions = (mean + 2**(MEAN_BITS - _SHIFT_BITS - 1)) >> (MEAN_BITS - _SHIFT_BITS)
         integers, shift = fractions >> _SHIFT_BITS, fractions & (2**_SHIFT_BITS - 1)
-        numbers = self._y_numbers.start + shift * priors.NUM_SCALES + index
+        numbers = self._y_numbers.start + self.y_prior.table.number(shift, index)
         return integers.astype(np.int32), numbers.astype(np.int32)
 
     def coded_posterior(self, y, steps):

@@ -17,7 +17,7 @@ import numpy as np
 
 from common import exact, exact_gradient
 from common.coding_tables import CodingTables
-from common.priors import MIN_SCALE, NUM_SCALES
+from common.priors import MIN_SCALE, NUM_SCALES, ShiftedScaleTable
 
 # Of two neighbours in the scale table: (MAX_SCALE / MIN_SCALE)^(1 / 63), and its logarithm. Written
 # out, because exp and log differ in the last bit from machine to machine.
@@ -106,7 +106,7 @@ class PosteriorSearch:
         shift = (sixteenth - integer * self._shifts).astype(np.int32)
         entry = inside[1].astype(np.int32)
         starts, minima, sizes, by_mean, by_index = self._y_slopes
-        table = shift * NUM_SCALES + entry
+        table = ShiftedScaleTable.number(shift, entry)
         position = np.clip(y - integer - minima[table], 0, sizes[table] - 1).astype(np.int32)
         position = position + starts[table]
         gradients = []
@@ -132,13 +132,13 @@ class PosteriorSearch:
         def at(symbols, shift, entry):
             """Counts of symbols in the table of a mean shift / shifts and a scale."""
             carry, shift = divmod(shift, self._shifts)
-            table = shift * NUM_SCALES + min(max(entry, 0), NUM_SCALES - 1)
+            table = ShiftedScaleTable.number(shift, min(max(entry, 0), NUM_SCALES - 1))
             position = symbols - carry - minima[table]
             inside = (position >= 0) & (position < sizes[table])
             return np.where(inside, counts[table][np.clip(position, 0, sizes[table] - 1)], 1.0)
 
         for table, size in enumerate(sizes):
-            shift, entry = divmod(table, NUM_SCALES)
+            shift, entry = ShiftedScaleTable.shift_and_index(table)
             symbols = np.arange(size) + minima[table]
             here = at(symbols, shift, entry)
             distance = symbols - shift / self._shifts
