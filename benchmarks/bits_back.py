@@ -3,7 +3,7 @@
 Encoder and decoder need the same posterior q(z | ŷ). Measured are net bits of the stack, by
 
     amortised     the hyper-analysis in fixed point
-    replay N      N steps of optimisation that the decoder does again (mshyper/replay.py)
+    replay N      N steps of optimisation that the decoder does again (mshyper/posterior_search.py)
     sent D        200 such steps, whose result is sent: the means' difference from the amortised
                   ones in units of D / 16. Scales stay amortised. Its cost is the empirical entropy
                   of each channel and image, less than any coder without context can reach; the rate
@@ -22,9 +22,9 @@ import numpy as np
 
 import chain
 from common import tables
+from common.ans import AnsStack
 from common.cli import report
 from common.lazy import coding, data
-from common.stack import Stack
 from mshyper.bits_back import BitsBackHyperprior
 
 REPLAYS = (5, 10, 20, 40, 80)
@@ -35,7 +35,7 @@ _START = np.random.default_rng(0).bytes(1_000_000)
 
 def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior) -> int:
     """What a stack grows by when it takes int32 y with this posterior."""
-    stack = Stack(model.tables, _START)
+    stack = AnsStack(model.tables, _START)
     before = stack.bits
     model.encode_with(y, posterior, stack)
     return stack.bits - before

@@ -117,21 +117,22 @@ def exponent(seconds: dict[int, float]) -> float:
 
 def range_coder(count: int, rounds: int) -> list[dict]:
     """Symbols a second that our range coder encodes and decodes, medians; one row for each."""
-    from common import entropy
+    from common import priors, range_coding
+    from common.coding_tables import CodingTables
 
     rng = np.random.default_rng(0)
-    scales = np.geomspace(entropy.MIN_SCALE, entropy.MAX_SCALE, entropy.NUM_SCALES)
-    distributions = rng.integers(entropy.NUM_SCALES, size=count, dtype=np.int32)
+    scales = np.geomspace(priors.MIN_SCALE, priors.MAX_SCALE, priors.NUM_SCALES)
+    distributions = rng.integers(priors.NUM_SCALES, size=count, dtype=np.int32)
     symbols = np.round(rng.normal(scale=scales[distributions]))
-    tables = entropy.Tables.build([entropy.ScaleTable()])
+    tables = CodingTables.build([priors.ScaleTable()])
 
     def encode():
-        coder = entropy.RangeEncoder(tables)
+        coder = range_coding.RangeEncoder(tables)
         coder.encode(symbols, distributions)
         return coder.finish()
 
     def decode(stream):
-        return entropy.RangeDecoder(tables, stream).decode(distributions)
+        return range_coding.RangeDecoder(tables, stream).decode(distributions)
 
     stream = encode()
     if not np.array_equal(decode(stream), symbols):

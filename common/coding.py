@@ -12,9 +12,9 @@ import tqdm
 
 from common import data, images, metrics, quantizers, tiles
 from common.container import Container
-from common.entropy import BitCounter, CodingError, RangeDecoder, RangeEncoder
-from common.errors import UserError
+from common.errors import CodingError, UserError
 from common.model import Codec, Latents
+from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
 from common.timing import recording, stage
 
 

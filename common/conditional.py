@@ -19,8 +19,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import entropy, exact
+from common import escapes, exact
+from common.coders import Decoder, Encoder
 from common.model import Prediction
+from common.priors import ScaleTable
 
 # In coding, means are multiples of 2^-MEAN_BITS, and so is y.
 MEAN_BITS = 12
@@ -29,7 +31,7 @@ MEAN_BITS = 12
 class Given(NamedTuple):
     """The distribution of y [B, h, w, M] by mean and position in the table, of the same shape."""
 
-    table: entropy.ScaleTable
+    table: ScaleTable
     offset: tf.Tensor
     index: tf.Tensor
 
@@ -51,7 +53,7 @@ class MeanScale:
       predict_mean: else all means are zero.
     """
 
-    def __init__(self, table: entropy.ScaleTable, predict_mean: bool = True):
+    def __init__(self, table: ScaleTable, predict_mean: bool = True):
         self.table = table
         self._predict_mean = predict_mean
 
@@ -85,25 +87,26 @@ class MeanScale:
         scale = builder.slice(parameters, half, 2 * half)
         return [mean, self.table.exact_index(builder, scale)]
 
-    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder, first: int) -> None:
+    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: Encoder, first: int
+               ) -> None:
         """Rounds y on its grid and writes it.
 
         Args:
           y: float32 [1, h, w, M].
           outputs: of the network in fixed point, int [1, h, w, M] each.
-          coder: a `RangeEncoder`, or what else counts or keeps symbols.
+          coder: what to write to.
           first: number of the table's first distribution.
 
         Raises:
           CodingError: y is not finite or too large.
         """
-        y = entropy.require_codable(y)
+        y = escapes.require_codable(y)
         symbols = np.empty(y.shape, np.int32)
         for row in range(y.shape[1]):
             symbols[:, row] = np.round(y[:, row] - self._mean(outputs, row))
         coder.encode(symbols, outputs[-1] + np.int16(first))
 
-    def decode(self, outputs: list[np.ndarray], coder, first: int) -> tf.Tensor:
+    def decode(self, outputs: list[np.ndarray], coder: Decoder, first: int) -> tf.Tensor:
         """Reads y, float32 [1, h, w, M]; arguments as of `encode`. Raises CodingError."""
         symbols = coder.decode(outputs[-1] + np.int16(first))
         y = np.empty(symbols.shape, np.float32)

@@ -26,7 +26,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common import entropy, exact
+from common import escapes, exact, range_coding
+from common.coders import Encoder
+from common.coding_tables import CodingTables
 
 
 def neighbourhood(network: exact.Network, number: int) -> set[tuple[int, int]]:
@@ -78,7 +80,7 @@ class Wavefront:
         and from W on the order is raster order.
     """
 
-    def __init__(self, network: exact.Network, tables: entropy.Tables, first_distribution: int,
+    def __init__(self, network: exact.Network, tables: CodingTables, first_distribution: int,
                  bits: int, steepness: int | None = None):
         self.slope = slope(causal_neighbourhood(network))
         if steepness is not None:
@@ -100,19 +102,19 @@ class Wavefront:
         self._decode = tf.function(
             self._decode_loop, [state, psi, *steps], autograph=False)
 
-    def encode(self, y: tf.Tensor, psi: tf.Tensor, coder) -> tf.Tensor:
+    def encode(self, y: tf.Tensor, psi: tf.Tensor, coder: Encoder) -> tf.Tensor:
         """Rounds y [1, H, W, M] around its means, and writes it. Returns what was written.
 
         Raises:
           CodingError: y is not finite or too large.
         """
-        entropy.require_codable(y)
+        escapes.require_codable(y)
         symbols, distributions, y_hat = self._encode(
             _rows(tf.cast(y, tf.float64)), _rows(psi), *self._steps(*y.shape[1:3]))
         coder.encode(symbols.numpy(), distributions.numpy())
         return tf.reshape(y_hat, y.shape)
 
-    def decode(self, coder, psi: tf.Tensor) -> tf.Tensor:
+    def decode(self, coder: range_coding.RangeDecoder, psi: tf.Tensor) -> tf.Tensor:
         """Reads y [1, H, W, M], float32, whose psi [1, H, W, C] is given.
 
         Raises:
@@ -202,7 +204,7 @@ class Wavefront:
     def _decode_loop(self, state, psi, height, width, order, starts):
         def code(state, mean, distributions, rows):
             del mean, rows
-            state, symbols = entropy.next_symbols(self._tables, state, distributions)
+            state, symbols = range_coding.next_symbols(self._tables, state, distributions)
             return state, tf.cast(symbols, tf.float64)
 
         state, symbols, _, y_hat = self._loop(code, state, psi, height, width, order, starts)

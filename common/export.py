@@ -24,9 +24,10 @@ import numpy as np
 
 import configs
 from common import precision as precisions
+from common.coding_tables import CodingTables
 from common.errors import UserError
 from common.files import NPZ_ERRORS, replacing, write_json
-from common.lazy import Codec, Levels, Network, Tables, format1, tf, weights
+from common.lazy import Codec, Levels, Network, format1, tf, weights
 
 FORMAT = 2
 
@@ -86,7 +87,7 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
         model = build(model_class, config)
     load_weights(model, path)
     model.tables = read_tables(path)
-    if len(model.tables.sizes) != 1 + sum(prior.distributions for prior in model.priors):
+    if model.tables.digits != sum(prior.distributions for prior in model.priors):
         raise UserError(f"{path}: its tables do not fit the model")
     try:
         networks = collections.defaultdict(dict)
@@ -101,11 +102,11 @@ def load(model_class: type[Codec], path: str | os.PathLike, precision: str = "fl
     return model
 
 
-def read_tables(path: str | os.PathLike) -> Tables:
+def read_tables(path: str | os.PathLike) -> CodingTables:
     """The range coder's tables of an exported model. Raises UserError."""
     arrays = read_arrays(path, "tables")
     try:
-        tables = Tables(**arrays)
+        tables = CodingTables(**arrays)
         tables.check()
         return tables
     except NPZ_ERRORS as error:

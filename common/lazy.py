@@ -27,7 +27,7 @@ _PLACES = {
     "Lpips": ("common.lpips", "Lpips"),
     "Network": ("common.exact", "Network"),
     "PchipInterpolator": ("scipy.interpolate", "PchipInterpolator"),
-    "Tables": ("common.entropy", "Tables"),
+    "Prior": ("common.priors", "Prior"),
     "TrackableObjectGraph": ("tensorflow.core.protobuf.trackable_object_graph_pb2",
                              "TrackableObjectGraph"),
 }

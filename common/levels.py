@@ -28,7 +28,9 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common import entropy, weights
+from common import weights
+from common.coders import Decoder, Encoder
+from common.errors import CodingError
 from common.transforms import convolution
 from common.transforms.convolution import Convolution
 
@@ -42,7 +44,7 @@ _KNOTS = 5
 class Levels(tf.keras.layers.Layer):
     """The levels of a codec: their lambdas, their gains, and how a file holds them.
 
-    As a prior (see common/entropy.py) it is the uniform distribution of the levels.
+    As a prior (common/priors.py) it is the uniform distribution of the levels.
 
     Args:
       channels: of y.
@@ -167,7 +169,7 @@ class Levels(tf.keras.layers.Layer):
         """Information content of each level, float32 of the shape of `level`."""
         return tf.fill(tf.shape(level), math.log2(self.count))
 
-    def encode(self, level: tf.Tensor, coder, number: int) -> None:
+    def encode(self, level: tf.Tensor, coder: Encoder, number: int) -> None:
         """Writes the level [1] of an image with distribution `number`.
 
         Raises:
@@ -175,9 +177,9 @@ class Levels(tf.keras.layers.Layer):
         """
         coder.encode(level, np.array([number]), bounded=True)
 
-    def decode(self, coder, number: int) -> tf.Tensor:
+    def decode(self, coder: Decoder, number: int) -> tf.Tensor:
         """Reads a level, int32 [1]. Raises CodingError."""
         level = coder.decode(np.array([number]), bounded=True)
         if not 0 <= level[0] < self.count:
-            raise entropy.CodingError(f"level {level[0]} of a model with {self.count}")
+            raise CodingError(f"level {level[0]} of a model with {self.count}")
         return tf.constant(level)

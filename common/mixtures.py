@@ -7,10 +7,13 @@ tensorflow-compression's coder takes all its tables when it is made, constrictio
 symbol; so these symbols get a stream of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import constriction
 import numpy as np
+
+from common.coding_tables import PRECISION, CodingTables
 
 # Components' weights are integers up to 2^WEIGHT_BITS, which fit in 16 bits.
 WEIGHT_BITS = 14
@@ -25,6 +28,37 @@ _SHORTEST, _LONGEST = 8, 2**12
 _CELLS = 2**19
 
 
+class Mixtures(NamedTuple):
+    """The mixtures of symbols [...], one for each: `coders.Derived` distributions.
+
+    Attributes:
+      weights: int [K, ...], from 0 to 2^14; no symbol's may be all 0.
+      distributions: int [K, ...]; which table each component is.
+      shifts: int [K, ...]; what is added to a component's symbols.
+    """
+
+    weights: np.ndarray
+    distributions: np.ndarray
+    shifts: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the symbols."""
+        return self.weights.shape[1:]
+
+    def rows(self, tables: CodingTables) -> "Rows":
+        """Their integer counts."""
+        return Rows(tables, self)
+
+    def bits(self, symbols: np.ndarray,
+             table_bits: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
+        """Information content of all symbols; arguments as of `coders.Derived.bits`."""
+        probability = np.zeros(symbols.shape)
+        for weight, distribution, shift in zip(*self):
+            probability += weight * 2.0**-table_bits(symbols - shift, distribution)
+        return float(np.sum(np.log2(np.sum(self.weights, axis=0)) - np.log2(probability)))
+
+
 class Rows:
     """Codes each of N symbols with a row of counts: one for every integer of a window, and last
     one for all others, the escape.
@@ -33,19 +67,16 @@ class Rows:
     heaviest one.
 
     Args:
-      tables: an `entropy.Tables`.
-      weights: int [K, ...], from 0 to 2^14; no symbol's may be all 0.
-      distributions: int [K, ...]; which table each component is.
-      shifts: int [K, ...]; what is added to a component's symbols.
+      tables: of the model.
+      mixtures: of the symbols, of any shape with N elements.
 
     Attributes:
       minima: int32 [N]; the first integer of each window.
       sizes: int32 [N]; how many integers it has.
     """
 
-    def __init__(self, tables, weights, distributions, shifts):
-        weights, distributions, shifts = (
-            array.reshape(len(array), -1) for array in (weights, distributions, shifts))
+    def __init__(self, tables: CodingTables, mixtures: Mixtures):
+        weights, distributions, shifts = (array.reshape(len(array), -1) for array in mixtures)
         self._tables = tables
         self._components = list(zip(weights, distributions, shifts))
         first = shifts + tables.minima[distributions]
@@ -95,7 +126,7 @@ class Rows:
         """Counts of rows less one, float64 [len(indices), size + 1].
 
         The library gives each symbol one count, and shares out the others as these say: to the
-        last of them, because their sum is the number of the others (see `Stack._model`).
+        last of them, because their sum is the number of the others (see `AnsStack._model`).
         """
         edges = self.minima[indices, None] + np.arange(size + 1, dtype=np.int32)
         cumulative, total = np.zeros(edges.shape, np.int64), np.zeros([len(indices), 1], np.int64)
@@ -104,10 +135,10 @@ class Rows:
             position = np.clip(edges - (shift + self._tables.minima[distribution]),
                                0, self._tables.sizes[distribution])
             weight = weight.astype(np.int64)
-            cumulative += weight * self._tables.cdfs[self._tables.starts[distribution] + position]
+            cumulative += weight * self._tables.cumulative(distribution, position)
             total += weight
         others = 2**_ROW_BITS - (size + 1)
         # Every table has the same number of counts. Products stay below K * 2^54.
-        total *= self._tables.cdfs[-1]
+        total *= 2**PRECISION
         shared = (cumulative - cumulative[:, :1]) * others // total
         return np.diff(shared, axis=1, append=others).astype(np.float64)

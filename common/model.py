@@ -22,8 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import data, entropy, exact, images, quantizers, tiles, transforms
+from common import coding_tables, data, exact, images, quantizers, tiles, transforms
+from common.coders import Decoder, Encoder
+from common.coding_tables import CodingTables
 from common.levels import DEFAULT_QUALITY, Levels
+from common.priors import DeepFactorized, Prior
 
 # Latents by the names of the papers: "y" for the image's, "z" for the hyperprior's. Models with
 # levels have a "level" too, int32 [B].
@@ -92,7 +95,7 @@ class Codec(tf.keras.Model):
       precision: that its transforms were loaded for (common/precision.py).
     """
 
-    tables: entropy.Tables | None = None
+    tables: CodingTables | None = None
     # Not a dict: Keras would track its values.
     networks: Mapping[str, exact.Network] = types.MappingProxyType({})
     fingerprint: str | None = None
@@ -113,14 +116,24 @@ class Codec(tf.keras.Model):
             self.levels.condition("synthesis", self.synthesis)
 
     @property
-    def priors(self) -> list:
+    def priors(self) -> list[Prior]:
         """The priors, in the order of their distributions within `tables`."""
         return [*self._priors, *([self.levels] if self.levels else [])]
 
     @property
-    def _priors(self) -> list:
+    def _priors(self) -> list[Prior]:
         """Those of all latents but the level."""
         raise NotImplementedError
+
+    def numbers_of(self, prior: Prior) -> range:
+        """Numbers of the distributions of one of the priors within `tables`."""
+        return next(numbers for other, numbers in coding_tables.numbered(self.priors)
+                    if other is prior)
+
+    def channel_numbers(self, prior: DeepFactorized, height: int, width: int) -> np.ndarray:
+        """Numbers of the distributions of each element of a latent, int [1, height, width, C]."""
+        numbers = self.numbers_of(prior)
+        return np.broadcast_to(numbers, (1, height, width, len(numbers)))
 
     @property
     def strides(self) -> dict[str, int]:
@@ -188,11 +201,11 @@ class Codec(tf.keras.Model):
         """
         raise NotImplementedError
 
-    def encode(self, latents: Latents, coder) -> None:
+    def encode(self, latents: Latents, coder: Encoder) -> None:
         """Rounds the latents of one image and writes them to `coder`."""
         raise NotImplementedError
 
-    def decode(self, coder, height: int, width: int) -> Latents:
+    def decode(self, coder: Decoder, height: int, width: int) -> Latents:
         """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
         raise NotImplementedError
 
@@ -263,16 +276,14 @@ class Codec(tf.keras.Model):
         """The information content of the level, by name; empty in a model of one rate."""
         return {"level": self.levels.bits(latents["level"])} if self.levels else {}
 
-    def _encode_level(self, latents: Latents, coder) -> None:
+    def _encode_level(self, latents: Latents, coder: Encoder) -> None:
         if self.levels:
-            self.levels.encode(latents["level"], coder, self._level_number)
+            self.levels.encode(latents["level"], coder, self.numbers_of(self.levels).start)
 
-    def _decode_level(self, coder) -> Latents:
-        return {"level": self.levels.decode(coder, self._level_number)} if self.levels else {}
-
-    @property
-    def _level_number(self):
-        return sum(prior.distributions for prior in self._priors)
+    def _decode_level(self, coder: Decoder) -> Latents:
+        if not self.levels:
+            return {}
+        return {"level": self.levels.decode(coder, self.numbers_of(self.levels).start)}
 
     def initialize(self) -> None:
         """Creates all weights. Raises ValueError if the parts do not fit together."""
@@ -294,7 +305,7 @@ class Codec(tf.keras.Model):
     def update_offsets(self) -> None:
         """Recentres the integer grids of the priors; the weights have changed."""
         for prior in self.priors:
-            if isinstance(prior, entropy.DeepFactorized):
+            if isinstance(prior, DeepFactorized):
                 prior.update_offset()
 
     def integer_networks(self) -> dict[str, exact.Network]:
@@ -312,7 +323,7 @@ class Codec(tf.keras.Model):
           exact.ConversionError: as `integer_networks`.
         """
         self.update_offsets()
-        self.tables = entropy.Tables.build(self.priors)
+        self.tables = CodingTables.build(self.priors)
         self.networks = types.MappingProxyType(self.integer_networks())
 
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from common import export
+from common.coding_tables import PRECISION
 from common.container import Container
 from common.errors import UserError
 
@@ -22,21 +23,20 @@ def read_level(path: str | os.PathLike, file: Container) -> int | None:
     levels = export.read_levels(path)
     if not levels:
         return None
-    level, count = _first_symbol(export.read_arrays(path, "tables"), file.stream), levels["count"]
+    level, count = _first_symbol(export.read_tables(path), file.stream), levels["count"]
     if not 0 <= level < count:
         raise UserError(f"the file cannot be decoded (level {level} of a model with {count})")
     return level
 
 
 def _first_symbol(tables, stream):
-    """The first symbol of a stream, of the last distribution but that of the digits.
+    """The first symbol of a stream, that of the level: of the last distribution but the digits'.
 
     The range is all 32 bits yet, of which the first four bytes are a number: the symbol is that in
     whose part of the range it lies.
     """
-    number = len(tables["sizes"]) - 2
-    ends = np.cumsum(tables["sizes"] + 3)  # a precision, and one count more than symbols and escape
-    precision, *counts = map(int, tables["cdfs"][ends[number - 1]:ends[number]])
+    number = tables.digits - 1
     value = int.from_bytes(stream[:4].ljust(4, b"\0"), "big")
-    place = ((value + 1 << precision) - 1) >> 32
-    return int(np.searchsorted(counts, place, "right")) - 1 + int(tables["minima"][number])
+    place = ((value + 1 << PRECISION) - 1) >> 32
+    position = np.searchsorted(tables.counts(number), place, "right") - 1
+    return int(position) + int(tables.minima[number])

@@ -16,7 +16,7 @@ import math
 import numpy as np
 
 from common.errors import UserError
-from common.lazy import entropy
+from common.lazy import priors
 from convert import kernels
 from convert.imported import Imported, Layer, convolution, density, gdn, widths
 from convert.tensorflow_files import Object
@@ -50,10 +50,10 @@ def read(root: Object, path: str = "") -> Imported:
         return Imported("tensorflow/compression's bls2017", "factorized", model, parts)
     hyper_analysis, hyper_synthesis = (_layers(root.find(f"hyper_{name}_transform"))
                                        for name in ("analysis", "synthesis"))
-    step = math.log(entropy.MAX_SCALE / entropy.MIN_SCALE) / (entropy.NUM_SCALES - 1)
+    step = math.log(priors.MAX_SCALE / priors.MIN_SCALE) / (priors.NUM_SCALES - 1)
     last = hyper_synthesis[-1]
     last |= dict(kernel=last["kernel"] * step,
-                 bias=last["bias"] * step + math.log(entropy.MIN_SCALE))
+                 bias=last["bias"] * step + math.log(priors.MIN_SCALE))
     model = dict(
         analysis=dict(cls="MBT2018Analysis", channels=widths(analysis)),
         synthesis=dict(cls="MBT2018Synthesis", channels=widths(synthesis)),

@@ -8,7 +8,8 @@
 
 import tensorflow as tf
 
-from common import arguments, entropy, model
+from common import arguments, model, priors
+from common.coders import Decoder, Encoder
 from common.timing import stage
 
 
@@ -18,8 +19,8 @@ class FactorizedPrior(model.Codec):
     Args:
       analysis, synthesis: transforms as in `transforms.build`.
       use_offset: centre the integer grid of each channel on its median; or "stored", as of
-        `entropy.DeepFactorized`.
-      density: further arguments of `entropy.DeepFactorized`.
+        `priors.DeepFactorized`.
+      density: further arguments of `priors.DeepFactorized`.
       levels, pixel_range: as of `model.Codec`.
     """
 
@@ -27,7 +28,7 @@ class FactorizedPrior(model.Codec):
                  density: dict | None = None, levels=None, pixel_range=model.PIXEL_RANGE):
         super().__init__(analysis, synthesis, levels, pixel_range)
         self.prior = arguments.construct(
-            "density", entropy.DeepFactorized, self.analysis.out_channels, use_offset,
+            "density", priors.DeepFactorized, self.analysis.out_channels, use_offset,
             **(density or {}))
 
     @property
@@ -45,14 +46,15 @@ class FactorizedPrior(model.Codec):
             self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": self.prior.offset})
 
-    def encode(self, latents, coder):
+    def encode(self, latents, coder: Encoder):
         with stage("coding"):
             self._encode_level(latents, coder)
             symbols = tf.round(latents["y"] - self.prior.offset)
-            coder.encode(symbols, self.prior.numbers(*symbols.shape[1:3]))
+            coder.encode(symbols, self.channel_numbers(self.prior, *symbols.shape[1:3]))
 
-    def decode(self, coder, height, width):
+    def decode(self, coder: Decoder, height, width):
         with stage("coding"):
             level = self._decode_level(coder)
-            symbols = coder.decode(self.prior.numbers(*self.latent_size(height, width)))
+            symbols = coder.decode(
+                self.channel_numbers(self.prior, *self.latent_size(height, width)))
             return {**level, "y": tf.cast(symbols, tf.float32) + self.prior.offset}

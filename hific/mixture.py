@@ -15,8 +15,9 @@ import numpy as np
 import tensorflow as tf
 
 import mshyper.models
-from common import arguments, entropy, exact, mixtures
+from common import arguments, escapes, exact, mixtures, priors
 from common.model import PIXEL_RANGE, Prediction
+from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
 
 # Fractions of an integer to which the means of y are rounded in coding.
 _SHIFT_BITS = 4
@@ -25,7 +26,7 @@ _SHIFT_BITS = 4
 class MixtureGiven(NamedTuple):
     """The distribution of y [B, h, w, M] by logits, means and positions, [B, h, w, K, M] each."""
 
-    table: entropy.ScaleTable
+    table: priors.ScaleTable
     logits: tf.Tensor
     mean: tf.Tensor
     index: tf.Tensor
@@ -59,7 +60,7 @@ class Mixture:
 
     symmetric = False
 
-    def __init__(self, table: entropy.ShiftedScaleTable, components: int):
+    def __init__(self, table: priors.ShiftedScaleTable, components: int):
         self.table = table
         self._components = components
 
@@ -96,21 +97,21 @@ class Mixture:
                 lambda x: tf.exp(tf.minimum(x, 0.0)), linear=False)
             for part in parts))
 
-    def encode(self, y, outputs, coder, first: int) -> None:
+    def encode(self, y, outputs, coder: RangeEncoder | BitCounter, first: int) -> None:
         """Rounds y and writes it; raises CodingError. Arguments as of `MeanScale.encode`."""
-        coder.encode_mixtures(
-            np.round(entropy.require_codable(y)), *self._mixtures(outputs, first))
+        coder.encode_rows(np.round(escapes.require_codable(y)), self._mixtures(outputs, first))
 
-    def decode(self, outputs, coder, first: int) -> tf.Tensor:
+    def decode(self, outputs, coder: RangeDecoder, first: int) -> tf.Tensor:
         """Reads y, float32 [1, h, w, M]. Raises CodingError."""
-        return tf.cast(coder.decode_mixtures(*self._mixtures(outputs, first)), tf.float32)
+        return tf.cast(coder.decode_rows(self._mixtures(outputs, first)), tf.float32)
 
     def _mixtures(self, outputs, first):
-        """Weights, tables and shifts of the components of y: int [K, 1, h, w, M] each."""
+        """Those of y [1, h, w, M]."""
         weights, mean, index = (
             np.moveaxis(x.reshape(*x.shape[:-1], self._components, -1), -2, 0) for x in outputs)
         shifts, fraction = np.divmod(mean, 2**_SHIFT_BITS)
-        return weights, fraction * entropy.NUM_SCALES + index + np.int16(first), shifts
+        numbers = self.table.number(fraction, index) + np.int16(first)
+        return mixtures.Mixtures(weights, numbers, shifts)
 
 
 class HiFiCMixture(mshyper.models.Hyperprior):
@@ -136,7 +137,7 @@ class HiFiCMixture(mshyper.models.Hyperprior):
             raise TypeError(f"the hyper-synthesis has {outputs} outputs; mixtures for {channels} "
                             f"channels need a multiple of {3 * channels}")
         self.z_prior = arguments.construct(
-            "density", entropy.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
+            "density", priors.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
             **(density or {}))
         self.y_prior = Mixture(
-            entropy.scale_table(likelihood, 2**_SHIFT_BITS, scale_output), components)
+            priors.scale_table(likelihood, 2**_SHIFT_BITS, scale_output), components)

@@ -25,8 +25,10 @@ import tensorflow as tf
 
 import mshyper.models
 from common import context, conversion, exact, transforms
+from common.coders import Encoder
 from common.conditional import MEAN_BITS
 from common.model import PIXEL_RANGE
+from common.range_coding import RangeDecoder
 from common.timing import stage
 
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
@@ -110,12 +112,12 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         super().prepare_coding()
         self._wavefront()  # refuses a context that is not causal
 
-    def _encode_y(self, y, outputs, coder):
+    def _encode_y(self, y, outputs, coder: Encoder):
         psi, = outputs
         with stage("context"):
             self._wavefront().encode(y, tf.cast(psi, tf.float64), coder)
 
-    def _decode_y(self, outputs, coder):
+    def _decode_y(self, outputs, coder: RangeDecoder):
         psi, = outputs
         with stage("context"):
             return self._wavefront().decode(coder, tf.cast(psi, tf.float64))
@@ -125,5 +127,5 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         network = self.networks["context"]
         if self._cached is None or self._cached[0] is not network:
             self._cached = network, context.Wavefront(
-                network, self.tables, self.z_prior.channels, MEAN_BITS)
+                network, self.tables, self._y_numbers.start, MEAN_BITS)
         return self._cached[1]

@@ -31,14 +31,17 @@ from common import (
     arguments,
     conditional,
     conversion,
-    entropy,
+    escapes,
     exact,
     images,
     model,
+    priors,
     quantizers,
 )
+from common.ans import AnsStack
 from common.conditional import MEAN_BITS
-from mshyper.replay import Replay
+from common.errors import CodingError
+from mshyper.posterior_search import PosteriorSearch
 
 # Grid of z in coding. With finer ones more bits are taken and given back.
 _Z_BITS = 4
@@ -64,8 +67,9 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
     Args:
       analysis, synthesis, hyper_synthesis: transforms as in `transforms.build`.
       hyper_analysis: transform to 2 C channels, the posterior's mean and logarithm of scale.
-      replay_steps: steps of optimisation of the posterior in coding, see mshyper/replay.py.
-      density: of z; further arguments of `entropy.FineFactorized`.
+      replay_steps: steps of optimisation of the posterior in coding, as of
+        mshyper/posterior_search.py.
+      density: of z; further arguments of `priors.FineFactorized`.
       levels, pixel_range: as of `model.Codec`.
     """
 
@@ -75,9 +79,9 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         super().__init__(
             analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         self.z_prior = arguments.construct(
-            "density", entropy.FineFactorized, self.hyper_analysis.out_channels // 2, Z_STEP,
+            "density", priors.FineFactorized, self.hyper_analysis.out_channels // 2, Z_STEP,
             **(density or {}))
-        self.y_prior = conditional.MeanScale(entropy.ShiftedScaleTable(2**_SHIFT_BITS))
+        self.y_prior = conditional.MeanScale(priors.ShiftedScaleTable(2**_SHIFT_BITS))
         self.replay_steps = replay_steps
         self._cached = None
         self._memo = None, None
@@ -139,8 +143,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             builder.requantize(index, 0, low=0, high=round(float(largest))))
         return networks
 
-    def encode(self, latents, coder):
-        """Takes bits from a `Stack`, and puts more on it, the level last.
+    def encode(self, latents, coder: AnsStack):
+        """Takes bits from an `AnsStack`, and puts more on it, the level last.
 
         Of the others only y is coded. The posterior is the one that follows from it.
 
@@ -148,24 +152,23 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
           CodingError: `coder` is no stack, or holds too few bits to draw z with.
         """
         if not hasattr(coder, "sample"):
-            raise entropy.CodingError("a bits-back model needs bits to take: code with "
-                                      "`python -m chain`")
-        y = np.round(entropy.require_codable(latents["y"])).astype(np.int32)
+            raise CodingError("a bits-back model needs bits to take: code with `python -m chain`")
+        y = np.round(escapes.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
         self._encode_level(latents, coder)
 
-    def encode_with(self, y, posterior, coder):
+    def encode_with(self, y, posterior, coder: AnsStack):
         """`encode` of int32 y by any posterior, as `coded_posterior` returns it."""
         mean, scales = posterior
         z = mean + coder.sample(scales)
         integers, distributions = self._coded_prior(z, *y.shape[1:3])
         coder.encode(y - integers, distributions)
-        coder.encode(z, self.z_prior.numbers(*z.shape[1:3]))
+        coder.encode(z, self.channel_numbers(self.z_prior, *z.shape[1:3]))
 
-    def decode(self, coder, height, width):
+    def decode(self, coder: AnsStack, height, width):
         """The inverse of `encode`: y, and the posterior's mean as "z"."""
         level = self._decode_level(coder)
-        z = coder.decode(self.z_prior.numbers(*self.latent_size(height, width, "z")))
+        z = coder.decode(self.channel_numbers(self.z_prior, *self.latent_size(height, width, "z")))
         integers, distributions = self._coded_prior(z, *self.latent_size(height, width))
         y = integers + coder.decode(distributions)
         mean, scales = self.coded_posterior(y, self.replay_steps)
@@ -180,7 +183,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         # To the nearest fraction of an integer.
         fractions = (mean + 2**(MEAN_BITS - _SHIFT_BITS - 1)) >> (MEAN_BITS - _SHIFT_BITS)
         integers, shift = fractions >> _SHIFT_BITS, fractions & (2**_SHIFT_BITS - 1)
-        numbers = self.z_prior.channels + shift * entropy.NUM_SCALES + index
+        numbers = self._y_numbers.start + self.y_prior.table.number(shift, index)
         return integers.astype(np.int32), numbers.astype(np.int32)
 
     def coded_posterior(self, y, steps):
@@ -202,8 +205,10 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         if steps:
             network = self.networks["hyper_synthesis"]
             if self._cached is None or self._cached[0] is not network:
-                self._cached = network, Replay(self.tables, network, 2**_SHIFT_BITS, MEAN_BITS)
+                self._cached = network, PosteriorSearch(
+                    self.tables, network, MEAN_BITS, self.numbers_of(self.z_prior),
+                    self._y_numbers)
             mean, index = self._cached[1](y, mean, index, steps)
         # Mean zero: the first fraction.
-        self._memo = key, (mean, self.z_prior.channels + index)
+        self._memo = key, (mean, self._y_numbers.start + index)
         return self._memo[1]

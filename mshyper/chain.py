@@ -14,8 +14,9 @@ not suffice, numbers that the decoder knows fill in: the start-up, which the cha
                      and start-up, and that of what is before the stack
     CRC-32           of all bytes before                             4, little-endian
 
-`steps` is how long the posterior is optimised (mshyper/replay.py), `start-up` and `payload` are
-numbers of bytes. Files of version 1 have no names, and a checksum without what is before the stack.
+`steps` is how long the posterior is optimised (mshyper/posterior_search.py), `start-up` and
+`payload` are numbers of bytes. Files of version 1 have no names, and a checksum without what is
+before the stack.
 """
 
 import contextlib
@@ -27,11 +28,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tqdm
 
-from common import coding, container, entropy, images
-from common.errors import UserError
+from common import coding, container, images
+from common.ans import AnsStack
+from common.errors import CodingError, UserError
 from common.images import MAX_CHAIN_PIXELS as MAX_PIXELS
 from common.model import Latents
-from common.stack import Stack
+from common.range_coding import BitCounter
 from mshyper.bits_back import BitsBackHyperprior
 
 SUFFIX = ".ntb"
@@ -76,10 +78,10 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
             try:
                 stack, rows = _encode(model, latents, start)
                 break
-            except entropy.CodingError:  # of the last, it is none of too few bits
+            except CodingError:  # of the last, it is none of too few bits
                 if start_up == _most(latents):
                     raise
-    except entropy.CodingError as error:
+    except CodingError as error:
         raise UserError(str(error)) from error
     header = [model.replay_steps, start_up, len(payload), len(pictures), *sum(sizes, ())]
     named = _pack_names(names)
@@ -105,7 +107,7 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
         _, named, stream = _unpack_names(stream)
         expected = _checksum_before(
             [steps, start_up, length, len(sizes), *sum(sizes, ())], named)
-    stack = Stack(model.tables, stream)
+    stack = AnsStack(model.tables, stream)
     pictures = []
     with replaying(model, steps):
         try:
@@ -114,7 +116,7 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
                 x_hat = model.to_image(latents["y"], level=latents.get("level"))
                 x_hat = x_hat[0, :height, :width]
                 pictures.insert(0, images.to_uint8(x_hat).numpy())
-        except entropy.CodingError as error:
+        except CodingError as error:
             raise UserError(f"the file cannot be decoded ({error})") from error
     start = stack.finish()
     if ((_checksum(stack, start) + expected) % 2**32 != crc or len(start) != start_up + length
@@ -225,7 +227,7 @@ def _most(latents):
 
 
 def _encode(model, latents, start):
-    stack = Stack(model.tables, start)
+    stack = AnsStack(model.tables, start)
     rows = []
     for each in latents:
         before, taken = stack.bits, stack.taken
@@ -237,7 +239,7 @@ def _encode(model, latents, start):
     return stack, rows
 
 
-class _Counted(entropy.BitCounter):
+class _Counted(BitCounter):
     """A stack, and the net information content of what passes."""
 
     def __init__(self, priors, stack):

@@ -21,13 +21,14 @@ from common import (
     arguments,
     conditional,
     conversion,
-    entropy,
     exact,
     images,
     model,
+    priors,
     tiles,
     transforms,
 )
+from common.coders import Decoder, Encoder
 from common.timing import stage
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
@@ -53,6 +54,10 @@ class Hyperprior(model.Codec):
     @property
     def _priors(self):
         return [self.z_prior, self.y_prior.table]
+
+    @property
+    def _y_numbers(self):
+        return self.numbers_of(self.y_prior.table)
 
     @property
     def strides(self):
@@ -108,19 +113,20 @@ class Hyperprior(model.Codec):
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
         return conversion.convert(builder, self.hyper_synthesis, z_hat)
 
-    def encode(self, latents, coder):
+    def encode(self, latents, coder: Encoder):
         with stage("coding"):
             self._encode_level(latents, coder)
             z_symbols = tf.round(latents["z"] - self.z_prior.offset).numpy()
-            coder.encode(z_symbols, self.z_prior.numbers(*z_symbols.shape[1:3]))
+            coder.encode(z_symbols, self.channel_numbers(self.z_prior, *z_symbols.shape[1:3]))
         with stage("hyper"):
             outputs = self._hyper_synthesis_in_integers(z_symbols, *latents["y"].shape[1:3])
         self._encode_y(latents["y"], outputs, coder)
 
-    def decode(self, coder, height, width):
+    def decode(self, coder: Decoder, height, width):
         with stage("coding"):
             level = self._decode_level(coder)
-            z_symbols = coder.decode(self.z_prior.numbers(*self.latent_size(height, width, "z")))
+            z_symbols = coder.decode(
+                self.channel_numbers(self.z_prior, *self.latent_size(height, width, "z")))
         with stage("hyper"):
             outputs = self._hyper_synthesis_in_integers(
                 z_symbols, *self.latent_size(height, width))
@@ -139,14 +145,13 @@ class Hyperprior(model.Codec):
                             side=tiles.LATENT_SIDE)
         return [np.asarray(x)[:, :height, :width] for x in outputs]
 
-    def _encode_y(self, y, outputs, coder):
+    def _encode_y(self, y, outputs, coder: Encoder):
         with stage("coding"):
-            # In the tables, the channels of z come first.
-            self.y_prior.encode(y, outputs, coder, first=self.z_prior.channels)
+            self.y_prior.encode(y, outputs, coder, first=self._y_numbers.start)
 
-    def _decode_y(self, outputs, coder):
+    def _decode_y(self, outputs, coder: Decoder):
         with stage("coding"):
-            return self.y_prior.decode(outputs, coder, first=self.z_prior.channels)
+            return self.y_prior.decode(outputs, coder, first=self._y_numbers.start)
 
 
 class MeanScaleHyperprior(Hyperprior):
@@ -158,9 +163,9 @@ class MeanScaleHyperprior(Hyperprior):
         and the hyper-analysis sees |y|.
       likelihood: of y, "normal" as in these papers, or "logistic".
       use_offset: centre the integer grid of each channel of z on its median; or "stored", as of
-        `entropy.DeepFactorized`.
-      density: of z; further arguments of `entropy.DeepFactorized`.
-      scale_output: what the hyper-synthesis predicts of scales; see `entropy.ScaleTable`.
+        `priors.DeepFactorized`.
+      density: of z; further arguments of `priors.DeepFactorized`.
+      scale_output: what the hyper-synthesis predicts of scales; see `priors.ScaleTable`.
       levels, pixel_range: as of `model.Codec`.
     """
 
@@ -171,7 +176,7 @@ class MeanScaleHyperprior(Hyperprior):
         super().__init__(
             analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         self.z_prior = arguments.construct(
-            "density", entropy.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
+            "density", priors.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
             **(density or {}))
         self.y_prior = conditional.MeanScale(
-            entropy.scale_table(likelihood, output=scale_output), predict_mean)
+            priors.scale_table(likelihood, output=scale_output), predict_mean)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import coding, conversion, entropy, exact, export, transforms
+from common import coding, conversion, exact, export, priors, transforms
 from common.transforms import hyper2018
 from tests import test_models
 
@@ -31,7 +31,7 @@ tf.config.threading.set_intra_op_parallelism_threads(int(threads))
 tf.config.threading.set_inter_op_parallelism_threads(int(threads))
 from common import zoo
 from common.container import Container
-from common.entropy import RangeDecoder
+from common.range_coding import RangeDecoder
 
 model = zoo.load(path)
 digest = lambda *tensors: hashlib.sha256(b"".join(t.numpy().tobytes() for t in tensors)).hexdigest()
@@ -101,7 +101,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     assert isinstance(layer, hyper2018.HyperSynthesis)
     z = tf.round(tf.random.normal([1, 96, 96, 32], stddev=3.0, seed=1))
     layer(z[:, :2, :2])
-    prior = entropy.ScaleTable()
+    prior = priors.ScaleTable()
     builder = exact.Builder()
     output = conversion.convert(builder, layer, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)

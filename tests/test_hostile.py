@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import codec
-from common import coding, entropy, export, zoo
+from common import coding, export, priors, zoo
+from common.coding_tables import CodingTables
 from common.container import Container
 from common.errors import UserError
 from mshyper import chain
@@ -328,7 +329,7 @@ def test_tables_that_are_none(folders, name, tmp_path):
 
 def test_tables_of_another_model(folders, tmp_path):
     path = shutil.copytree(folders[2], tmp_path / "copy")
-    tables = entropy.Tables.build([entropy.ScaleTable()])
+    tables = CodingTables.build([priors.ScaleTable()])
     np.savez(path / "tables.npz", **dataclasses.asdict(tables))
     with pytest.raises(UserError, match="do not match its fingerprint"):
         zoo.load(path)

@@ -11,17 +11,19 @@ import hific.mixture
 import mshyper.bits_back
 from common import (
     coding,
-    entropy,
     images,
     itinf,
     objectives,
     quantizers,
+    range_coding,
     tiles,
     transforms,
     weights,
 )
+from common.ans import AnsStack
+from common.coding_tables import CodingTables
+from common.errors import CodingError
 from common.levels import Levels
-from common.stack import Stack
 from common.transforms.convolution import SignalConv2D
 from common.transforms.layers import ShiftedConv
 from tests import test_mixture, test_models
@@ -143,7 +145,7 @@ def test_round_trip(model, level, height, width):
     latents = model.infer(x, level=level)
     generated = model.generate(latents, quantizers.Round())
     stream, crc = test_models.encode(model, latents)
-    coder = entropy.RangeDecoder(model.tables, stream)
+    coder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(coder, height, width)
     assert coder.crc == crc
     assert decoded.keys() == generated.latents.keys() == latents.keys()
@@ -297,12 +299,12 @@ def test_the_stated_rate_has_the_level_which_takes_less_than_a_byte(model):
     latents = model.infer(x, level=3)
     bits = model.generate(latents, quantizers.Round()).bits
     np.testing.assert_allclose(bits["level"], [math.log2(COUNT)])
-    counter = entropy.BitCounter(model.priors)
+    counter = range_coding.BitCounter(model.priors)
     model.encode(latents, counter)
     np.testing.assert_allclose(counter.bits, sum(float(b) for b in bits.values()), rtol=1e-3)
     largest = Levels(channels=1, count=201, rd_lambda=(0.0015, 0.06))
-    tables = entropy.Tables.build([largest])
-    coder = entropy.RangeEncoder(tables)
+    tables = CodingTables.build([largest])
+    coder = range_coding.RangeEncoder(tables)
     for _ in range(100):
         largest.encode(tf.constant([137]), coder, 0)
     assert len(coder.finish()) < 100
@@ -322,13 +324,13 @@ def test_tiles(monkeypatch):
 def test_a_level_that_the_model_does_not_have_is_an_error(model):
     latents = model.infer(photograph(64, 64), level=2)
     # No encoder writes it; it is what escapes elsewhere, the symbol above the table.
-    coder = entropy.RangeEncoder(model.tables)
+    coder = range_coding.RangeEncoder(model.tables)
     number = sum(prior.distributions for prior in model.priors[:-1])
     coder._write(np.array([COUNT]), np.array([number]))
-    with pytest.raises(entropy.CodingError, match=f"level {COUNT} of a model with {COUNT}"):
-        model.decode(entropy.RangeDecoder(model.tables, coder.finish()), 64, 64)
+    with pytest.raises(CodingError, match=f"level {COUNT} of a model with {COUNT}"):
+        model.decode(range_coding.RangeDecoder(model.tables, coder.finish()), 64, 64)
     for level in (COUNT, -1):
-        with pytest.raises(entropy.CodingError, match="outside of its table"):
+        with pytest.raises(CodingError, match="outside of its table"):
             test_models.encode(model, {**latents, "level": tf.constant([level])})
 
 
@@ -337,9 +339,9 @@ def test_bits_back():
     start = np.random.RandomState(1).bytes(4000)
     for level in (0, 10, 20):
         latents = model.infer(photograph(67, 131), level=level)
-        stack = Stack(model.tables, start)
+        stack = AnsStack(model.tables, start)
         model.encode(latents, stack)
-        decoder = Stack(model.tables, stack.finish())
+        decoder = AnsStack(model.tables, stack.finish())
         decoded = model.decode(decoder, 67, 131)
         np.testing.assert_array_equal(decoded["level"], [level])
         np.testing.assert_array_equal(decoded["y"], np.round(latents["y"]))

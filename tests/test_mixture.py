@@ -14,7 +14,17 @@ import tensorflow as tf
 from scipy import special, stats
 
 import mshyper.models
-from common import coding, data, entropy, export, objectives, quantizers, tiles, transforms
+from common import (
+    coding,
+    data,
+    export,
+    objectives,
+    priors,
+    quantizers,
+    range_coding,
+    tiles,
+    transforms,
+)
 from common.errors import UserError
 from hific import mixture
 from tests import test_models
@@ -68,8 +78,8 @@ def model():
 
 
 @pytest.mark.parametrize("table, density", [
-    (entropy.ScaleTable(), stats.norm), (entropy.LogisticTable(), stats.logistic),
-    (entropy.ShiftedLogisticTable(4), stats.logistic)])
+    (priors.ScaleTable(), stats.norm), (priors.LogisticTable(), stats.logistic),
+    (priors.ShiftedLogisticTable(4), stats.logistic)])
 def test_rate_by_hand(table, density):
     value, mean = np.array([3.0, -1.0]), np.array([[0.0, -1.2], [2.6, 5.0], [3.1, -20.0]])
     logits, scale = np.array([[1.0, 0.3], [0.2, 0.0], [-3.0, 2.0]]), np.array(
@@ -101,7 +111,7 @@ def test_equal_components_have_the_rate_of_a_scale_hyperprior(model):
     np.testing.assert_allclose(*rates, rtol=1e-5)
 
 
-@pytest.mark.parametrize("table", [entropy.ScaleTable(), entropy.LogisticTable()])
+@pytest.mark.parametrize("table", [priors.ScaleTable(), priors.LogisticTable()])
 @pytest.mark.parametrize("distance", [30.0, -5000.0, 1e6])
 @pytest.mark.parametrize("scale", [0.11, 1.0, 256.0])
 def test_far_from_all_components_the_nearest_pulls(table, distance, scale):
@@ -111,7 +121,7 @@ def test_far_from_all_components_the_nearest_pulls(table, distance, scale):
     with tf.GradientTape() as tape:
         tape.watch([value, logits, log_scale])
         bits = table.mixture_bits(value, logits, table.index(log_scale))
-    assert 0 < float(bits) <= entropy.MAX_BITS
+    assert 0 < float(bits) <= priors.MAX_BITS
     by_value, *others = tape.gradient(bits, [value, logits, log_scale])
     assert np.all(np.isfinite(by_value)) and all(np.all(np.isfinite(g)) for g in others)
     assert np.sum(by_value) * distance > 0 and np.all(by_value.numpy() * distance >= 0)
@@ -173,7 +183,7 @@ def test_parts_that_do_not_fit_are_refused(channels, more, message):
 
 def code(model, latents, height, width):
     stream, crc = test_models.encode(model, latents)
-    decoder = entropy.RangeDecoder(model.tables, stream)
+    decoder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(decoder, height, width)
     assert decoder.crc == crc
     return decoded, stream
@@ -216,7 +226,7 @@ def test_stated_rate_is_the_coded_rate(likelihood):
     latents = model.infer(picture(256, 320))
     bits = sum(float(b) for b in model.generate(latents, quantizers.Round()).bits.values())
     _, stream = code(model, latents, 256, 320)
-    counter = entropy.BitCounter(model.priors)
+    counter = range_coding.BitCounter(model.priors)
     model.encode(latents, counter)
     assert bits > 8000
     np.testing.assert_allclose(counter.bits, bits, rtol=2e-3)

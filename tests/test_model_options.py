@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, entropy, export, images, objectives, quantizers, tiles
+from common import data, export, images, objectives, quantizers, range_coding, tiles
+from common.ans import AnsStack
 from common.errors import UserError
-from common.stack import Stack
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior
 from tests import test_mixture, test_models
@@ -47,7 +47,7 @@ def test_files_hold_the_latents_at_the_stated_rate(name, photograph):
     latents = model.infer(test_models.picture(photograph, 200, 320))
     generated = model.generate(latents, quantizers.Round())
     stream, crc = test_models.encode(model, latents)
-    decoder = entropy.RangeDecoder(model.tables, stream)
+    decoder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(decoder, 200, 320)
     assert decoder.crc == crc
     for key, expected in generated.latents.items():
@@ -114,9 +114,9 @@ def test_bits_back_with_another_density(photograph):
     model.prepare_coding()
     y = np.round(model.infer(x)["y"])
     bits = rng.bytes(4000)
-    stack = Stack(model.tables, bits)
+    stack = AnsStack(model.tables, bits)
     model.encode({"y": y}, stack)
-    stack = Stack(model.tables, stack.finish())
+    stack = AnsStack(model.tables, stack.finish())
     np.testing.assert_array_equal(model.decode(stack, 67, 131)["y"], y)
     assert stack.finish() == bits
 

@@ -11,7 +11,8 @@ import factorized.models
 import hific.models
 import joint_ar.models
 import mshyper.models
-from common import data, entropy, images, objectives, quantizers
+from common import data, images, objectives, priors, quantizers, range_coding
+from common.errors import CodingError
 
 ANALYSIS = dict(cls="MBT2018Analysis", channels=(8, 8, 8, 12))
 SYNTHESIS = dict(cls="MBT2018Synthesis", channels=(8, 8, 8, 3))
@@ -69,7 +70,7 @@ def make(name, **options):
         if options.get("scale_output") == "scale":
             scales = np.exp(scales)
         elif options.get("scale_output") == "exp_index":
-            scales = np.log(entropy.ScaleTable().index(scales))
+            scales = np.log(priors.ScaleTable().index(scales))
         bias.assign(np.concatenate([rng.normal(0, 1, bias.shape[0] - 12), scales]))
     model.prepare_coding()
     return model
@@ -110,7 +111,7 @@ def picture(photo, height, width):
 
 
 def encode(model, latents):
-    coder = entropy.RangeEncoder(model.tables)
+    coder = range_coding.RangeEncoder(model.tables)
     model.encode(latents, coder)
     return coder.finish(), coder.crc
 
@@ -121,7 +122,7 @@ def test_decode_returns_what_generate_uses(model, photo, height, width):
     latents = model.infer(x)
     generated = model.generate(latents, quantizers.Round())
     stream, crc = encode(model, latents)
-    coder = entropy.RangeDecoder(model.tables, stream)
+    coder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(coder, height, width)
     assert coder.crc == crc
     assert decoded.keys() == generated.latents.keys() == latents.keys()
@@ -165,7 +166,7 @@ def test_stated_rate_is_the_coded_rate(model, photo):
     bits = sum(float(b) for b in model.generate(latents, quantizers.Round()).bits.values())
     stream, _ = encode(model, latents)
     assert bits > 8000
-    counter = entropy.BitCounter(model.priors)
+    counter = range_coding.BitCounter(model.priors)
     model.encode(latents, counter)
     np.testing.assert_allclose(counter.bits, bits, rtol=1e-3)
     assert abs(8 * len(stream) - bits) < 0.005 * bits + 32
@@ -262,5 +263,5 @@ def test_impossible_latents_are_refused(model, photo):
     latents = model.infer(picture(photo, 64, 64))
     for value in (np.nan, np.inf, 2e9):
         damaged = dict(latents, y=latents["y"] * value)
-        with pytest.raises(entropy.CodingError):
+        with pytest.raises(CodingError):
             encode(model, damaged)

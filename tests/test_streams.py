@@ -7,10 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from common import coding, entropy, export, zoo
+from common import coding, export, range_coding, zoo
+from common.ans import AnsStack
 from common.container import Container
 from common.errors import UserError
-from common.stack import Stack
 
 # Files of version 1 of the format, by the last program that wrote such, of 70 x 47 pixels of a
 # photograph; and what they decode to.
@@ -65,10 +65,10 @@ def level(model):
 
 
 def code_in_stream(model, latents):
-    encoder = entropy.RangeEncoder(model.tables)
+    encoder = range_coding.RangeEncoder(model.tables)
     model.encode(latents, encoder)
     stream = encoder.finish()
-    decoder = entropy.RangeDecoder(model.tables, stream)
+    decoder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(decoder, HEIGHT, WIDTH)
     assert decoder.crc == encoder.crc
     return stream, decoded
@@ -77,10 +77,10 @@ def code_in_stream(model, latents):
 def code_on_stack(model, latents):
     """With bits-back coding, which draws z itself."""
     start = np.random.RandomState(1).bytes(4 * latents["z"].size)
-    stack = Stack(model.tables, start)
+    stack = AnsStack(model.tables, start)
     model.encode({name: latents[name] for name in latents if name != "z"}, stack)
     stream = stack.finish()
-    stack = Stack(model.tables, stream)
+    stack = AnsStack(model.tables, stream)
     decoded = model.decode(stack, HEIGHT, WIDTH)
     assert stack.finish() == start
     return stream, decoded

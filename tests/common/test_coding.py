@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common import coding, entropy, inspection, itinf, targets
+from common import coding, inspection, itinf, targets
+from common.coding_tables import CodingTables
 from common.errors import UserError
 from tests.test_models import CLASSES, CONFIGS, shared
 
@@ -151,7 +152,7 @@ def test_a_stream_that_ends_before_y_is_noticed(name, monkeypatch, photo):
     latents = coding.infer(model, picture)
     encoder = coding.RangeEncoder(model.tables)
     z = tf.round(latents["z"] - model.z_prior.offset)
-    encoder.encode(z, model.z_prior.numbers(*z.shape[1:3]))
+    encoder.encode(z, model.channel_numbers(model.z_prior, *z.shape[1:3]))
     file = coding.Container("00000000", *picture.shape[:2], encoder.finish(), encoder.crc)
     with pytest.raises(UserError, match="ends before its symbols|outside of the tables among"):
         coding.decode(model, file.pack())
@@ -177,7 +178,7 @@ def test_a_stream_of_almost_nothing_decodes(monkeypatch):
         counts[-minimum] += 2**16 - counts.sum()
         cdfs += [[16], np.cumsum([0, *counts])]
     cdfs.append(model.tables.cdfs[-(sizes[-1] + 3):])
-    model.tables = entropy.Tables(
+    model.tables = CodingTables(
         np.concatenate(cdfs).astype(np.int32), model.tables.minima, sizes)
     height, width = 1024, 2048
     y = np.broadcast_to(model.prior.offset, (1, *model.latent_size(height, width), 12))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import conditional, entropy
+from common import conditional, priors
 
 MEAN = np.array([0.3, -2.0, 7.25], np.float32)
 SCALE = np.array([0.7, 3.0, 20.0], np.float32)
@@ -22,7 +22,7 @@ def parameters(*parts):
 
 
 def test_bits_and_prediction_follow_from_means_and_scales(y):
-    p_y = conditional.MeanScale(entropy.ScaleTable()).given(
+    p_y = conditional.MeanScale(priors.ScaleTable()).given(
         parameters(MEAN, np.log(SCALE)), continuous=True)
     residual = y - MEAN
     upper, lower = (np.vectorize(math.erf)((residual + side) / SCALE / math.sqrt(2))
@@ -34,7 +34,7 @@ def test_bits_and_prediction_follow_from_means_and_scales(y):
 
 
 def test_unless_continuous_scales_are_the_nearest_entries(y):
-    prior, table = conditional.MeanScale(entropy.ScaleTable()), entropy.ScaleTable()
+    prior, table = conditional.MeanScale(priors.ScaleTable()), priors.ScaleTable()
     given = parameters(MEAN, np.log(SCALE))
     nearest, continuous = (prior.given(given, continuous=each) for each in (False, True))
     np.testing.assert_array_equal(nearest.index, np.round(continuous.index))
@@ -44,8 +44,8 @@ def test_unless_continuous_scales_are_the_nearest_entries(y):
 
 
 def test_without_a_mean_the_sign_does_not_matter(y):
-    prior = conditional.MeanScale(entropy.ScaleTable(), predict_mean=False)
-    assert prior.symmetric and not conditional.MeanScale(entropy.ScaleTable()).symmetric
+    prior = conditional.MeanScale(priors.ScaleTable(), predict_mean=False)
+    assert prior.symmetric and not conditional.MeanScale(priors.ScaleTable()).symmetric
     p_y = prior.given(parameters(np.log(SCALE)), continuous=True)
     np.testing.assert_allclose(p_y.bits(y), p_y.bits(-y), rtol=1e-5)
     assert not np.any(p_y.offset) and p_y.prediction.mean.shape == y.shape
@@ -64,7 +64,7 @@ class Sheet:
 
 @pytest.mark.parametrize("predict_mean", [True, False])
 def test_y_is_coded_on_the_grid_around_integer_means(y, predict_mean):
-    prior, sheet = conditional.MeanScale(entropy.ScaleTable(), predict_mean), Sheet()
+    prior, sheet = conditional.MeanScale(priors.ScaleTable(), predict_mean), Sheet()
     rng = np.random.default_rng(1)
     mean = rng.integers(-9000, 9000, y.shape) * predict_mean
     index = rng.integers(0, 64, y.shape).astype(np.int16)
@@ -81,10 +81,10 @@ def test_y_is_coded_on_the_grid_around_integer_means(y, predict_mean):
 
 def test_tables_by_likelihood():
     for likelihood, plain, shifted in (
-            ("normal", entropy.ScaleTable, entropy.ShiftedScaleTable),
-            ("logistic", entropy.LogisticTable, entropy.ShiftedLogisticTable)):
-        assert type(entropy.scale_table(likelihood)) is plain
-        table = entropy.scale_table(likelihood, 16)
+            ("normal", priors.ScaleTable, priors.ShiftedScaleTable),
+            ("logistic", priors.LogisticTable, priors.ShiftedLogisticTable)):
+        assert type(priors.scale_table(likelihood)) is plain
+        table = priors.scale_table(likelihood, 16)
         assert type(table) is shifted and table.shifts == 16
     with pytest.raises(TypeError, match="'cauchy'; known: normal, logistic"):
-        entropy.scale_table("cauchy")
+        priors.scale_table("cauchy")

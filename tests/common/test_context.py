@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import context, conversion, entropy, exact, transforms
+from common import context, conversion, exact, priors, range_coding, transforms
+from common.coding_tables import CodingTables
+from common.errors import CodingError
 
 M = 6
 BITS = 12
@@ -46,13 +48,13 @@ def network(name):
     output = conversion.convert(
         builder, parameters, builder.concat(conversion.convert(builder, layer(name), y), psi))
     mean = builder.requantize(builder.slice(output, 0, M), BITS)
-    index = entropy.ScaleTable().exact_index(builder, builder.slice(output, M, 2 * M))
+    index = priors.ScaleTable().exact_index(builder, builder.slice(output, M, 2 * M))
     return builder.network(mean, index)
 
 
 @functools.cache
 def tables():
-    return entropy.Tables.build([entropy.ScaleTable()])
+    return CodingTables.build([priors.ScaleTable()])
 
 
 def latents(height, width, seed=0):
@@ -68,13 +70,13 @@ def wavefront(name, steepness=None):
 
 
 def encode(coding, y, psi):
-    coder = entropy.RangeEncoder(tables())
+    coder = range_coding.RangeEncoder(tables())
     y_hat = coding.encode(y, psi, coder)
     return coder.finish(), coder.crc, y_hat.numpy()
 
 
 def decode(coding, stream, psi):
-    coder = entropy.RangeDecoder(tables(), stream)
+    coder = range_coding.RangeDecoder(tables(), stream)
     return coding.decode(coder, psi).numpy(), coder.crc
 
 
@@ -200,7 +202,7 @@ def test_masked_taps_have_no_part_in_coding():
 def test_latents_that_are_not_finite_are_refused(value):
     y, psi = latents(3, 4)
     y = tf.tensor_scatter_nd_update(y, [[0, 1, 1, 2]], [value])
-    with pytest.raises(entropy.CodingError):
+    with pytest.raises(CodingError):
         encode(wavefront("MaskedContext"), y, psi)
 
 
@@ -222,7 +224,7 @@ def test_a_damaged_stream_ends():
         damaged[rng.integers(len(stream))] ^= 1 << rng.integers(8)
         try:
             decoded, decoded_crc = decode(coding, bytes(damaged), psi)
-        except entropy.CodingError:
+        except CodingError:
             continue
         assert (decoded_crc == crc) == np.array_equal(decoded, y_hat)
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from scipy import stats
 
-from common import coding, data, entropy, inspection, quantizers
+from common import coding, data, inspection, priors, quantizers
 from common.errors import UserError
 from mshyper import bits_back
 from tests import test_mixture, test_models
@@ -87,7 +87,7 @@ def test_bits_follow_from_the_prediction(name, density, unit, picture, monkeypat
     residual = np.float64(found.y - mean)
     mass = np.diff(density.cdf([(residual + side) * unit / deviation for side in (-0.5, 0.5)]),
                    axis=0)[0]
-    expected = np.minimum(-np.log2(np.maximum(mass, 1e-30)), entropy.MAX_BITS)
+    expected = np.minimum(-np.log2(np.maximum(mass, 1e-30)), priors.MAX_BITS)
     np.testing.assert_allclose(found.bits["y"], expected, rtol=5e-3, atol=5e-3)
 
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import factorized.models
-from common import data, entropy, itinf, objectives, quantizers
+from common import data, itinf, objectives, quantizers, range_coding
 from common.errors import UserError
 from common.transforms.layers import deconv
 from tests import test_models
@@ -255,9 +255,9 @@ def test_a_decoder_gets_the_refined_latents(package, x):
     model = shared(package)
     latents = refiner(package, "danneal")(x).latents
     assert np.mean(latents["y"] != rounded(model, model.infer(x))["y"]) > 0.05
-    coder = entropy.RangeEncoder(model.tables)
+    coder = range_coding.RangeEncoder(model.tables)
     model.encode(latents, coder)
-    decoder = entropy.RangeDecoder(model.tables, coder.finish())
+    decoder = range_coding.RangeDecoder(model.tables, coder.finish())
     decoded = model.decode(decoder, *x.shape[1:3])
     assert decoder.crc == coder.crc and decoded.keys() == latents.keys()
     for name, value in latents.items():

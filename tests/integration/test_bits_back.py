@@ -14,10 +14,9 @@ from PIL import Image
 
 import chain as command
 import configs
-from common import coding, container, entropy, images, itinf, training, zoo
-from common.entropy import CodingError
-from common.errors import UserError
-from common.stack import Stack
+from common import coding, container, images, itinf, priors, training, zoo
+from common.ans import AnsStack
+from common.errors import CodingError, UserError
 from mshyper import bits_back, chain
 from tests.integration.conftest import tiny_config
 
@@ -213,7 +212,7 @@ def test_what_the_decoder_refuses_is_not_written(model, pictures):
 def test_underflow_is_an_error(model, pictures):
     latents = coding.infer(model, pictures[0])
     with pytest.raises(CodingError, match="bits"):
-        model.encode(latents, Stack(model.tables, bytes(4)))
+        model.encode(latents, AnsStack(model.tables, bytes(4)))
 
 
 def test_a_range_coder_is_refused_by_name(model, pictures):
@@ -296,7 +295,7 @@ def test_chains_of_version_1_decode(model, pictures):
     """Without names, and with a checksum of the symbols, the payload and the start-up alone."""
     latents = [coding.infer(model, picture) for picture in pictures[:2]]
     start = chain._noise(40_000) + chain._whiten(PAYLOAD)
-    stack = Stack(model.tables, start)
+    stack = AnsStack(model.tables, start)
     for each in latents:
         model.encode(each, stack)
     sizes = [side for size in SIZES[:2] for side in size]
@@ -311,7 +310,7 @@ def test_chains_of_version_1_decode(model, pictures):
 
 def test_tables_know_fractional_means():
     """The code length of integers around any mean is that of the density, within 1 %."""
-    table = entropy.ShiftedScaleTable(16)
+    table = priors.ShiftedScaleTable(16)
     pmfs, minima = table.pmfs()
     assert len(pmfs) == len(minima) == table.distributions
     for number in (0, 40, 64 * 5 + 3, 64 * 15 + 30):

@@ -1,6 +1,7 @@
-"""A stack of bits. The one module that touches constriction's stack coder.
+"""Coding by asymmetric numeral systems (ANS), which makes a stack of bits. The one module that
+touches constriction's stack coder.
 
-The range coder of `common.entropy` is a queue: what was written first is read first. Bits-back
+The range coder (common/range_coding.py) is a queue: what was written first is read first. Bits-back
 coding (Townsend et al. 2019) reads symbols from what it has written before, and so needs a stack.
 """
 
@@ -9,7 +10,9 @@ import zlib
 import constriction
 import numpy as np
 
-from common import entropy
+from common import escapes
+from common.coding_tables import PRECISION, CodingTables
+from common.errors import CodingError
 
 # The coder holds a natural number: its state, the highest one or two words of 32 bits, and the
 # words below. A symbol is found by the lowest 24 bits of the state. At 2^32 and above the state
@@ -17,7 +20,7 @@ from common import entropy
 _EMPTY = 2**32
 
 
-class Stack:
+class AnsStack:
     """A stack of bits (asymmetric numeral systems, Duda 2014): last in, first out.
 
     Every method that pops has one that pushes the same, and restores the stack to the last bit:
@@ -34,7 +37,7 @@ class Stack:
         caller compares this with the encoder's, which met the same arrays in the reverse order.
     """
 
-    def __init__(self, tables: entropy.Tables, start: bytes = b""):
+    def __init__(self, tables: CodingTables, start: bytes = b""):
         self._tables = tables
         self._models = {}
         number = _EMPTY + int.from_bytes(start, "little") + _shortest(len(start))
@@ -63,16 +66,16 @@ class Stack:
           CodingError: a symbol is not finite, or larger than any model produces, or is not in its
             table though `bounded`.
         """
-        symbols = entropy.require_codable(symbols).astype("<i4")
+        symbols = escapes.require_codable(symbols).astype("<i4")
         distributions = np.asarray(distributions, np.int32)
         if bounded:  # as what is drawn
             self.unsample(symbols, distributions)
             self._check(symbols)
             return
         self._check(symbols)
-        sections = entropy.sections(self._tables, symbols, distributions)
+        sections = escapes.sections(self._tables, symbols, distributions)
         for positions, numbers in reversed(list(sections)):
-            self._push(positions.ravel(), numbers.ravel(), escapes=True)
+            self._push(positions.ravel(), numbers.ravel(), escape=True)
 
     def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """Pops what the last `encode` pushed: int32 symbols of the shape of `distributions`.
@@ -86,11 +89,11 @@ class Stack:
             symbols = self._draw(distributions)
             self._check(symbols)
             return symbols
-        escapes = entropy.read_escapes(
-            self._tables, distributions.size, lambda numbers: self._pop(numbers, escapes=True))
-        positions = self._pop(distributions.ravel(), escapes=True).reshape(distributions.shape)
+        beyond = escapes.read_escaped(
+            self._tables, distributions.size, lambda numbers: self._pop(numbers, escape=True))
+        positions = self._pop(distributions.ravel(), escape=True).reshape(distributions.shape)
         minima, sizes = self._tables.minima[distributions], self._tables.sizes[distributions]
-        symbols, _ = entropy.unescape(positions, minima, sizes, escapes, 0)
+        symbols, _ = escapes.unescape(positions, minima, sizes, beyond, 0)
         symbols = symbols.numpy()
         self._check(symbols)
         return symbols
@@ -126,64 +129,63 @@ class Stack:
         distributions = np.asarray(distributions, np.int32)
         positions = np.asarray(symbols) - self._tables.minima[distributions]
         if not np.all((positions >= 0) & (positions < self._tables.sizes[distributions])):
-            raise entropy.CodingError("symbols outside of the tables were never sampled")
-        self._push(positions.ravel(), distributions.ravel(), escapes=False)
+            raise CodingError("symbols outside of the tables were never sampled")
+        self._push(positions.ravel(), distributions.ravel(), escape=False)
 
     def finish(self) -> bytes:
-        """All that is on the stack: a `Stack` that starts with this is the same one."""
+        """All that is on the stack: an `AnsStack` that starts with this is the same one."""
         words = self._coder.get_compressed().astype("<u4")
         number = int.from_bytes(words.tobytes(), "little") - _EMPTY
         length = ((255 * number + 1).bit_length() - 1) // 8
         return (number - _shortest(length)).to_bytes(length, "little")
 
     def _draw(self, distributions):
-        positions = self._pop(distributions.ravel(), escapes=False).reshape(distributions.shape)
+        positions = self._pop(distributions.ravel(), escape=False).reshape(distributions.shape)
         return positions + self._tables.minima[distributions]
 
     def _check(self, symbols):
         self.crc = (self.crc + zlib.crc32(symbols.astype("<i4").tobytes())) % 2**32
 
-    def _push(self, positions, distributions, escapes):
-        for indices, model in reversed(self._groups(distributions, escapes)):
+    def _push(self, positions, distributions, escape):
+        for indices, model in reversed(self._groups(distributions, escape)):
             self._coder.encode_reverse(positions[indices].astype(np.int32), model)
 
-    def _pop(self, distributions, escapes):
+    def _pop(self, distributions, escape):
         positions = np.zeros(distributions.shape, np.int32)
-        for indices, model in self._groups(distributions, escapes):
+        for indices, model in self._groups(distributions, escape):
             positions[indices] = self._coder.decode(model, indices.size)
             # The library pops from nothing too. It is safe to look afterwards: no pop raises the
             # number, and the push undoes it even there. How many bits a group will take is not
             # known before, and by the worst case the last symbols could never be popped.
             if self.bits < 0:
                 self._coder.encode_reverse(positions[indices], model)
-                raise entropy.CodingError(
+                raise CodingError(
                     f"the stack holds {self.bits} bits, and {indices.size} symbols need more")
         return positions
 
-    def _groups(self, distributions, escapes):
+    def _groups(self, distributions, escape):
         """For each distribution that occurs in `distributions` [N], its indices and its model."""
         order = np.argsort(distributions, kind="stable")
         numbers, first = np.unique(distributions[order], return_index=True)
         # The library has no model of one symbol; it takes no bits, and its position is 0.
-        return [(indices, self._model(number, escapes))
+        return [(indices, self._model(number, escape))
                 for number, indices in zip(numbers, np.split(order, first[1:]))
-                if escapes or self._tables.sizes[number] > 1]
+                if escape or self._tables.sizes[number] > 1]
 
-    def _model(self, number, escapes):
+    def _model(self, number, escape):
         """The library's model of one distribution, with or without the escape."""
-        if (number, escapes) not in self._models:
-            start = self._tables.starts[number]
-            cdf = self._tables.cdfs[start:start + self._tables.sizes[number] + 2]
-            counts = np.diff(cdf if escapes else np.delete(cdf, -2))
+        if (number, escape) not in self._models:
+            edges = self._tables.counts(number)
+            counts = np.diff(edges if escape else np.delete(edges, -2))
             # The library codes with 2^24 counts. Of n symbols it gives each one count, and shares
             # out the others in proportion to floats: the share of all before a symbol is
             # floor(sum of their floats * ((2^24 - n) / sum of all floats)). These floats are
             # integers that add up to 2^24 - n. So that factor is 1, every sum is exact, and the
             # counts are 2^8 times ours, on any machine.
-            shares = counts * 2**(24 - entropy.PRECISION) - 1
-            self._models[number, escapes] = constriction.stream.model.Categorical(
+            shares = counts * 2**(24 - PRECISION) - 1
+            self._models[number, escape] = constriction.stream.model.Categorical(
                 shares.astype(np.float64), perfect=False)
-        return self._models[number, escapes]
+        return self._models[number, escape]
 
 
 def _shortest(length: int) -> int:

@@ -1,4 +1,4 @@
-"""The posterior of bits-back coding, optimised by encoder and decoder alike.
+"""Search for the posterior of bits-back coding, by encoder and decoder alike.
 
 The amortised posterior q(z | ŷ) of the hyper-analysis is a first guess. A few steps of Adam on the
 net rate make it better (Yang, Bamler & Mandt 2020, section 3.3); but the decoder has to arrive at
@@ -15,7 +15,9 @@ The alternative, to send what optimisation changed, saves less (`python -m bench
 
 import numpy as np
 
-from common import entropy, exact, exact_gradient
+from common import exact, exact_gradient
+from common.coding_tables import CodingTables
+from common.priors import MIN_SCALE, NUM_SCALES, ShiftedScaleTable
 
 # Of two neighbours in the scale table: (MAX_SCALE / MIN_SCALE)^(1 / 63), and its logarithm. Written
 # out, because exp and log differ in the last bit from machine to machine.
@@ -33,30 +35,28 @@ _EPSILON = 1e-3
 _LEAST_COUNT = 32
 
 
-class Replay:
+class PosteriorSearch:
     """Optimises posteriors, with the same result on every machine.
 
     Args:
       tables: of the model.
       network: the hyper-synthesis in fixed point; from z to means in units of 2^-`mean_bits` and
         positions in the scale table.
-      shifts: as of `entropy.ShiftedScaleTable`, whose tables follow those of z.
       mean_bits: see above.
+      z_numbers: of z's distributions within the tables, one a channel.
+      y_numbers: of y's, those of a `priors.ShiftedScaleTable`.
     """
 
-    def __init__(self, tables: entropy.Tables, network: exact.Network, shifts: int,
-                 mean_bits: int):
-        self._tables = tables
+    def __init__(self, tables: CodingTables, network: exact.Network, mean_bits: int,
+                 z_numbers: range, y_numbers: range):
         self._network = network
-        self._channels = network.channels[0]
         self._unit = 2.0**-mean_bits
-        self._shifts = shifts
-        self._tables_of_y = slice(
-            self._channels, self._channels + shifts * entropy.NUM_SCALES)
-        self._scales = _powers(entropy.MIN_SCALE, _RATIO, entropy.NUM_SCALES)
-        counts = [np.diff(cdf).astype(np.float64) for cdf in tables.split()]
-        self._z_slopes = [_slopes(c) for c in counts[:self._channels]]
-        self._y_slopes = self._slopes_of_y(counts[self._tables_of_y])
+        self._shifts = len(y_numbers) // NUM_SCALES
+        self._scales = _powers(MIN_SCALE, _RATIO, NUM_SCALES)
+        self._z_minima = tables.minima[list(z_numbers)]
+        self._z_slopes = [_slopes(counts) for counts in _counts(tables, z_numbers)]
+        self._y_slopes = self._slopes_of_y(
+            _counts(tables, y_numbers), tables.minima[list(y_numbers)])
 
     def __call__(self, y: np.ndarray, mean: np.ndarray, index: np.ndarray, steps: int
                  ) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +84,7 @@ class Replay:
                 second[i] = _BETA_2 * second[i] + (1 - _BETA_2) * (gradient * gradient)
                 size = np.sqrt(second[i] / (1 - decay_2)) + _EPSILON
                 parameters[i] = parameters[i] - rate * fall * (first[i] / (1 - decay_1)) / size
-            parameters[1] = np.clip(parameters[1], 0, entropy.NUM_SCALES - 1)
+            parameters[1] = np.clip(parameters[1], 0, NUM_SCALES - 1)
         mean, index = (np.round(parameter).astype(np.int32) for parameter in parameters)
         return mean, index
 
@@ -106,7 +106,7 @@ class Replay:
         shift = (sixteenth - integer * self._shifts).astype(np.int32)
         entry = inside[1].astype(np.int32)
         starts, minima, sizes, by_mean, by_index = self._y_slopes
-        table = shift * entropy.NUM_SCALES + entry
+        table = ShiftedScaleTable.number(shift, entry)
         position = np.clip(y - integer - minima[table], 0, sizes[table] - 1).astype(np.int32)
         position = position + starts[table]
         gradients = []
@@ -119,27 +119,26 @@ class Replay:
     def _by_prior(self, z):
         result = np.empty(z.shape)
         for channel, slopes in enumerate(self._z_slopes):
-            position = z[..., channel].astype(np.int32) - self._tables.minima[channel]
+            position = z[..., channel].astype(np.int32) - self._z_minima[channel]
             result[..., channel] = slopes[np.clip(position, 0, len(slopes) - 1)]
         return result
 
-    def _slopes_of_y(self, counts):
+    def _slopes_of_y(self, counts, minima):
         """For every symbol of every table of y, derivatives of -ln p by mean and by index."""
-        sizes = self._tables.sizes[self._tables_of_y]
-        minima = self._tables.minima[self._tables_of_y]
+        sizes = np.array([len(c) - 1 for c in counts], np.int32)
         starts = np.cumsum(sizes) - sizes
         by_mean, by_index = [], []
 
         def at(symbols, shift, entry):
             """Counts of symbols in the table of a mean shift / shifts and a scale."""
             carry, shift = divmod(shift, self._shifts)
-            table = shift * entropy.NUM_SCALES + min(max(entry, 0), entropy.NUM_SCALES - 1)
+            table = ShiftedScaleTable.number(shift, min(max(entry, 0), NUM_SCALES - 1))
             position = symbols - carry - minima[table]
             inside = (position >= 0) & (position < sizes[table])
             return np.where(inside, counts[table][np.clip(position, 0, sizes[table] - 1)], 1.0)
 
         for table, size in enumerate(sizes):
-            shift, entry = divmod(table, entropy.NUM_SCALES)
+            shift, entry = ShiftedScaleTable.shift_and_index(table)
             symbols = np.arange(size) + minima[table]
             here = at(symbols, shift, entry)
             distance = symbols - shift / self._shifts
@@ -153,6 +152,11 @@ class Replay:
             by_index.append(np.where(
                 known, (narrower - wider) / (2 * here), (1 - beyond * beyond) * _LOG_RATIO))
         return starts, minima, sizes, np.concatenate(by_mean), np.concatenate(by_index)
+
+
+def _counts(tables, numbers):
+    """For each of these distributions the counts of its symbols and, last, of its escape."""
+    return [np.diff(tables.counts(number)).astype(np.float64) for number in numbers]
 
 
 def _slopes(counts):
