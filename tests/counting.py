@@ -8,9 +8,11 @@ import pathlib
 import time
 
 import common
-from common import runs
+from common import launching, runs
 from common.errors import UserError
 from common.files import write_json
+
+CONFIG = str(pathlib.Path(__file__).with_name("counting_config.py"))
 
 
 def count(config, workdir):
@@ -36,6 +38,14 @@ def count(config, workdir):
 
 
 run = runs.Program("tests", count)
+
+
+def make_job(folder, hid=0):
+    """A job of an entry of counting_config.py, with its run below `folder`."""
+    command = ["tests.counting", "--config", CONFIG, f"--hid={hid}",
+               f"--experiments_dir={folder / 'experiments'}"]
+    return launching.Job("tests.counting", runs.read(run, command), command)
+
 
 if __name__ == "__main__":
     runs.main(run)

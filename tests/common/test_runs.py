@@ -1,8 +1,10 @@
 """Command lines of runs, their folders, and what ends them."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import pytest
 
 from common import runs
 from common.errors import UserError
+from tests import counting
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = str(ROOT / "mshyper/configs/small.py")
@@ -94,6 +97,24 @@ def test_values_have_the_types_of_the_entries():
     assert config.data.train == "*.png" and config.train.warm_start == "a"
 
 
+def test_a_run_is_what_the_command_line_says(monkeypatch):
+    command = ["x", "--config", f"{counting.CONFIG}:fast", "--hid", "2", "--config.train.fail_at=7"]
+    run = runs.read(counting.run, command)
+    assert run.overrides == {"train.num_steps": 2, "train.fail_at": -1}
+    assert run.config.train.to_dict() == dict(num_steps=2, seconds=0.0, fail_at=7, last=2)
+    assert str(run.workdir) == (
+        "experiments/tests-counting_config-fast/"
+        "wid=2-tests-counting_config-fast-num_steps=2-fail_at=7")
+    named = dataclasses.replace(run, xid="mine")
+    assert pickle.loads(pickle.dumps(named)).workdir.parent.name == "mine"
+    # Within a job of Slurm the same command is the same run.
+    workdir = run.workdir
+    for job in "12", "13":
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", job)
+        assert run.workdir == runs.read(counting.run, command).workdir == workdir
+
+
 @pytest.mark.parametrize("flag", ["--help", "--helpshort", "--helpfull"])
 def test_help_is_no_failure(flag):
     done = subprocess.run([sys.executable, "-m", "tests.counting", flag], cwd=ROOT, text=True,
@@ -103,6 +124,17 @@ def test_help_is_no_failure(flag):
 
 
 # --- Folders ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wid, runname", [(0, "a"), (12, "two_layer-rd_lambda=1e-05"), (3, "")])
+def test_names_of_folders_round_trip(wid, runname):
+    assert runs.split_name(runs.folder_name(wid, runname)) == (wid, runname)
+
+
+@pytest.mark.parametrize("name", ["wid=-small", "wid=1", "launches", "1-small", "wid=1.5-a"])
+def test_folders_of_other_names(name):
+    with pytest.raises(UserError, match="no folder of a run"):
+        runs.split_name(name)
 
 
 def test_a_folder_is_that_of_one_config(tmp_path):
