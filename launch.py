@@ -20,7 +20,7 @@ import sys
 import time
 
 import configs
-from common import launching, run_states, runs, slurm
+from common import launching, programs, run_states, slurm, sweeps
 from common.cli import report
 from common.errors import UserError
 from common.lazy import data
@@ -72,13 +72,13 @@ def _import(main):
             raise  # of what the module imports
         raise UserError(f"--main {main}: there is no such module; it is called like "
                         "mshyper.train") from None
-    if not isinstance(getattr(module, "run", None), runs.Program) and main != "evaluate":
+    if not isinstance(getattr(module, "run", None), programs.Program) and main != "evaluate":
         raise UserError(f"--main {main}: it has no run to launch; <package>.train, "
                         "<package>.itinf and evaluate have one")
     return module
 
 
-def _sweep(args, program) -> list[launching.Job]:
+def _runs(args, program) -> list[launching.Job]:
     """A job for each entry of get_hyper()."""
     if not args.config:
         raise UserError("--config: need the config file of the sweep")
@@ -88,7 +88,7 @@ def _sweep(args, program) -> list[launching.Job]:
             raise UserError(f"--args {arg}: launch has --{name.replace('hid', 'hids')} itself")
     hids = args.hids
     if hids is None:
-        hids = range(len(runs.sweep(args.config.partition(":")[0])))
+        hids = range(len(sweeps.read(args.config.partition(":")[0])))
     if len(set(hids)) < len(hids):
         raise UserError(f"--hids {' '.join(map(str, hids))}: each run can be launched once")
     jobs = []
@@ -96,7 +96,7 @@ def _sweep(args, program) -> list[launching.Job]:
         command = [args.main, "--config", args.config, f"--hid={hid}", *args.args,
                    f"--experiments_dir={args.experiments_dir}"]
         command += [f"--xid={args.xid}"] if args.xid else []
-        jobs.append(launching.Job(args.main, runs.read(program, command), command))
+        jobs.append(launching.Job(args.main, programs.read(program, command), command))
     if not jobs:
         raise UserError(f"{args.config}: its get_hyper() has no entries")
     return jobs
@@ -189,7 +189,7 @@ def main(argv: list[str]) -> None:
         at_once = 1
     module = _import(args.main)
     evaluating = args.main == "evaluate"
-    jobs = _evaluations(args, module) if evaluating else _sweep(args, module.run)
+    jobs = _evaluations(args, module) if evaluating else _runs(args, module.run)
     last = jobs.pop() if evaluating else None
     name = "evaluate" if evaluating else jobs[0].run.name
     now = datetime.datetime.now(datetime.UTC)

@@ -39,10 +39,12 @@ from common import (
     metrics,
     objectives,
     precision,
+    programs,
     quantizers,
     recipes,
     runs,
     schedules,
+    stopping,
     tables,
     targets,
 )
@@ -303,7 +305,7 @@ def get_hyper() -> list[dict]:
     return [{} for _ in recipes.LAMBDAS]
 
 
-def program(*model_classes: type[Codec]) -> runs.Program:
+def program(*model_classes: type[Codec]) -> programs.Program:
     """The program of `<package>/itinf.py`. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
@@ -327,7 +329,7 @@ def program(*model_classes: type[Codec]) -> runs.Program:
         objective(_find(config, workdir), **_objective(config))
         data.find(config.data)
 
-    return runs.Program(package, refine, check=check)
+    return programs.Program(package, refine, check=check)
 
 
 def run(model_class: type[Codec], config, workdir: str | os.PathLike) -> list[tables.Row]:
@@ -389,7 +391,7 @@ def _run(model_class, config, workdir):
         return f"image {len(rows)} of {len(sources)}"
 
     # What is done of images is saved as it is done.
-    with (runs.saved_by(place),
+    with (stopping.saved_by(place),
           tqdm.tqdm(total=len(sources), unit="image", disable=None) as progress):
         for batch in batches:
             # Noise depends on the place in the batch: what is missing of one needs all of it.

@@ -35,7 +35,7 @@ from absl import logging
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 import configs
-from common import runs, slurm
+from common import runs, slurm, stopping
 from common.errors import UserError
 from common.files import write_json
 
@@ -103,7 +103,7 @@ class Job:
 
 def _save():
     try:
-        runs.save_all()
+        stopping.save_all()
     except Exception:  # the job goes on even so: the checkpoint before is there
         traceback.print_exc()
 

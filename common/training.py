@@ -34,11 +34,13 @@ from common import (
     objectives,
     optimizers,
     precision,
+    programs,
     quantizers,
     rate_control,
     recipes,
     runs,
     schedules,
+    stopping,
     weights,
 )
 from common.errors import UserError
@@ -381,7 +383,7 @@ class Journal(tf.keras.callbacks.Callback):
         self._progress.step(self.step, lambda: self._trainer.window.result() or self._trained)
         if self.step >= self._config.train.num_steps:
             self.model.stop_training = True
-        runs.stop_if_asked()
+        stopping.stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
         self._finish_interval()
@@ -392,7 +394,7 @@ class Journal(tf.keras.callbacks.Callback):
         measured = self._means(by_level)
         if not self._is_finite():
             raise self._diverged()
-        with runs.unstoppable():
+        with stopping.unstoppable():
             if self._checkpoints.last is None:  # from here on there are results, which need one
                 self._checkpoints.save(self.step)
             self._finishing = True
@@ -616,7 +618,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock, sta
     if journal.step == 0:
         _begin(trainer, warm_start, journal)
     if strategy.cluster_resolver is None:  # several workers would have to save together
-        stack.enter_context(runs.saved_by(journal.interrupt))
+        stack.enter_context(stopping.saved_by(journal.interrupt))
     _fit(trainer, strategy, config, crops, [journal, *_profiler(config, folder)], journal.step)
 
 
@@ -720,7 +722,7 @@ def _fit(trainer, strategy, config, crops, callbacks, step: int) -> None:
 
 
 def program(*model_classes: type[Codec],
-            make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
+            make_trainer: Callable[..., Trainer] = Trainer) -> programs.Program:
     """The program of `<package>/train.py`. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
@@ -741,7 +743,7 @@ def program(*model_classes: type[Codec],
         if config.train.warm_start:
             runs.find_model("train.warm_start", config.train.warm_start, workdir)
 
-    return runs.Program(package, train, _split_components, check)
+    return programs.Program(package, train, _split_components, check)
 
 
 def _split_components(argv):

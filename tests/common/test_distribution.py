@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, distribution, quantizers, runs, training
+from common import data, distribution, quantizers, stopping, training
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_with_another_number_of_devices(
     def interrupt(self, batch, logs=None):
         on_train_batch_end(self, batch, logs)
         if self.step == 3:
-            runs.save_all()
+            stopping.save_all()
             raise InterruptedError
 
     monkeypatch.setattr(training.Journal, "on_train_batch_end", interrupt)

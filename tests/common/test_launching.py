@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from common import launching, run_states, runs
+from common import launching, run_states, runs, stopping
 from common.errors import UserError
 from tests import counting
 
@@ -76,7 +76,7 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch):
 
 def test_a_job_to_be_requeued_saves_and_stays_the_same(tmp_path, capsys):
     job, saved = counting.make_job(tmp_path), []
-    with runs.saved_by(lambda: saved.append(1)):
+    with stopping.saved_by(lambda: saved.append(1)):
         delayed = job.checkpoint()
     assert saved == [1] and delayed.function is job
     job.checkpoint()
@@ -85,7 +85,7 @@ def test_a_job_to_be_requeued_saves_and_stays_the_same(tmp_path, capsys):
     def fail():
         raise OSError("no space")
 
-    with runs.saved_by(fail):
+    with stopping.saved_by(fail):
         assert job.checkpoint().function is job
     assert "no space" in capsys.readouterr().err
 

@@ -13,7 +13,18 @@ import codec
 import configs
 import mshyper.itinf
 import mshyper.train
-from common import coding, export, images, itinf, locks, metrics, runs, zoo
+from common import (
+    coding,
+    config_files,
+    export,
+    images,
+    itinf,
+    locks,
+    metrics,
+    runs,
+    sweeps,
+    zoo,
+)
 from common.errors import UserError
 from mshyper.configs import itinf as itinf_config
 from mshyper.configs import small
@@ -214,11 +225,11 @@ def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
 
 @pytest.mark.parametrize("package", ["factorized", "joint_ar", "mshyper"])
 def test_configs_of_all_packages(package):
-    module = runs.load_config_module(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
+    module = config_files.load(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
     assert len(module.get_hyper()) == 7
     for method in itinf.METHODS:
         config = module.get_config(method).lock()
-        runs.apply_hyper(config, module.get_hyper(), 6)
+        sweeps.apply(config, module.get_hyper(), 6)
         config.seed = 3
         assert config.itinf.seed == 3
         if config.model:

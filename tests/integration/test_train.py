@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, export, images, itinf, lpips, precision, recipes, runs, training
+from common import data, export, images, itinf, lpips, precision, recipes, stopping, training
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
@@ -107,7 +107,8 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
         def kill(self, batch, logs=None, last=last):
             if self.step == last:  # a signal comes before anything else is done
                 # Python may be tracing a graph then.
-                (tf.function(runs.save_all, autograph=False) if last == 7 else runs.save_all)()
+                save = stopping.save_all
+                (tf.function(save, autograph=False) if last == 7 else save)()
                 raise Killed
             on_train_batch_end(self, batch, logs)
 
