@@ -32,7 +32,7 @@ from common import precision as precisions
 from common.cli import printable, report
 from common.container import SUFFIX, Container
 from common.errors import UserError
-from common.lazy import Codec, Latents, coding, data, inspection, itinf, targets
+from common.lazy import Codec, Latents, coding, data, inspection, refinement, targets
 
 
 def load_encoder(args: argparse.Namespace
@@ -50,8 +50,8 @@ def load_encoder(args: argparse.Namespace
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
     model = zoo.load(args.model, args.precision)
-    objective = itinf.objective(export.find(args.model), rd_lambda=args.refine_lambda)
-    return model, itinf.Refiner(model, method, **objective).infer
+    objective = refinement.objective(export.find(args.model), rd_lambda=args.refine_lambda)
+    return model, refinement.Refiner(model, method, **objective).infer
 
 
 def compress(args: argparse.Namespace) -> None:

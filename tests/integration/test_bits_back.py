@@ -14,7 +14,7 @@ from PIL import Image
 
 import chain as command
 import configs
-from common import coding, container, entropy, images, itinf, training, zoo
+from common import coding, container, entropy, images, methods, refinement, training, zoo
 from common.entropy import CodingError
 from common.errors import UserError
 from common.stack import Stack
@@ -144,9 +144,9 @@ def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_pat
 
 @pytest.mark.slow
 def test_refined_latents_are_coded_too(model, pictures):
-    method = itinf.method("sga")
+    method = methods.method("sga")
     method.num_steps = 30
-    refiner = itinf.Refiner(model, method, 0.01)
+    refiner = refinement.Refiner(model, method, 0.01)
     ntb, _ = chain.compress(model, pictures[2:3], PAYLOAD, refiner.infer)
     (decoded,), _ = chain.decompress(model, ntb)
     y = refiner.infer(model, pictures[2])["y"]

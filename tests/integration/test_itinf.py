@@ -20,7 +20,9 @@ from common import (
     images,
     itinf,
     locks,
+    methods,
     metrics,
+    refinement,
     runs,
     sweeps,
     zoo,
@@ -135,14 +137,14 @@ def test_what_is_missing_is_made_again_as_it_was(finished, tiny_run, pictures, t
 
 
 def test_a_finished_run_is_not_done_again(finished, tiny_run, pictures, monkeypatch):
-    monkeypatch.setattr(itinf.Refiner, "__call__", None)
+    monkeypatch.setattr(refinement.Refiner, "__call__", None)
     results = (finished / "results.json").read_text()
     itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), finished)
     assert (finished / "results.json").read_text() == results
 
 
 def test_model_and_data_may_be_moved(finished, tiny_model, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(itinf.Refiner, "__call__", None)
+    monkeypatch.setattr(refinement.Refiner, "__call__", None)
     workdir, photos = (shutil.copytree(path, tmp_path / path.name)
                        for path in (finished, pictures))
     itinf.run(MeanScaleHyperprior, tiny_config(tiny_model, photos), workdir)
@@ -227,7 +229,7 @@ def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
 def test_configs_of_all_packages(package):
     module = config_files.load(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
     assert len(module.get_hyper()) == 7
-    for method in itinf.METHODS:
+    for method in methods.METHODS:
         config = module.get_config(method).lock()
         sweeps.apply(config, module.get_hyper(), 6)
         config.seed = 3

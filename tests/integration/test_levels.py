@@ -21,9 +21,11 @@ from common import (
     export,
     images,
     itinf,
+    methods,
     metrics,
     peek,
     recipes,
+    refinement,
     targets,
     training,
     zoo,
@@ -214,8 +216,8 @@ def test_one_lambda_says_nothing_of_levels(tmp_path):
     config.train.update(rd_lambda=0.5, num_steps=1, checkpoint_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert export.read_config(tmp_path / "run" / "model")["train"]["rd_lambda"] is None
-    assert itinf.objective(tmp_path / "run" / "model")["rd_lambda"] is None
-    assert itinf.objective(tmp_path / "run" / "model", rd_lambda=0.02)["rd_lambda"] == 0.02
+    assert refinement.objective(tmp_path / "run" / "model")["rd_lambda"] is None
+    assert refinement.objective(tmp_path / "run" / "model", rd_lambda=0.02)["rd_lambda"] == 0.02
 
 
 @pytest.mark.slow
@@ -427,9 +429,9 @@ def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys
 
 
 def test_refinement_meets_the_target(model, pictures, monkeypatch):
-    method = itinf.method("danneal")
+    method = methods.method("danneal")
     method.update(num_steps=20, check_interval=5)
-    refiner = itinf.Refiner(model, method, rd_lambda=None)
+    refiner = refinement.Refiner(model, method, rd_lambda=None)
     picture, count = pictures["b"], []
 
     def to_latents(*args):

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, export, images, itinf, lpips, precision, recipes, stopping, training
+from common import data, export, images, lpips, precision, recipes, refinement, stopping, training
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.integration.conftest import tiny_config
@@ -402,7 +402,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     assert export.read_config(path)["train"]["rate_weight"] == pytest.approx(np.mean(weights))
     last = [line for line in lines if line["split"] == "validation"][-1]
     # Refinement minimises this loss too.
-    assert itinf.objective(path) == dict(
+    assert refinement.objective(path) == dict(
         rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
             np.mean(weights)))
     model, photos = export.load(MeanScaleHyperprior, path), data.find("photos/validation")
