@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 import configs
 from common import cli, config_files, overrides, runs, stopping, sweeps
-from common.errors import UserError
+from common.errors import FolderTaken, UserError
 
 flags.disclaim_key_flags()  # `--help` of the program lists the flags defined in `main`
 
@@ -42,7 +42,8 @@ class Program:
     check: Callable[[config_dict.ConfigDict, pathlib.Path], None] = lambda config, workdir: None
 
     def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
-        self.work(config, workdir)
+        with cli.advising(FolderTaken, "another --xid is another folder"):
+            self.work(config, workdir)
 
 
 def of(package: str) -> Callable[[Callable[[], Program]], Program]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import config_dict
 
 from common import export, overrides, tables
-from common.errors import UserError
+from common.errors import FolderTaken, UserError
 from common.files import write_json
 
 if TYPE_CHECKING:
@@ -105,14 +105,15 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool, *,
       wanted: as from `record`.
       begun: whether the folder holds results already. If not, any config may have it.
       may_change: keys in which that of the folder may differ.
-      advice: what else to do than to choose another --xid, if it belongs to another run.
+      advice: what else to do than to choose another folder, if it belongs to another run.
       **facts: what else run_info.json is to say.
 
     Returns:
       What differs: (value there, value here) by key. `record_changes` takes it.
 
     Raises:
-      UserError: it belongs to a run of another config.
+      FolderTaken: it belongs to a run of another config.
+      UserError: its config.json is damaged.
     """
     path = workdir / "config.json"
     if not (path.exists() and begun):
@@ -129,9 +130,9 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool, *,
     if fixed:
         values = "; ".join("{}: {} there, {} here".format(key, *different[key])
                            for key in fixed[:_NAMED_DIFFERENCES])
-        raise UserError(
+        raise FolderTaken(
             f"{workdir} holds a run with another config ({', '.join(fixed)} differ; {values}); "
-            f"choose another --xid{advice}")
+            f"choose another folder{advice}")
     return different
 
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from ml_collections import config_dict
 
-from common import programs
+from common import programs, runs
 from common.errors import UserError
 from tests import counting
 
@@ -107,6 +108,16 @@ def test_a_run_is_what_the_command_line_says(monkeypatch):
         monkeypatch.setenv("SLURM_JOB_ID", job)
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", job)
         assert run.workdir == programs.read(counting.run, command).workdir == workdir
+
+
+def test_of_another_runs_folder_the_command_says_how_to_get_one(tmp_path):
+    def work(config, workdir):
+        runs.claim(workdir, config.to_dict(), begun=(workdir / "config.json").exists())
+
+    program = programs.Program("mshyper", work)
+    program(config_dict.ConfigDict({"seed": 0}), tmp_path)
+    with pytest.raises(UserError, match="choose another folder; another --xid is another folder"):
+        program(config_dict.ConfigDict({"seed": 1}), tmp_path)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--helpshort", "--helpfull"])

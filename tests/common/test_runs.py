@@ -29,7 +29,7 @@ def test_a_folder_is_that_of_one_config(tmp_path):
         runs.claim(tmp_path, {**config, "data": {"by_size": True}}, begun=True)
     other = {"seed": 0, "package": "joint_ar", "train": {"rd_lambda": 0.5, "log_interval": 9}}
     with pytest.raises(UserError, match=r"\(package, train.rd_lambda differ; package: mshyper "
-                                        r"there, joint_ar here; .* another --xid, or think") as e:
+                                        r"there, joint_ar here; .* another folder, or think") as e:
         runs.claim(tmp_path, other, begun=True, may_change=["train.log_interval"],
                    advice=", or think")
     assert "remove" not in str(e.value)
