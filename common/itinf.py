@@ -30,6 +30,7 @@ from common import (
     refinement,
     runs,
     stopping,
+    sweeps,
     tables,
     targets,
 )
@@ -64,7 +65,7 @@ def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
     return config
 
 
-def get_hyper() -> list[dict]:
+def get_hyper() -> sweeps.Sweep:
     """Nothing to override: of an experiment with a run for each lambda, the wid picks the run."""
     return [{} for _ in recipes.LAMBDAS]
 
