@@ -13,8 +13,8 @@ import sys
 
 import codec
 from common import export, images, jobs, tables, zoo
-from common.cli import report
-from common.errors import UserError
+from common.cli import advising, report
+from common.errors import NotInZoo, UserError
 from common.lazy import Codec, targets
 
 _MODULE = "mshyper.bits_back"
@@ -84,7 +84,9 @@ def _decompress(args):
     outputs += [folder / f"{stem}.payload"] if length else []
     if len(jobs.check_free(outputs, [source], args.force)) < len(outputs):
         sys.exit(2)
-    model = load_model(args.model or zoo.find_by_fingerprint(fingerprint, called), args.precision)
+    with advising(NotInZoo, "name the model with --model"):
+        name = args.model or zoo.find_by_fingerprint(fingerprint, called)
+    model = load_model(name, args.precision)
     pictures, payload = chain.decompress(model, ntb, args.max_pixels)
     folder.mkdir(parents=True, exist_ok=True)
     for target, picture in zip(outputs, pictures):

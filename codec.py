@@ -29,10 +29,10 @@ import numpy as np
 
 from common import export, images, jobs, methods, peek, tables, zoo
 from common import precision as precisions
-from common.cli import printable, report
+from common.cli import advising, printable, report
 from common.container import SUFFIX, Container
-from common.errors import UserError
-from common.lazy import Codec, Latents, coding, data, inspection, itinf, targets
+from common.errors import NotInZoo, OutOfReach, UserError
+from common.lazy import Codec, Latents, coding, data, inspection, refinement, targets
 
 
 def load_encoder(args: argparse.Namespace
@@ -50,8 +50,8 @@ def load_encoder(args: argparse.Namespace
     if args.refine_steps is not None:
         method.num_steps = args.refine_steps
     model = zoo.load(args.model, args.precision)
-    objective = itinf.objective(export.find(args.model), rd_lambda=args.refine_lambda)
-    return model, itinf.Refiner(model, method, **objective).infer
+    objective = refinement.objective(export.find(args.model), rd_lambda=args.refine_lambda)
+    return model, refinement.Refiner(model, method, **objective).infer
 
 
 def compress(args: argparse.Namespace) -> None:
@@ -64,8 +64,9 @@ def compress(args: argparse.Namespace) -> None:
 
     def compress_one(source, output):
         image = jobs.read_image(source, args.max_pixels)
-        coded = targets.compress(model, image, target, closest=args.closest,
-                                 to_latents=to_latents, max_pixels=args.max_pixels)
+        with advising(OutOfReach, "--closest takes that"):
+            coded = targets.compress(model, image, target, closest=args.closest,
+                                     to_latents=to_latents, max_pixels=args.max_pixels)
         jobs.write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
         reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
@@ -98,7 +99,8 @@ def decompress(args: argparse.Namespace) -> None:
         file = Container.unpack(ntc, args.max_pixels)
         if not jobs.is_pipe(target):
             images.check_size(target, file.height, file.width)
-        name = args.model or zoo.find_by_fingerprint(file.fingerprint)
+        with advising(NotInZoo, "name the model with --model"):
+            name = args.model or zoo.find_by_fingerprint(file.fingerprint)
         if name not in loaded:
             loaded[name] = zoo.load(name, args.precision)
         image = coding.decompress(loaded[name], ntc, args.max_pixels)

@@ -20,7 +20,7 @@ import sys
 import time
 
 import configs
-from common import runs, sweeps
+from common import launching, programs, run_states, slurm, sweeps
 from common.cli import report
 from common.errors import UserError
 from common.lazy import data
@@ -72,13 +72,13 @@ def _import(main):
             raise  # of what the module imports
         raise UserError(f"--main {main}: there is no such module; it is called like "
                         "mshyper.train") from None
-    if not isinstance(getattr(module, "run", None), runs.Program) and main != "evaluate":
+    if not isinstance(getattr(module, "run", None), programs.Program) and main != "evaluate":
         raise UserError(f"--main {main}: it has no run to launch; <package>.train, "
                         "<package>.itinf and evaluate have one")
     return module
 
 
-def _sweep(args, program) -> list[sweeps.Job]:
+def _runs(args, program) -> list[launching.Job]:
     """A job for each entry of get_hyper()."""
     if not args.config:
         raise UserError("--config: need the config file of the sweep")
@@ -88,7 +88,7 @@ def _sweep(args, program) -> list[sweeps.Job]:
             raise UserError(f"--args {arg}: launch has --{name.replace('hid', 'hids')} itself")
     hids = args.hids
     if hids is None:
-        hids = range(len(runs.sweep(args.config.partition(":")[0])))
+        hids = range(len(sweeps.read(args.config.partition(":")[0])))
     if len(set(hids)) < len(hids):
         raise UserError(f"--hids {' '.join(map(str, hids))}: each run can be launched once")
     jobs = []
@@ -96,7 +96,7 @@ def _sweep(args, program) -> list[sweeps.Job]:
         command = [args.main, "--config", args.config, f"--hid={hid}", *args.args,
                    f"--experiments_dir={args.experiments_dir}"]
         command += [f"--xid={args.xid}"] if args.xid else []
-        jobs.append(sweeps.Job(args.main, runs.read(program, command), command))
+        jobs.append(launching.Job(args.main, programs.read(program, command), command))
     if not jobs:
         raise UserError(f"{args.config}: its get_hyper() has no entries")
     return jobs
@@ -111,7 +111,7 @@ def _require_idle(jobs, new):
     """
     wanted = {str(job.run.workdir) for job in jobs}
     try:
-        rows = sweeps.rows(jobs[0].run.workdir.parent, wanted)
+        rows = run_states.rows(jobs[0].run.workdir.parent, wanted)
     except UserError as error:
         if new:
             return
@@ -122,12 +122,12 @@ def _require_idle(jobs, new):
             raise UserError(f"{row['folder']} was launched before, and may be under way: "
                             f"{row['cause']}. If it is not (squeue --me), give --force")
         # Those that are waiting may be left of a launch that was stopped.
-        if not new and row["state"] != "waiting" and sweeps.is_under_way(row):
+        if not new and row["state"] != "waiting" and run_states.is_under_way(row):
             raise UserError(f"{row['folder']} is {row['state']}: stop it first, or choose another "
                             "--xid")
 
 
-def _evaluations(args, evaluate) -> list[sweeps.Job]:
+def _evaluations(args, evaluate) -> list[launching.Job]:
     """A job for each model, and a last one that makes curves of what they measured."""
     if args.config or args.hids or args.xid:
         raise UserError("--config, --hids and --xid are not for evaluate; name runs with "
@@ -135,8 +135,8 @@ def _evaluations(args, evaluate) -> list[sweeps.Job]:
     options = evaluate.parse(args.args)
 
     def job(wid, overrides, folder, argv, collect):
-        run = sweeps.Evaluation(overrides, wid, folder.absolute(), (argv, collect))
-        return sweeps.Job(args.main, run, [args.main, *argv])
+        run = launching.Evaluation(overrides, wid, folder.absolute(), (argv, collect))
+        return launching.Job(args.main, run, [args.main, *argv])
 
     folder, jobs = evaluate.output_folder(options), []
     for curve, models in evaluate.find_runs(options.model, keep_going=True).items():
@@ -153,14 +153,14 @@ def _dry_run(launch, jobs, parameters):
             print("python -m", shlex.join(job.command))
     else:
         print(launch.script(len(jobs), parameters))
-    print(sweeps.render([{**sweeps.row(job, parameters and "<job>"), "state": "not launched"}
+    print(run_states.render([{**launching.row(job, parameters and "<job>"), "state": "not launched"}
                          for job in jobs]))
 
 
 def _wait(folder):
     while True:
         try:
-            if not any(map(sweeps.is_under_way, sweeps.rows(folder))):
+            if not any(map(run_states.is_under_way, run_states.rows(folder))):
                 return
         except UserError as error:  # Slurm is busy, or begins anew
             print(f"{error}; asking again", file=sys.stderr)
@@ -169,8 +169,8 @@ def _wait(folder):
 
 def _show(folder) -> bool:
     """Prints the table of a launch or an experiment; returns whether nothing failed."""
-    rows = sweeps.rows(folder)
-    print(sweeps.render(rows))
+    rows = run_states.rows(folder)
+    print(run_states.render(rows))
     return not any(row["cause"] for row in rows)
 
 
@@ -180,8 +180,8 @@ def main(argv: list[str]) -> None:
     args = _parse(argv)
     if args.status:
         sys.exit(not _show(args.status))
-    at_once, slurm = args.local, shutil.which("sbatch")
-    if not slurm and not at_once:
+    at_once = args.local
+    if not at_once and not shutil.which("sbatch"):
         if args.slurm:
             raise UserError("--slurm: there is no sbatch here; --local N runs processes of this "
                             "machine")
@@ -189,13 +189,13 @@ def main(argv: list[str]) -> None:
         at_once = 1
     module = _import(args.main)
     evaluating = args.main == "evaluate"
-    jobs = _evaluations(args, module) if evaluating else _sweep(args, module.run)
+    jobs = _evaluations(args, module) if evaluating else _runs(args, module.run)
     last = jobs.pop() if evaluating else None
     name = "evaluate" if evaluating else jobs[0].run.name
     now = datetime.datetime.now(datetime.UTC)
-    launch = sweeps.Launch(
+    launch = launching.Launch(
         pathlib.Path(args.experiments_dir, "launches", f"{now:%Y%m%dT%H%M%SZ}-{name}"))
-    parameters = None if at_once else sweeps.slurm_parameters(args.slurm, name)
+    parameters = None if at_once else slurm.parameters(args.slurm, name)
     if args.dry_run:
         _dry_run(launch, jobs, parameters)
         return
@@ -205,7 +205,7 @@ def main(argv: list[str]) -> None:
         for job in jobs:
             module.run.check(job.run.config, job.run.workdir)
         _require_idle(jobs, new=not at_once and not args.xid)  # named for the job
-    launch.create([*jobs, last] if last and not at_once else jobs, slurm=not at_once)
+    launch.create([*jobs, last] if last and not at_once else jobs, on_slurm=not at_once)
     print(f"launch: {launch.folder}")
     if not at_once:
         launch.submit(jobs, last, parameters)

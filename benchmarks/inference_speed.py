@@ -2,8 +2,8 @@
 
 SGA of mbt2018, N = M = 192, with random weights, on one image of noise at a time:
 
-    ours       the loop of `itinf.Refiner`, in float32. Its step is traced once for all images, and
-               so is the check that measures rounded latents every 10 steps.
+    ours       the loop of `refinement.Refiner`, in float32. Its step is traced once for all
+               images, and so is the check that measures rounded latents every 10 steps.
     bfloat16   the same with transforms in bfloat16
     baseline   a loop of our own, with the settings documented of the public TensorFlow 2 code of
                SGA. It differs in three things, each of which is also measured alone:
@@ -33,7 +33,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from benchmarks import side_by_side
-from common import images, itinf, metrics, precision, quantizers, tables
+from common import images, methods, metrics, precision, quantizers, refinement, tables
 from common.cli import report
 from mshyper.configs import mbt2018
 from mshyper.models import MeanScaleHyperprior
@@ -63,7 +63,7 @@ def build(channels: int, differences=()) -> MeanScaleHyperprior:
     return model
 
 
-class Loop(itinf.Refiner):
+class Loop(refinement.Refiner):
     """The loop of `Refiner` in parts, to be timed apart, with some of the differences.
 
     Args:
@@ -77,7 +77,7 @@ class Loop(itinf.Refiner):
     """
 
     def __init__(self, model: MeanScaleHyperprior, differences):
-        super().__init__(model, itinf.method("sga_yang2023"), rd_lambda=0.01)
+        super().__init__(model, methods.method("sga_yang2023"), rd_lambda=0.01)
         self._differences = differences
         self.interval = 200 if "eager" in differences else self._config.check_interval
 
@@ -130,7 +130,7 @@ class Loop(itinf.Refiner):
         measured = self._per_image(x, generated, eight_bit=True)
         a, b = (images.to_uint8(image[0]) for image in (x, images.crop_to(generated.x_hat, x)))
         return ({**measured, "ms_ssim": [metrics.ms_ssim(a, b)]}, generated.latents,
-                itinf.grid_of(generated))
+                refinement.grid_of(generated))
 
 
 def turn(loop: Loop, x: tf.Tensor, steps: int) -> dict[str, float]:

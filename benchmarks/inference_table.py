@@ -27,10 +27,10 @@ import numpy as np
 from ml_collections import config_dict
 
 from chain import load_model
-from common import export, tables, zoo
+from common import export, methods, tables, zoo
 from common.cli import report
 from common.errors import UserError
-from common.lazy import coding, data, itinf, metrics, targets
+from common.lazy import coding, data, metrics, refinement, targets
 from mshyper import chain
 
 ROWS = {"M1": "sga", "M2": "bb_sga", "M3": "base", "A1": "map", "A2": "ste", "A3": "unoise",
@@ -44,7 +44,7 @@ _PAYLOAD = 1_000_000
 
 def settings(method: str, steps: int) -> dict:
     """The row of a method that refines."""
-    config = itinf.method(method.removeprefix("bb_"))
+    config = methods.method(method.removeprefix("bb_"))
     config.num_steps, config.patience = steps, 0
     return config.to_dict()
 
@@ -85,7 +85,7 @@ def _bits_back(model, method, image, infer):
 
 def _objective(name, model):
     """The objective of an exported model; of one with levels, that of the level that codes here."""
-    objective = itinf.objective(export.find(name))
+    objective = refinement.objective(export.find(name))
     if model.levels:
         objective["rd_lambda"] = float(model.levels.rd_lambda(targets.level(model, None)))
     return objective
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> None:
         codec_model, infer = models[method.startswith("bb_")], coding.infer
         if method in _REFINED:
             config = config_dict.ConfigDict(settings(method, steps))
-            infer = itinf.Refiner(codec_model, config, rd_lambda).infer
+            infer = refinement.Refiner(codec_model, config, rd_lambda).infer
         for name in names:
             if any((row["method"], row["steps"], row["image"]) == (method, steps, name)
                    for row in rows):

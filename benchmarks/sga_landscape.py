@@ -8,7 +8,7 @@ curved, and steeper along y_0 + y_1 than along y_0 - y_1:
 
 Here x is the image of a source, g(source). Inference starts where an encoder puts y that takes the
 decoder for linear. Quantizers, Adam, and the steps, rates and temperatures of the methods "map" and
-"sga" are those of `common.itinf`; what counts is the last step, rounded.
+"sga" are those of `common.methods`; what counts is the last step, rounded.
 
     first panel   the loss of continuous latents, their way down, and where rounding takes them
     the others    SGA at falling temperatures: colours are the expected loss of what its sampling
@@ -30,10 +30,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common import methods
 from common.cli import report
 from common.errors import UserError
 from common.files import replacing
-from common.lazy import Figure, LogLocator, LogNorm, itinf, optimizers, quantizers, schedules, tf
+from common.lazy import Figure, LogLocator, LogNorm, optimizers, quantizers, schedules, tf
 
 SOURCE = (1.95, -1.45)
 SIGMA, LAMBDA = 1.5, 1.0
@@ -95,7 +96,7 @@ def relax(y: tf.Tensor, temperature, seed) -> tf.Tensor:
 
 def temperature(step) -> tf.Tensor:
     """That of SGA at `step`, as `itinf` has it."""
-    config = itinf.method("sga")
+    config = methods.method("sga")
     return schedules.temperature(step, config.num_steps, **config.temperature)
 
 
@@ -115,7 +116,7 @@ class Inferred(NamedTuple):
 
 def infer(method: str, source: tf.Tensor, seed: int = 0) -> Inferred:
     """Minimises the loss by "sga" or "map", for sources [N, 2], each with noise of its own."""
-    config = itinf.method(method)
+    config = methods.method(method)
     relaxation = {
         "sga": lambda y, step: relax(
             y, temperature(step), quantizers.fold_in([seed, 0], step)),

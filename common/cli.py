@@ -1,13 +1,14 @@
 """Shared parts of the command-line programs: one clear line for a user's mistake, exit code 2."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from logging import basicConfig
 
 from absl import app, flags, logging
@@ -46,6 +47,15 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(_fail(str(error).strip().splitlines()[0]))
 
     return wrapped
+
+
+@contextlib.contextmanager
+def advising(kind: type[UserError], advice: str) -> Iterator[None]:
+    """Adds to errors of a kind what the command's user can do about them."""
+    try:
+        yield
+    except kind as error:
+        raise UserError(f"{error}; {advice}") from None
 
 
 def printable(text: str) -> str:

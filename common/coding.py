@@ -176,7 +176,7 @@ def check_size(model, height, width, max_pixels):
     padded = math.prod(model.latent_size(height, width)) * stride**2
     if padded > max(max_pixels, stride**2):
         raise UserError(f"an image of {width} x {height}, padded to {padded / 1e6:.1f} megapixels, "
-                        f"exceeds the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
+                        f"exceeds the limit of {max_pixels / 1e6:g}; max_pixels allows more")
     if not tiles.fits(height, width, stride):
         try:
             for transform in model.tiled:

@@ -82,7 +82,7 @@ class Container:
             raise UserError("the file is malformed (its image has no pixels)")
         if height * width > max_pixels:
             raise UserError(f"the file claims an image of {width} x {height}, more than "
-                            f"{max_pixels / 1e6:g} megapixels; --max_pixels allows more")
+                            f"{max_pixels / 1e6:g} megapixels; max_pixels allows more")
         file = cls(fingerprint, height, width, stream, crc, int(data[2:3]))
         header_crc = file._own_header_crc()
         return dataclasses.replace(file, symbols_crc=crc ^ header_crc, header_crc=header_crc)

@@ -1,4 +1,8 @@
-"""Errors that a user can mend, and those of coding."""
+"""Errors that a user can mend, and those of coding.
+
+Messages speak of what Python calls take. Where a command has a flag that helps, it says so itself:
+of the kinds of errors below, with `cli.advising`.
+"""
 
 
 class UserError(Exception):
@@ -7,3 +11,15 @@ class UserError(Exception):
 
 class CodingError(Exception):
     """A stream that cannot be coded or decoded; the message says why."""
+
+
+class FolderTaken(UserError):
+    """A folder belongs to another run, or another process works there."""
+
+
+class NotInZoo(UserError):
+    """A file was written by a model that is not in the zoo."""
+
+
+class OutOfReach(UserError):
+    """No file of an image meets a target."""

@@ -66,7 +66,7 @@ WRITTEN = tuple(suffix for suffix, name in Image.registered_extensions().items()
 
 # A few kilobytes shall not ask for gigabytes of memory.
 MAX_PIXELS = 200_000_000
-# For what takes images whole, iterative inference and chains: memory grows with the image, by half
+# For what takes images whole, refinement and chains: memory grows with the image, by half
 # a GB a megapixel with 32 channels near the image, and 2 GB with 192.
 MAX_WHOLE_PIXELS = 25_000_000
 # Of all images of a chain together, which are in memory at once.

@@ -19,7 +19,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 
-from common.errors import UserError
+from common.errors import FolderTaken, UserError
 
 NAME = "lock"
 HEARTBEAT, STALE = 20.0, 180.0  # seconds
@@ -33,7 +33,7 @@ class Lock:
       path: the file.
 
     Raises:
-      UserError: another process holds it.
+      FolderTaken: another process holds it.
       OSError: it cannot be written.
     """
 
@@ -76,7 +76,7 @@ class Lock:
         try:
             text = self._path.read_text(errors="replace")
             if _is_alive(holder := _parse(text), self._path, aside):
-                raise UserError(_described(holder, self._path))
+                raise FolderTaken(_described(holder, self._path))
             os.rename(self._path, aside)
             if aside.read_text(errors="replace") != text:  # another process took it over just now
                 os.rename(aside, self._path)
@@ -104,7 +104,7 @@ def held(folder: str | os.PathLike) -> Iterator[Lock]:
     """Holds the lock of a folder, which is created if need be, and goes again if it stays empty.
 
     Raises:
-      UserError: another process holds it; the message says which.
+      FolderTaken: another process holds it; the message says which.
     """
     folder = pathlib.Path(folder)
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -199,4 +199,4 @@ def _described(holder: dict, path: pathlib.Path) -> str:
     later = "" if holder.get("machine") == _machine() else (
         f" (should it be dead, the same command works {STALE / 60:g} minutes after its end)")
     return (f"{path.parent} is in use by {who}: wait for it, stop it, or choose another "
-            f"--xid{later}")
+            f"folder{later}")

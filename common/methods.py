@@ -1,4 +1,4 @@
-"""Methods of iterative inference (common/itinf.py) by name.
+"""Methods of refinement (common/refinement.py) by name.
 
 They are those of Yang, Bamler & Mandt 2020 (arXiv 2006.04240) and Yang & Mandt 2023.
 """

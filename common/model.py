@@ -6,7 +6,7 @@
     decode      bytes -> latents          the exact inverse
 
 Everything else is made of these. Compression is infer, then encode; decompression is decode, then
-synthesis; a training step is infer, generate, loss; iterative inference makes the latents
+synthesis; a training step is infer, generate, loss; refinement makes the latents
 variables and minimises the same loss through generate.
 
 Outside of graphs, where images are coded, infer and the synthesis take large images in tiles, and

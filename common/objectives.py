@@ -1,4 +1,4 @@
-"""Losses of training and of iterative inference."""
+"""Losses of training and of refinement."""
 
 import dataclasses
 import math

@@ -6,7 +6,7 @@ A quantizer is called as `quantizer(value, offset, name)` and returns a pair
 
 both of the shape of `value`. All round on the integer grid shifted by `offset` (a predicted mean,
 or the median of a prior). `name` tells the latents of a model apart, so that each gets its own
-noise. Training, evaluation and iterative inference differ only in the quantizer they pass.
+noise. Training, evaluation and refinement differ only in the quantizer they pass.
 `rate_depends_on_offset` says whether the first value does; `differentiable` whether the values have
 gradients, with which a model then measures rates that have some too.
 """

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import coding, export, images, metrics
-from common.errors import UserError
+from common.errors import OutOfReach, UserError
 from common.levels import DEFAULT_QUALITY
 from common.model import Codec, Latents
 from common.timing import stage
@@ -54,7 +54,7 @@ class Target:
             raise UserError(f"{self}: need {need}")
 
     def __str__(self):
-        return f"--{self.kind} {self.value:.10g}"
+        return f"{self.kind} {self.value:.10g}"
 
 
 def only(**values: float | None) -> Target | None:
@@ -77,7 +77,7 @@ def level(model: Codec, quality: float | None) -> int | None:
     """
     if quality is not None:
         Target("quality", quality)
-        require_levels(model, "--quality")
+        require_levels(model, "quality")
     return model.levels and model.levels.at_quality(
         DEFAULT_QUALITY if quality is None else quality)
 
@@ -124,7 +124,8 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
       max_pixels: larger images, after padding, are refused.
 
     Raises:
-      UserError: the target is out of reach, or for a model with levels, or as `coding.compress`.
+      OutOfReach: no file meets the target.
+      UserError: it is for a model with levels, or as of `coding.compress`.
     """
     image = coding.as_rgb(image)
     if target:
@@ -193,7 +194,7 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
         reach = (f"the best file of this image has {found.psnr:.2f} dB" if measured else
                  f"the smallest file of this image has {len(found.ntc)} bytes "
                  f"({8 * len(found.ntc) / height / width:.4f} bpp)")
-        raise UserError(f"{target} is out of reach: {reach}, which --closest takes")
+        raise OutOfReach(f"{target} is out of reach: {reach}")
     return found
 
 

@@ -30,10 +30,12 @@ from common import (
     locks,
     optimizers,
     precision,
+    programs,
     quantizers,
     resuming,
     runs,
     schedules,
+    stopping,
     training_config,
 )
 from common.errors import UserError
@@ -134,7 +136,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
         step = _profiled(step, config.train.profile_steps, folder / "tensorboard",
                          config.train.num_steps - training.step)
     # Several workers would have to save together.
-    saves = contextlib.nullcontext() if strategy.cluster_resolver else runs.saved_by(
+    saves = contextlib.nullcontext() if strategy.cluster_resolver else stopping.saved_by(
         training.interrupt)
     with saves, strategy.scope():
         training.loop(step, _batches(crops, config, trainer, strategy, training.step))
@@ -246,7 +248,7 @@ def _profiled(train_step, steps: tuple[int, int], folder: pathlib.Path, left: in
 
 
 def program(*model_classes: type[Codec],
-            make_trainer: Callable[..., Trainer] = Trainer) -> runs.Program:
+            make_trainer: Callable[..., Trainer] = Trainer) -> programs.Program:
     """The program of `<package>/train.py`. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
@@ -267,4 +269,4 @@ def program(*model_classes: type[Codec],
         if config.train.warm_start:
             runs.find_model("train.warm_start", config.train.warm_start, workdir)
 
-    return runs.Program(package, train, training_config.split_components, check)
+    return programs.Program(package, train, training_config.split_components, check)

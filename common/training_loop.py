@@ -24,6 +24,7 @@ from common import (
     locks,
     runs,
     schedules,
+    stopping,
     training_config,
     training_log,
     validation,
@@ -108,14 +109,14 @@ class Training:
         if self.step % self._config.train.log_interval == 0:
             self._log_training()
         self._progress.step(self.step, lambda: self._trainer.means.result() or self._trained)
-        runs.stop_if_asked()
+        stopping.stop_if_asked()
 
     def end_interval(self) -> None:
         """Validates, exports the model if it is the best, and saves a checkpoint."""
         measured = self._measure()
         if not self._is_finite():
             raise self._diverged()
-        with runs.unstoppable():
+        with stopping.unstoppable():
             if self._checkpoints.last is None:  # from here on there are results, which need one
                 self._checkpoints.save(self.step)
             self._within_end = True

@@ -8,7 +8,7 @@ import pathlib
 
 from common import export
 from common import precision as precisions
-from common.errors import UserError
+from common.errors import NotInZoo, UserError
 from common.lazy import Codec
 
 # The model that commands take when none is named.
@@ -69,12 +69,12 @@ def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:
       called: what else is known of its name.
 
     Raises:
-      UserError: it is not in the zoo.
+      NotInZoo: it is not there.
     """
     name = released(fingerprint)
     if name is None:
-        raise UserError(f"written by model {fingerprint}" + f", called '{called}'" * bool(called)
-                        + ", which is not in the zoo; name the model with --model")
+        raise NotInZoo(f"written by model {fingerprint}" + f", called '{called}'" * bool(called)
+                       + ", which is not in the zoo")
     return name
 
 

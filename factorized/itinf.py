@@ -4,10 +4,10 @@
         --config.model=experiments/factorized-bls2017 --hid 2
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("factorized")
+@programs.of("factorized")
 def run():
     """Inference by a config."""
     from common import itinf
@@ -17,4 +17,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

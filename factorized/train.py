@@ -3,10 +3,10 @@
     python -m factorized.train --config factorized/configs/bls2017.py --hid 2
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("factorized")
+@programs.of("factorized")
 def run():
     """Training of a config."""
     from common import training
@@ -16,4 +16,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

@@ -4,10 +4,10 @@
         --config.model=experiments/hific-stage2_low
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("hific")
+@programs.of("hific")
 def run():
     """Inference by a config."""
     from common import itinf
@@ -18,4 +18,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

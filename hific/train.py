@@ -3,10 +3,10 @@
     python -m hific.train --config hific/configs/stage1_low.py
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("hific")
+@programs.of("hific")
 def run():
     """Training of a config."""
     from common import training
@@ -18,4 +18,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

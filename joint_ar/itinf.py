@@ -3,10 +3,10 @@
     python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("joint_ar")
+@programs.of("joint_ar")
 def run():
     """Inference by a config."""
     from common import itinf
@@ -16,4 +16,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

@@ -3,10 +3,10 @@
     python -m joint_ar.train --config joint_ar/configs/mbt2018.py --hid 2
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("joint_ar")
+@programs.of("joint_ar")
 def run():
     """Training of a config."""
     from common import training
@@ -16,4 +16,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

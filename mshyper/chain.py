@@ -190,7 +190,7 @@ def _check(model, sizes, steps, max_pixels):
     pixels = sum(padded)
     if pixels > max(max_pixels, len(sizes) * stride**2):
         raise UserError(f"{len(sizes)} images of together {pixels / 1e6:.1f} megapixels, padded, "
-                        f"exceed the limit of {max_pixels / 1e6:g}; --max_pixels allows more")
+                        f"exceed the limit of {max_pixels / 1e6:g}; max_pixels allows more")
 
 
 @contextlib.contextmanager

@@ -3,10 +3,10 @@
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("mshyper")
+@programs.of("mshyper")
 def run():
     """Inference by a config."""
     from common import itinf
@@ -16,4 +16,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

@@ -3,10 +3,10 @@
     python -m mshyper.train --config mshyper/configs/mbt2018.py --hid 2
 """
 
-from common import runs
+from common import programs
 
 
-@runs.program("mshyper")
+@programs.of("mshyper")
 def run():
     """Training of a config."""
     from common import training
@@ -17,4 +17,4 @@ def run():
 
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

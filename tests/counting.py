@@ -8,9 +8,11 @@ import pathlib
 import time
 
 import common
-from common import runs
+from common import launching, programs, runs, stopping
 from common.errors import UserError
 from common.files import write_json
+
+CONFIG = str(pathlib.Path(__file__).with_name("counting_config.py"))
 
 
 def count(config, workdir):
@@ -22,7 +24,7 @@ def count(config, workdir):
     done = json.loads(saved.read_text()) if saved.exists() else 0
     lines = path.read_text().splitlines()[:done] if path.exists() else []
     path.write_text("".join(line + "\n" for line in lines))
-    with runs.saved_by(lambda: write_json(saved, done)):
+    with stopping.saved_by(lambda: write_json(saved, done)):
         while done < config.train.num_steps:
             if done == config.train.fail_at:
                 raise UserError(f"cannot count beyond {done}")
@@ -35,7 +37,15 @@ def count(config, workdir):
     print(f"counted to {done}")
 
 
-run = runs.Program("tests", count)
+run = programs.Program("tests", count)
+
+
+def make_job(folder, hid=0):
+    """A job of an entry of counting_config.py, with its run below `folder`."""
+    command = ["tests.counting", "--config", CONFIG, f"--hid={hid}",
+               f"--experiments_dir={folder / 'experiments'}"]
+    return launching.Job("tests.counting", programs.read(run, command), command)
+
 
 if __name__ == "__main__":
-    runs.main(run)
+    programs.main(run)

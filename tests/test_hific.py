@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import mshyper.models
-from common import data, export, optimizers, runs, training, transforms
+from common import config_files, data, export, optimizers, training, transforms
 from common.errors import UserError
 from common.training_loop import Training
 from common.transforms.layers import ChannelNorm, InstanceNorm
@@ -75,7 +75,7 @@ def test_parameters_of_the_discriminator_are_googles():
 def test_regimes_are_the_papers():
     for regime, target, above in (("low", 0.14, 2.0), ("med", 0.30, 1.0), ("high", 0.45, 0.5)):
         for stage in (1, 2):
-            config = runs.load_config_module(
+            config = config_files.load(
                 f"hific/configs/stage{stage}_{regime}.py").get_config()
             train = config.train
             assert (train.rate_target, train.rate_control.above) == (target, above)

@@ -252,7 +252,7 @@ def test_wrong_types_anywhere_in_a_config(folders, number, tmp_path):
         for value in WRONG:
             (path / "config.json").write_text(json.dumps(replaced(config, place, value)))
             for call in (zoo.load, zoo.find_class, export.read_levels,
-                         export.build_levels, codec.itinf.objective):
+                         export.build_levels, codec.refinement.objective):
                 if place[:1] != ("model",) or call is not zoo.load:
                     outcome(call, path)
     for value in WRONG:

@@ -12,10 +12,11 @@ import mshyper.bits_back
 from common import (
     coding,
     images,
-    itinf,
+    methods,
     objectives,
     quantizers,
     range_coding,
+    refinement,
     tiles,
     transforms,
     weights,
@@ -392,9 +393,9 @@ def test_the_loss_weighs_every_image(model):
 @pytest.mark.slow
 def test_refinement_is_for_the_lambda_of_the_level(model):
     x = photograph(64, 96)
-    method = itinf.method("danneal")
+    method = methods.method("danneal")
     method.update(num_steps=6, check_interval=3)
-    refiner = itinf.Refiner(model, method, rd_lambda=None)
+    refiner = refinement.Refiner(model, method, rd_lambda=None)
     for level in (0, 20):
         found = refiner(x, level=level)
         first, *_, last = found.traces[0]
@@ -402,5 +403,5 @@ def test_refinement_is_for_the_lambda_of_the_level(model):
         assert first["rd_loss"] == pytest.approx(first["bpp"] + rd_lambda * first["mse"], rel=1e-4)
         assert last["rd_loss"] <= first["rd_loss"]
         np.testing.assert_array_equal(found.latents["level"], [level])
-        fixed = itinf.Refiner(model, method, rd_lambda=rd_lambda)(x, level=level)
+        fixed = refinement.Refiner(model, method, rd_lambda=rd_lambda)(x, level=level)
         np.testing.assert_allclose(fixed.latents["y"], found.latents["y"], atol=1e-4)

@@ -126,7 +126,7 @@ def test_a_model_with_levels_codes_at_the_quality_asked_for(
     (["--output", "nowhere/page.html"], "there is no folder nowhere"),
     (["--images", "kodim99"], "kodim99"),
     (["--model", "none-1"], "no model 'none-1'"),
-    (["--model", "mshyper-small_bb-2", "--quality", "20"], "--quality needs a model with levels"),
+    (["--model", "mshyper-small_bb-2", "--quality", "20"], "quality needs a model with levels"),
 ])
 def test_mistakes_are_one_line(arguments, message, folder, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -1,6 +1,6 @@
 """Factorised prior of Ballé et al. 2017 with 256 channels (their higher rates)."""
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Factorised prior"
 PAPER = "Ballé, Laparra, Simoncelli 2017"
@@ -17,4 +17,4 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

@@ -1,4 +1,4 @@
-"""Iterative inference with a factorised prior, for each image of a data set.
+"""Refinement with a factorised prior, for each image of a data set.
 
     python -m factorized.itinf --config factorized/configs/itinf.py:sga \\
         --config.model=experiments/factorized-bls2017 --hid 2

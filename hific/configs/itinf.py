@@ -1,4 +1,4 @@
-"""Iterative inference with HiFiC, for each image of a data set.
+"""Refinement with HiFiC, for each image of a data set.
 
     python -m hific.itinf --config hific/configs/itinf.py:sga \\
         --config.model=experiments/hific-stage2_low

@@ -1,6 +1,6 @@
 """A small HiFiC for CPUs, stage 1 (MSE and LPIPS): 2.0 M parameters; see hific/regimes.py."""
 
-from common import hyper
+from common import sweeps
 from hific import regimes
 
 TITLE = "HiFiC, small"
@@ -19,4 +19,4 @@ def get_config(recipe="cpu"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rate_target", (0.14, 0.30, 0.45))
+    return sweeps.over("train.rate_target", (0.14, 0.30, 0.45))

@@ -4,7 +4,7 @@ advDNIC's context is a PixelSNAIL whose attention sees the symbol it predicts; t
 part, the gated residual blocks on shifted convolutions.
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "advDNIC variant 3: gated context"
 PAPER = "advDNIC; Salimans et al. 2017"
@@ -27,4 +27,4 @@ def get_config(recipe="advdnic"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

@@ -1,4 +1,4 @@
-"""Iterative inference with a joint autoregressive prior, for each image of a data set.
+"""Refinement with a joint autoregressive prior, for each image of a data set.
 
     python -m joint_ar.itinf --config joint_ar/configs/itinf.py:sga \\
         --config.model=experiments/joint_ar-mbt2018 --hid 2

@@ -1,6 +1,6 @@
 """advDNIC, variant 1: base transforms and a scale hyperprior (Ballé et al. 2018), N = 192."""
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "advDNIC variant 1: scale hyperprior"
 PAPER = "advDNIC; Ballé et al. 2018"
@@ -21,4 +21,4 @@ def get_config(recipe="advdnic"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

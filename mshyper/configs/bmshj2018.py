@@ -1,6 +1,6 @@
 """Scale hyperprior of Ballé et al. 2018, section 4: N = 128, M = 192 (their lower rates)."""
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Scale hyperprior"
 PAPER = "Ballé, Minnen, Singh, Hwang, Johnston 2018"
@@ -20,4 +20,4 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

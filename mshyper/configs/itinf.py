@@ -1,4 +1,4 @@
-"""Iterative inference with a scale or mean-scale hyperprior, for each image of a data set.
+"""Refinement with a scale or mean-scale hyperprior, for each image of a data set.
 
     python -m mshyper.itinf --config mshyper/configs/itinf.py:sga \\
         --config.model=experiments/mshyper-mbt2018 --hid 2

@@ -4,7 +4,7 @@ M = 320 at high rates: set the last of `analysis.channels` to 320 and the last o
 `hyper_synthesis.channels` to 640.
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Mean-scale hyperprior"
 PAPER = "Minnen, Ballé, Toderici 2018"
@@ -28,4 +28,4 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

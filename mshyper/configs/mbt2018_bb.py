@@ -3,7 +3,7 @@
 N = 192; they take 256 for the two largest lambdas.
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 
 def get_config(recipe="yang2020"):
@@ -19,4 +19,4 @@ def get_config(recipe="yang2020"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

@@ -4,7 +4,7 @@
         --config.train.warm_start=experiments/mshyper-mbt2018/wid=...
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 from mshyper.configs import mbt2018
 
 
@@ -17,4 +17,4 @@ def get_config(recipe="compressai"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.MS_SSIM_LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.MS_SSIM_LAMBDAS)

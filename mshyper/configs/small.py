@@ -3,7 +3,7 @@
 8.1 kMAC/pixel for analysis and for synthesis each, 0.7 for hyper-analysis, 1.5 for hyper-synthesis.
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Mean-scale hyperprior, small"
 PAPER = "for a few CPU cores"
@@ -26,4 +26,4 @@ def get_config(recipe="cpu"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", (0.0025, 0.01))
+    return sweeps.over("train.rd_lambda", (0.0025, 0.01))

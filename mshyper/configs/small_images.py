@@ -3,7 +3,7 @@
 With those of mbt2018, z has a stride of 64 and most of it would lie beyond the image.
 """
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Mean-scale hyperprior for images of 32 x 32 pixels"
 PAPER = "Yang, Mandt 2023"
@@ -24,4 +24,4 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

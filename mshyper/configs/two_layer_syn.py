@@ -1,6 +1,6 @@
 """Two-layer decoder with a residual of Yang & Mandt 2023, their best: ELIC's analysis."""
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Two-layer residual decoder"
 PAPER = "Yang, Mandt 2023; analysis of He et al. 2022 (ELIC)"
@@ -20,4 +20,4 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.sweep("train.rd_lambda", recipes.LAMBDAS)
+    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)

@@ -1,6 +1,6 @@
 """Two-layer decoder of Yang & Mandt 2023 without ELIC: four 5x5 layers, mixed quantisation."""
 
-from common import hyper, recipes
+from common import recipes, sweeps
 
 TITLE = "Two-layer decoder, analysis of four layers"
 PAPER = "Yang, Mandt 2023"
@@ -21,5 +21,5 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    return hyper.product(hyper.sweep("model.synthesis.channels", ((24, 3), (48, 3))),
-                         hyper.sweep("train.rd_lambda", recipes.LAMBDAS[:4]))
+    return sweeps.product(sweeps.over("model.synthesis.channels", ((24, 3), (48, 3))),
+                         sweeps.over("train.rd_lambda", recipes.LAMBDAS[:4]))

@@ -74,7 +74,7 @@ def test_every_flipped_bit_is_an_error():
 
 def test_claims_are_checked_against_the_limit():
     assert unpack(FILE.pack(), max_pixels=513 * 70_000) == FILE
-    with pytest.raises(UserError, match="70000 x 513.*--max_pixels"):
+    with pytest.raises(UserError, match="70000 x 513.*max_pixels allows"):
         unpack(FILE.pack(), max_pixels=513 * 70_000 - 1)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, distribution, quantizers, runs, training
+from common import data, distribution, quantizers, stopping, training
 from common.errors import UserError
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
@@ -119,7 +119,7 @@ def test_an_interrupted_run_goes_on_with_another_number_of_devices(
     def interrupt(self, measured):
         end_step(self, measured)
         if self.step == 3:
-            runs.save_all()
+            stopping.save_all()
             raise InterruptedError
 
     monkeypatch.setattr(Training, "end_step", interrupt)

@@ -159,7 +159,7 @@ def test_pictures_of_any_size(mean_scale, shape, photo, tmp_path):
 
 
 def test_too_many_pixels_are_refused(mean_scale, picture):
-    with pytest.raises(UserError, match="exceeds the limit of 0.007.*--max_pixels"):
+    with pytest.raises(UserError, match="exceeds the limit of 0.007.*max_pixels allows"):
         inspection.inspect(mean_scale, picture, max_pixels=7000)
 
 

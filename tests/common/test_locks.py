@@ -42,7 +42,7 @@ def elsewhere(tmp_path):
 
 
 def test_a_folder_is_one_processs_at_a_time(other, tmp_path):
-    with (pytest.raises(UserError, match=rf"run is in use by process {other.pid} on .*--xid"),
+    with (pytest.raises(UserError, match=rf"in use by process {other.pid} on .*another folder"),
           locks.held(tmp_path / "run")):
         pass
     assert (tmp_path / "run" / locks.NAME).exists()

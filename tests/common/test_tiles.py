@@ -14,8 +14,9 @@ from common import (
     data,
     exact,
     images,
-    itinf,
+    methods,
     metrics,
+    refinement,
     tiles,
     transforms,
 )
@@ -371,8 +372,8 @@ def test_models_that_are_not_local_take_what_fits_into_one_tile(part, picture, s
 def test_refinement_refuses_what_it_does_not_cut(picture, monkeypatch):
     monkeypatch.setattr(images, "MAX_WHOLE_PIXELS", 155 * 201 - 1)
     model = CLASSES["factorized"](**CONFIGS["factorized"])
-    refiner = itinf.Refiner(model, itinf.method("sga"), rd_lambda=0.01)
-    with pytest.raises(UserError, match="inference takes images of up to.*the image has 0.0"):
+    refiner = refinement.Refiner(model, methods.method("sga"), rd_lambda=0.01)
+    with pytest.raises(UserError, match="refinement takes images of up to.*the image has 0.0"):
         refiner.infer(model, picture)
 
 

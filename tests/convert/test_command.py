@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import convert
-from common import export, itinf, methods, tiles
+from common import export, methods, quantizers, refinement, tiles
 from common.errors import UserError
 from convert.__main__ import main
 from mshyper.models import MeanScaleHyperprior
@@ -88,11 +88,11 @@ def test_refinement_of_an_imported_model(model, image):  # noqa: F811
     method = methods.method("sga")
     method.num_steps = 120
     pixels = np.round(255 * image).astype(np.uint8)
-    refiner = itinf.Refiner(model, method, 0.013)
+    refiner = refinement.Refiner(model, method, 0.013)
     loss = {}
     for name, latents in (("before", model.infer(pixels[None])),
                           ("after", refiner.infer(model, pixels, None))):
-        generated = model.generate(latents, itinf.quantizers.Round())
+        generated = model.generate(latents, quantizers.Round())
         bits = sum(float(tf.reduce_sum(bits)) for bits in generated.bits.values())
         error = np.mean((255 * (np.asarray(generated.x_hat)[0] - image))**2)
         loss[name] = bits / image[..., 0].size + 0.013 * error

@@ -14,7 +14,7 @@ from PIL import Image
 
 import chain as command
 import configs
-from common import coding, container, images, itinf, priors, training, zoo
+from common import coding, container, images, methods, priors, refinement, training, zoo
 from common.ans import AnsStack
 from common.errors import CodingError, UserError
 from mshyper import bits_back, chain
@@ -143,9 +143,9 @@ def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_pat
 
 @pytest.mark.slow
 def test_refined_latents_are_coded_too(model, pictures):
-    method = itinf.method("sga")
+    method = methods.method("sga")
     method.num_steps = 30
-    refiner = itinf.Refiner(model, method, 0.01)
+    refiner = refinement.Refiner(model, method, 0.01)
     ntb, _ = chain.compress(model, pictures[2:3], PAYLOAD, refiner.infer)
     (decoded,), _ = chain.decompress(model, ntb)
     y = refiner.infer(model, pictures[2])["y"]
@@ -238,7 +238,7 @@ def test_commands(run, pictures, tmp_path, capsys):
             (compress, "exists already"),
             ([*compress, "--force", "--steps", "-1"], "--steps"),
             ([*decompress, str(tmp_path / "decoded")], "5 more of the outputs exist already"),
-            (["decompress", output], "called 'wid=0-bb', which is not in the zoo"),
+            (["decompress", output], "'wid=0-bb', which is not in the zoo; name the model with --"),
             ([*decompress[:3], photos[0]], "not a .ntb file"),
             ([*compress[:2], "mshyper-small-3", "--force", *compress[3:]], "no bits-back model")):
         with pytest.raises(SystemExit) as stop:

@@ -388,7 +388,8 @@ def test_a_file_of_another_model(ntc, tiny_model, tmp_path, capsys):
     file = Container.unpack(ntc.read_bytes(), 10**9)
     other = dataclasses.replace(file, fingerprint="01020304").pack()
     (tmp_path / "other.ntc").write_bytes(other)
-    fails(["decompress", tmp_path / "other.ntc"], capsys, "01020304", "not in the zoo")
+    fails(["decompress", tmp_path / "other.ntc"], capsys, "01020304", "not in the zoo",
+          "--model")
     fails(["decompress", "--model", tiny_model, tmp_path / "other.ntc"], capsys, "01020304")
 
 

@@ -7,7 +7,18 @@ import pathlib
 import numpy as np
 import pytest
 
-from common import coding, export, images, recipes, runs, training, zoo
+from common import (
+    coding,
+    config_files,
+    export,
+    images,
+    programs,
+    recipes,
+    runs,
+    sweeps,
+    training,
+    zoo,
+)
 from hific import adversarial
 from mshyper import bits_back, chain
 
@@ -49,7 +60,7 @@ def pictures(tmp_path_factory, photo):
     pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
     for path in CONFIGS if not path.endswith(ALIKE)])
 def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_network):
-    module = runs.load_config_module(str(ROOT / path))
+    module = config_files.load(str(ROOT / path))
     config = module.get_config()
     model_class = find_class(path, config)
     if not config.train.warm_start:  # from a released model, whose widths are what they are
@@ -90,14 +101,14 @@ def workdir(path, *arguments):
     """Where the run of a package's config is, below the folder "e"."""
     package, kind = path.split("/")[0], "itinf" if "itinf" in path else "train"
     program = importlib.import_module(f"{package}.{kind}").run
-    run = runs.read(program, ["x", "--config", f"{ROOT}/{path}", "--experiments_dir=e",
+    run = programs.read(program, ["x", "--config", f"{ROOT}/{path}", "--experiments_dir=e",
                               *arguments])
     return run.workdir
 
 
 def test_every_run_of_every_config_has_a_name_of_its_own():
-    folders = {path: [workdir(path, f"--hid={n}") for n in range(len(runs.sweep(str(ROOT / path))))]
-               for path in CONFIGS}
+    folders = {path: [workdir(path, f"--hid={n}")
+                      for n in range(len(sweeps.read(str(ROOT / path))))] for path in CONFIGS}
     assert [str(folder) for folder in folders["mshyper/configs/mbt2018.py"]] == [
         f"e/mshyper-mbt2018/wid={wid}-mshyper-mbt2018-rd_lambda={rd_lambda:g}"
         for wid, rd_lambda in enumerate(recipes.LAMBDAS)]
@@ -140,14 +151,14 @@ def test_a_config_may_name_its_runs(tmp_path):
     path.write_text("from mshyper.configs.small import get_config, get_hyper\n\n\n"
                     "def get_runname(config):\n    return f'x{config.train.rd_lambda}'\n")
     program = importlib.import_module("mshyper.train").run
-    run = runs.read(program, ["x", "--config", str(path), "--hid=0", "--experiments_dir=e"])
+    run = programs.read(program, ["x", "--config", str(path), "--hid=0", "--experiments_dir=e"])
     assert str(run.workdir) == "e/mshyper-mine/wid=0-x0.0025"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS)
 def test_models_of_a_sweep_can_be_built(path):
-    module = runs.load_config_module(str(ROOT / path))
+    module = config_files.load(str(ROOT / path))
     model_class = find_class(path, module.get_config())
     models = {}
     for entry in module.get_hyper():
@@ -162,6 +173,6 @@ def test_models_of_a_sweep_can_be_built(path):
 @pytest.mark.parametrize("path", CONFIGS)
 @pytest.mark.parametrize("recipe", ["yang2020", "advdnic"])
 def test_configs_take_any_recipe(path, recipe):
-    config = runs.load_config_module(str(ROOT / path)).get_config(recipe)
+    config = config_files.load(str(ROOT / path)).get_config(recipe)
     assert config.train.optimizer.cls == recipes.build(recipe).train.optimizer.cls == "Adam"
     assert config.model.analysis.cls

@@ -13,7 +13,20 @@ import codec
 import configs
 import mshyper.itinf
 import mshyper.train
-from common import coding, export, images, itinf, locks, metrics, runs, zoo
+from common import (
+    coding,
+    config_files,
+    export,
+    images,
+    itinf,
+    locks,
+    methods,
+    metrics,
+    refinement,
+    runs,
+    sweeps,
+    zoo,
+)
 from common.errors import UserError
 from mshyper.configs import itinf as itinf_config
 from mshyper.configs import small
@@ -124,14 +137,14 @@ def test_what_is_missing_is_made_again_as_it_was(finished, tiny_run, pictures, t
 
 
 def test_a_finished_run_is_not_done_again(finished, tiny_run, pictures, monkeypatch):
-    monkeypatch.setattr(itinf.Refiner, "__call__", None)
+    monkeypatch.setattr(refinement.Refiner, "__call__", None)
     results = (finished / "results.json").read_text()
     itinf.run(MeanScaleHyperprior, tiny_config(tiny_run.parent, pictures), finished)
     assert (finished / "results.json").read_text() == results
 
 
 def test_model_and_data_may_be_moved(finished, tiny_model, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr(itinf.Refiner, "__call__", None)
+    monkeypatch.setattr(refinement.Refiner, "__call__", None)
     workdir, photos = (shutil.copytree(path, tmp_path / path.name)
                        for path in (finished, pictures))
     itinf.run(MeanScaleHyperprior, tiny_config(tiny_model, photos), workdir)
@@ -214,11 +227,11 @@ def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
 
 @pytest.mark.parametrize("package", ["factorized", "joint_ar", "mshyper"])
 def test_configs_of_all_packages(package):
-    module = runs.load_config_module(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
+    module = config_files.load(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
     assert len(module.get_hyper()) == 7
-    for method in itinf.METHODS:
+    for method in methods.METHODS:
         config = module.get_config(method).lock()
-        runs.apply_hyper(config, module.get_hyper(), 6)
+        sweeps.apply(config, module.get_hyper(), 6)
         config.seed = 3
         assert config.itinf.seed == 3
         if config.model:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import codec
 import evaluate
-from common import coding, export, images, quantizers, runs, training, zoo
+from common import coding, export, images, quantizers, sweeps, training, zoo
 from common.errors import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
 from joint_ar.models import JointAutoregressive
@@ -49,7 +49,7 @@ def test_parameters_are_the_papers(latents, expected):
     config = mbt2018.get_config()
     if latents == 320:
         assert mbt2018.get_hyper()[0]["train.rd_lambda"] == 0.08
-        runs.apply_hyper(config, mbt2018.get_hyper(), 0)
+        sweeps.apply(config, mbt2018.get_hyper(), 0)
     model = export.build(JointAutoregressive, config.to_dict())
     assert parameters(model) == expected
     parts = {name: parameters(getattr(model, name)) for name in ("context", "entropy_parameters")}

@@ -15,7 +15,7 @@ import pytest
 
 import evaluate
 import launch
-from common import export, images, sweeps
+from common import export, images, launching, run_states
 from tests.tiny import TINY, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -75,7 +75,7 @@ def launches(folder):
 
 
 def last_step(workdir):
-    return sweeps._last_step(workdir / "metrics.jsonl")
+    return run_states._last_step(workdir / "metrics.jsonl")
 
 
 # --- Processes of this machine --------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_a_launch_that_is_killed_while_sbatch_works(wrappers, tmp_path, monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps.submitit.SlurmExecutor, "submit_array", interrupt, raising=False)
+    monkeypatch.setattr(launching.submitit.SlurmExecutor, "submit_array", interrupt, raising=False)
     assert main(*COUNTING, "--hids", "0", "--xid", "mine") == 130
     capsys.readouterr()
     assert main("--status", tmp_path / "experiments/mine") == 1

@@ -254,7 +254,7 @@ def test_what_changes_the_results_is_named(run, key, value):
     overrides = {key: value}
     if key == "model.predict_mean":
         overrides["model.hyper_synthesis.channels"] = (8, 8, 12)
-    with pytest.raises(UserError, match=rf"{key}.* differ.*--xid.*train.warm_start=") as error:
+    with pytest.raises(UserError, match=rf"{key}.* differ.*another folder.*warm_start=") as error:
         train(run, **overrides)
     assert "remove" not in str(error.value)
     assert contents(run) == before

@@ -15,11 +15,11 @@ from common import (
     data,
     export,
     images,
-    itinf,
     lpips,
     precision,
     recipes,
-    runs,
+    refinement,
+    stopping,
     training,
     training_config,
 )
@@ -119,7 +119,8 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
         def kill(self, measured, last=last):
             if self.step == last:  # a signal comes before anything else is done
                 # Python may be tracing a graph then.
-                (tf.function(runs.save_all, autograph=False) if last == 7 else runs.save_all)()
+                save = stopping.save_all
+                (tf.function(save, autograph=False) if last == 7 else save)()
                 raise Killed
             end_step(self, measured)
 
@@ -413,7 +414,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     assert export.read_config(path)["train"]["rate_weight"] == pytest.approx(np.mean(weights))
     last = [line for line in lines if line["split"] == "validation"][-1]
     # Refinement minimises this loss too.
-    assert itinf.objective(path) == dict(
+    assert refinement.objective(path) == dict(
         rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
             np.mean(weights)))
     model, photos = export.load(MeanScaleHyperprior, path), data.find("photos/validation")

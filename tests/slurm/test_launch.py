@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from common import export, sweeps
+from common import export, launching, run_states
 from tests.tiny import TINY, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -47,11 +47,11 @@ def wait_for(condition, seconds=300):
 
 
 def states(folder):
-    return [row["state"] for row in sweeps.rows(folder)]
+    return [row["state"] for row in run_states.rows(folder)]
 
 
 def last_step(workdir):
-    return sweeps._last_step(workdir / "metrics.jsonl")
+    return run_states._last_step(workdir / "metrics.jsonl")
 
 
 def preempt(job, started):
@@ -93,19 +93,19 @@ def test_jobs_are_requeued_or_stopped(slurm, folder):
         "--config.train.num_steps=100")
     assert code == 0, errors
     launched, = (folder / "experiments/launches").iterdir()
-    rows = sweeps.Launch(launched).read().record["runs"]
+    rows = launching.Launch(launched).read().record["runs"]
     requeued, stopped = (pathlib.Path(row["folder"]) for row in rows)
     wait_for(lambda: min(last_step(requeued), last_step(stopped)) >= 3)
     assert [state.split()[0] for state in states(launched)] == ["running", "running"]
     subprocess.run(["scancel", rows[1]["job"]], check=True)
     preempt(rows[0]["job"], lambda: states(launched)[0].split()[0])
     assert json.loads((requeued / "saved.json").read_text()) >= 3
-    wait_for(lambda: not any(map(sweeps.is_under_way, sweeps.rows(launched))))
+    wait_for(lambda: not any(map(run_states.is_under_way, run_states.rows(launched))))
     assert states(launched)[0] == "done"
     steps = [json.loads(line)["step"] for line in
              (requeued / "metrics.jsonl").read_text().splitlines()]
     assert steps == [*range(1, 101)]
-    row = sweeps.rows(launched)[1]
+    row = run_states.rows(launched)[1]
     assert row["state"].startswith("stopped at step") and "CANCELLED" in row["cause"]
     assert json.loads((stopped / "saved.json").read_text()) >= 3
 
@@ -135,13 +135,13 @@ def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder):
     parts = folder / "experiments/parts"
     workdir = parts / whole[0].name
     wait_for(lambda: last_step(workdir) >= 20)
-    row, = sweeps.Launch(sorted((folder / "experiments/launches").iterdir())[-1]).read(
+    row, = launching.Launch(sorted((folder / "experiments/launches").iterdir())[-1]).read(
         ).record["runs"]
     preempt(row["job"], lambda: states(parts)[0].split()[0])
     steps = [int(path.stem.rpartition("-")[2]) for path in
              (workdir / "checkpoints").glob("step-*.index")]
     assert steps and all(0 < step < 200 for step in steps)
-    wait_for(lambda: not any(map(sweeps.is_under_way, sweeps.rows(parts))))
+    wait_for(lambda: not any(map(run_states.is_under_way, run_states.rows(parts))))
     assert states(parts) == ["done"]
     assert (workdir / "metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
     assert export.fingerprint(workdir / "model") == export.fingerprint(whole[0] / "model")

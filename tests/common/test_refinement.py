@@ -1,14 +1,16 @@
-"""Iterative inference: the methods, the loop, and what it may and may not change."""
+"""Refinement: the methods, the loop, and what it may and may not change."""
 
 import functools
+import json
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from ml_collections import config_dict
 
 import factorized.models
-from common import data, itinf, objectives, quantizers, range_coding
+from common import data, methods, objectives, quantizers, range_coding, refinement
 from common.errors import UserError
 from common.transforms.layers import deconv
 from tests import test_models
@@ -49,7 +51,7 @@ def train():
 
 
 def method(name, **changes):
-    config = itinf.method(name)
+    config = methods.method(name)
     config.update(dict(num_steps=FEW_STEPS, check_interval=10))
     config.update(changes)
     return config
@@ -62,9 +64,9 @@ def refiner(model, name, **changes):
 
 
 @functools.cache
-def _refiner(model, json):
-    return itinf.Refiner(shared(model), itinf.config_dict.ConfigDict(
-        itinf.json.loads(json)), LAMBDA)
+def _refiner(model, text):
+    return refinement.Refiner(
+        shared(model), config_dict.ConfigDict(json.loads(text)), LAMBDA)
 
 
 @pytest.fixture
@@ -118,13 +120,13 @@ def assert_equal(latents, others):
     ("danneal", 2000, lambda t: 5e-3, lambda t: min(0.2, math.exp(-4e-3 * t))),
 ])
 def test_published_methods(name, num_steps, rate, tau):
-    config = itinf.method(name)
+    config = methods.method(name)
     assert config.num_steps == num_steps
     if name in ("map", "ste"):  # every tenth step, to stop at the first that is not better
         assert (config.patience, config.check_interval) == (1, 10)
     else:
         assert config.patience == 0
-    found = itinf.Refiner(shared("factorized"), config, LAMBDA)
+    found = refinement.Refiner(shared("factorized"), config, LAMBDA)
     for step in (0, 1, 199, 200, 201, 400, 405, 699, 700, 701, 1500, 1999, num_steps - 301,
                  num_steps - 300, num_steps - 299, num_steps - 1, num_steps):
         assert float(found._rate(step)) == pytest.approx(rate(step), rel=1e-5)
@@ -135,9 +137,10 @@ def test_published_methods(name, num_steps, rate, tau):
 
 
 def test_sga_keeps_its_shape_with_fewer_steps():
-    short, published = (itinf.Refiner(shared("factorized"), itinf.method(name), LAMBDA)
+    short, published = (refinement.Refiner(shared("factorized"), methods.method(name), LAMBDA)
                         for name in ("sga", "sga_yang2020"))
-    assert (itinf.method("sga").num_steps, itinf.method("sga_yang2020").num_steps) == (500, 2000)
+    assert methods.method("sga").num_steps == 500
+    assert methods.method("sga_yang2020").num_steps == 2000
     for step in (0, 175, 250, 500):
         assert float(short._temperature(step)) == pytest.approx(
             float(published._temperature(4 * step)), rel=1e-5)
@@ -147,7 +150,7 @@ def test_sga_keeps_its_shape_with_fewer_steps():
 @pytest.mark.parametrize("name", [
     # With so few steps, "sga" and "sga_yang2020" are the same.
     name if name == "map" else pytest.param(name, marks=pytest.mark.slow)
-    for name in itinf.METHODS])
+    for name in methods.METHODS])
 def test_every_method_is_better_than_none(name, x):
     model = shared("trained")
     found = refiner("trained", name, patience=0)(x)
@@ -165,13 +168,14 @@ def test_every_method_is_better_than_none(name, x):
 
 def test_rates_of_few_steps_are_bounded():
     for name, travel, rate in (("map", 10.0, 0.05), ("map", 0.2, 0.02), ("sga_yang2023", 15, 0.05)):
-        few = itinf.Refiner(shared("factorized"), method(name, num_steps=10, travel=travel), LAMBDA)
+        few = refinement.Refiner(
+            shared("factorized"), method(name, num_steps=10, travel=travel), LAMBDA)
         assert float(few._rate(0)) == pytest.approx(rate)
 
 
 def test_unknown_method():
     with pytest.raises(UserError, match="'sag'; known: sga, .*danneal"):
-        itinf.method("sag")
+        methods.method("sag")
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -184,7 +188,7 @@ def test_unknown_method():
 ])
 def test_mistakes_in_a_method(changes, message):
     with pytest.raises(UserError, match=message):
-        itinf.Refiner(shared("factorized"), method("map", **changes), LAMBDA)
+        refinement.Refiner(shared("factorized"), method("map", **changes), LAMBDA)
 
 
 # --- The best -----------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def test_mistakes_in_a_method(changes, message):
 def test_the_best_that_was_seen_is_returned(unlike):
     # Steps so large that it gets worse again, for one image at once.
     model = shared("factorized")
-    found = itinf.Refiner(model, method(
+    found = refinement.Refiner(model, method(
         "danneal", travel=300.0, largest_rate=math.inf), LAMBDA)(unlike)
     seen = [column(trace, "rd_loss") for trace in found.traces]
     assert [np.argmin(each) for each in seen] == [0, 1]
@@ -206,7 +210,7 @@ def test_the_best_that_was_seen_is_returned(unlike):
     "factorized", "mean_scale", pytest.param("joint_ar", marks=pytest.mark.slow)])
 def test_refined_latents_are_never_worse_than_the_encoders(package, unlike):
     model = shared(package)
-    found = itinf.Refiner(model, method(
+    found = refinement.Refiner(model, method(
         "map", patience=2, travel=1e4, largest_rate=math.inf), LAMBDA)(unlike)
     for trace in found.traces:
         first, *others = column(trace, "rd_loss")
@@ -218,7 +222,7 @@ def test_refined_latents_are_never_worse_than_the_encoders(package, unlike):
 def test_patience_counts_checks_without_a_better_one(x):
     # Losses of the checks by hand: an image that gets no better does not stop another's.
     def steps(patience, *columns):
-        refiner = itinf.Refiner(
+        refiner = refinement.Refiner(
             shared("factorized"), method("map", patience=patience, num_steps=75), LAMBDA)
         batch = tf.tile(x, [len(columns), 1, 1, 1])
         refiner._compile(shared("factorized").infer(batch))
@@ -280,7 +284,7 @@ def test_images_of_a_batch_are_refined_as_if_alone(unlike):
 
 
 def test_the_step_is_traced_once(photo):
-    several = itinf.Refiner(shared("factorized"), method("sga", num_steps=3), LAMBDA)
+    several = refinement.Refiner(shared("factorized"), method("sga", num_steps=3), LAMBDA)
     for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1)):
         batch = tf.tile(test_models.picture(photo, height, width), [count, 1, 1, 1])
         found = several(batch)
@@ -294,7 +298,7 @@ def test_the_seed_decides(x):
     model = shared("factorized")
 
     def refine(name, seed):
-        return itinf.Refiner(model, method(name, num_steps=10, seed=seed), LAMBDA)
+        return refinement.Refiner(model, method(name, num_steps=10, seed=seed), LAMBDA)
 
     one = refine("sga", 3)
     first, again = one(x), one(x)
@@ -310,7 +314,7 @@ def test_the_seed_decides(x):
 
 def test_noise_differs_from_step_to_step(x):
     # With a rate of zero nothing else does.
-    still = itinf.Refiner(shared("factorized"), method(
+    still = refinement.Refiner(shared("factorized"), method(
         "unoise", travel=0.0, num_steps=4, check_interval=1), LAMBDA)
     trace, = still(x).traces
     assert len(set(column(trace, "rd_loss"))) == 1 and len(set(column(trace, "loss")[1:])) == 4
@@ -322,7 +326,8 @@ def test_as_the_inference_of_a_codec(photo):
     latents = same.infer(shared("factorized"), image)
     assert_equal(latents, same(data.to_float(image)[None]).latents)
     assert latents["y"].shape == (1, 3, 4, 12)
-    by_ms_ssim = itinf.Refiner(shared("factorized"), method("danneal"), 8.0, distortion="ms_ssim")
+    by_ms_ssim = refinement.Refiner(
+        shared("factorized"), method("danneal"), 8.0, distortion="ms_ssim")
     with pytest.raises(UserError, match="at least 161 pixels; the image has 40"):
         by_ms_ssim.infer(shared("factorized"), image)
 
@@ -331,7 +336,7 @@ def test_as_the_inference_of_a_codec(photo):
 def test_refinement_for_ms_ssim(photo):
     x, found = test_models.picture(photo, 161, 176), {}
     for distortion, rd_lambda in {"mse": 1.0, "ms_ssim": 1e3}.items():
-        latents = itinf.Refiner(shared("factorized"), method(
+        latents = refinement.Refiner(shared("factorized"), method(
             "map", num_steps=40), rd_lambda, distortion=distortion)(x).latents
         x_hat = shared("factorized").generate(latents, quantizers.Round()).x_hat[:, :161]
         found[distortion] = (float(objectives.ms_ssim(x, x_hat)[0]),
@@ -427,7 +432,7 @@ def test_batch_normalisation_takes_its_averages(unlike):
     normalization.moving_variance.assign(rng.uniform(0.1, 1, 12))
     before = weights_of(model)
     # Values that are rounded already: each step's loss is that of the check before, of each image.
-    still = itinf.Refiner(model, method(
+    still = refinement.Refiner(model, method(
         "ste", travel=0.0, num_steps=2, check_interval=1, patience=0), LAMBDA)
     for trace in still(unlike).traces:
         np.testing.assert_allclose(

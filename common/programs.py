@@ -1,0 +1,162 @@
+"""Programs: the command line of a package's train.py and itinf.py, and the run that it asks for.
+
+TensorFlow, whose import takes seconds, is not imported here: see common/lazy.py.
+"""
+
+import dataclasses
+import functools
+import operator
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_dict
+
+import configs
+from common import cli, config_files, overrides, runs, stopping, sweeps
+from common.errors import FolderTaken, UserError
+
+flags.disclaim_key_flags()  # `--help` of the program lists the flags defined in `main`
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The program of a package's train.py or itinf.py.
+
+    Attributes:
+      package: the package, which names experiments.
+      work: does the work, given the config and the folder of a run.
+      split: takes a command line; returns what of it absl should parse, and a function that then
+        has the last word on the config.
+      check: raises UserError, given the config and the folder of a run, for what can be told before
+        the work begins: that data or a model are not there.
+    """
+
+    package: str
+    work: Callable[[config_dict.ConfigDict, pathlib.Path], None]
+    split: Callable[[list[str]], tuple[list[str], Callable[[config_dict.ConfigDict], None]]] = (
+        lambda argv: (argv, lambda config: None))
+    check: Callable[[config_dict.ConfigDict, pathlib.Path], None] = lambda config, workdir: None
+
+    def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+        with cli.advising(FolderTaken, "another --xid is another folder"):
+            self.work(config, workdir)
+
+
+def of(package: str) -> Callable[[Callable[[], Program]], Program]:
+    """Makes a function, which imports and returns a program of `package`, that program.
+
+    It is called when there is something to do: --help does not wait for TensorFlow.
+    """
+    def decorate(function):
+        load = functools.cache(function)
+
+        def split(argv):
+            return (argv, lambda config: None) if cli.wants_help(argv) else load().split(argv)
+
+        return Program(package, lambda *run: load().work(*run), split,
+                       lambda *run: load().check(*run))
+
+    return decorate
+
+
+def main(program: Program) -> None:
+    """The command line of a package's train.py and itinf.py."""
+    _define_flags(flags.FLAGS)
+    argv, finish = _split(program, sys.argv)
+
+    def start(argv):
+        run = finish(flags.FLAGS, argv)
+        stopping.stop_on_signals()
+        program(*run.arguments)
+
+    cli.run(start, argv)
+
+
+def read(program: Program, argv: Sequence[str]) -> runs.Run:
+    """The run that `main` would start with the command line `argv`, its config resolved.
+
+    Raises:
+      UserError: a mistake in the command line.
+    """
+    values = flags.FlagValues()
+    _define_flags(values)
+    argv, finish = _split(program, [*argv])
+    run = finish(values, cli.parse_flags(values, argv))
+    return dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+
+
+def _define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "config", None, "config file, and after a colon the recipe (training) or the method "
+        "(refinement), if not the file's own; --config.<key>=<value> overrides an entry, for "
+        "example --config.seed=1", flag_values=values)
+    flags.DEFINE_integer("hid", None, "take entry number HID of get_hyper()", flag_values=values)
+    flags.DEFINE_string("experiments_dir", str(configs.EXPERIMENTS_DIR), "where runs live",
+                        flag_values=values)
+    flags.DEFINE_string(
+        "xid", None, "name of the experiment; by default that of package, config "
+        "file, and recipe or method", flag_values=values)
+
+
+def _split(program, argv):
+    """Splits a command line: flags for absl, and a function that makes the `runs.Run` of the rest.
+
+    The function takes the flags and what absl left over.
+    """
+    argv, amend = program.split(argv)
+    argv, given = overrides.take(argv)
+
+    def finish(values, rest):
+        if len(rest) > 1:
+            raise UserError(f"'{rest[1]}' belongs to no flag; flags are given as --xid=NAME and "
+                            "--config.<key>=<value>")
+        if not values.config:
+            raise UserError("--config is missing: --config <package>/configs/<paper>.py")
+        return _assemble(values, program.package, given, amend)
+
+    return argv, finish
+
+
+def _assemble(values: flags.FlagValues, package: str, given: list[tuple[str, str | None]],
+              amend: Callable[[config_dict.ConfigDict], None]) -> runs.Run:
+    path, _, recipe = values.config.partition(":")
+    module = config_files.load(path)
+    config, entry, telling = config_files.get_config(module, path, recipe), {}, []
+    if values.hid is not None:
+        sweep = sweeps.read(path)
+        sweeps.apply(config, sweep, values.hid)
+        entry, telling = sweep[values.hid], sweeps.telling_keys(sweep, values.hid)
+    # What the command line says goes before what the sweep says.
+    for key, text in given:
+        overrides.apply(config, key, text)
+    amend(config)
+    name = "-".join(filter(None, (package, pathlib.Path(path).stem, recipe)))
+    runname = (module.get_runname(config) if hasattr(module, "get_runname")
+               else _runname(name, config, [*telling, *(key for key, _ in given if key in _NAMED)]))
+    return runs.Run(config, entry, values.hid or 0, runname, values.experiments_dir, values.xid,
+                    name)
+
+
+# Runs of an experiment may differ in these, as entries of its sweep do. Of runs that differ in
+# others, the points would be of one curve.
+_NAMED = ("seed", "train.rd_lambda", "train.rate_target", "rd_lambda", "quality", "model")
+
+
+def _runname(name, config, keys) -> str:
+    values = {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
+    return "-".join([name, *(f"{key.rpartition('.')[2]}={_word(value)}"
+                             for key, value in values.items())])
+
+
+def _word(value: Any) -> str:
+    """A value as a part of a folder's name: 0.01, or 24,3, or the name of a model by its path."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(_word, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    path = pathlib.Path(str(value))
+    return re.sub(r"[^\w.,=+-]+", "_", path.parent.name if path.name == "model" else path.name)
