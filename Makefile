@@ -24,6 +24,7 @@ test-slow: $(ENV)
 
 lint: $(ENV)
 	.venv/bin/ruff check .
+	.venv/bin/mypy .
 
 lpips inception: $(ENV)
 	$(RUN) -m common.pretrained $@
@@ -38,4 +39,4 @@ lpips inception: $(ENV)
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache demo
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache demo

@@ -59,7 +59,7 @@ class Mixture:
 
     symmetric = False
 
-    def __init__(self, table: entropy.ShiftedScaleTable, components: int):
+    def __init__(self, table: entropy.ScaleTable, components: int):
         self.table = table
         self._components = components
 
