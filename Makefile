@@ -1,5 +1,5 @@
-# make demo | test | lint | lpips | inception: each does all set-up by itself. lpips and inception
-# fetch the weights of LPIPS, and of FID and KID. PYTHON= names another Python 3.11.
+# make demo | test | check | lint | lpips | inception: each does all set-up by itself. lpips and
+# inception fetch the weights of LPIPS, and of FID and KID. PYTHON= names another Python 3.11.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
 	"import sys; print('$(p)') if sys.version_info[:2] == (3, 11) else None" 2>/dev/null)))
@@ -7,7 +7,7 @@ GPU ?=
 ENV := .venv/$(if $(GPU),gpu,dev).installed
 RUN := .venv/bin/python
 
-.PHONY: demo test test-slow lint lpips inception clean
+.PHONY: demo test test-slow check lint lpips inception clean
 
 # XLA looks for libdevice where the CUDA wheels put it.
 demo: $(ENV)
@@ -22,8 +22,13 @@ test: $(ENV)
 test-slow: $(ENV)
 	$(PYTEST) -m slow
 
+# Lint, types, and the tests of what changed since main, in under a minute.
+check: lint
+	$(RUN) -m tests.changed
+
 lint: $(ENV)
 	.venv/bin/ruff check .
+	.venv/bin/mypy .
 
 lpips inception: $(ENV)
 	$(RUN) -m common.pretrained $@
@@ -38,4 +43,4 @@ lpips inception: $(ENV)
 	touch $@
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache demo
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache demo

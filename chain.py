@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import pathlib
 import sys
 
@@ -46,11 +45,13 @@ def _compress(args):
     payload = jobs.read(jobs.to_path(args.payload)) if args.payload else b""
     require_bits_back(args.model)
     model, to_latents = codec.load_encoder(args)
-    to_latents = functools.partial(to_latents, level=targets.level(model, args.quality))
+    level = targets.level(model, args.quality)
     pictures = [jobs.read_image(path, args.max_pixels) for path in paths]
     names = [_name(args.model), *(path.name for path in paths)]
     with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
-        ntb, rows = chain.compress(model, pictures, payload, to_latents, args.max_pixels, names)
+        ntb, rows = chain.compress(
+            model, pictures, payload, lambda model, image: to_latents(model, image, level),
+            args.max_pixels, names)
     jobs.write(output, ntb)
     pixels = [picture.shape[0] * picture.shape[1] for picture in pictures]
     rows = [{"image": path.name,
@@ -78,7 +79,8 @@ def _decompress(args):
     folder = pathlib.Path(args.output or source.parent)
     ntb = jobs.read(source)
     fingerprint, _, _, length, sizes, _, _ = chain.unseal(ntb)
-    called, *names = chain.read_names(ntb) or [None]
+    found = chain.read_names(ntb)
+    called, names = (found[0], found[1:]) if found else (None, [])
     stem = "chain" if source == jobs.PIPE else source.stem
     outputs = [folder / name for name in _decoded_names(names, stem, len(sizes))]
     outputs += [folder / f"{stem}.payload"] if length else []

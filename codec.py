@@ -70,7 +70,7 @@ def compress(args: argparse.Namespace) -> None:
         jobs.write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
         reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
-        if coded.level is not None:
+        if coded.level is not None and model.levels:
             reached.append(f"quality {model.levels.quality(coded.level):g}")
         if target and target.kind == "psnr":
             reached.append(f"{coded.psnr:.2f} dB")
@@ -121,9 +121,9 @@ def info(args: argparse.Namespace) -> None:
             path = export.find(name)
             if not export.fingerprint(path).startswith(fields.fingerprint):
                 raise UserError(f"written by model {fields.fingerprint}, not by {name}")
-            level = peek.read_level(path, fields)
-            if level is not None:
-                at = f", level {level} of 0 to {export.read_levels(path)['count'] - 1}"
+            levels = export.read_levels(path)
+            if levels:
+                at = f", level {peek.read_level(path, fields)} of 0 to {levels['count'] - 1}"
         return (f"{jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
                 f"{len(ntc)} bytes ({8 * len(ntc) / fields.width / fields.height:.4f} bpp), "
                 f"stream of {len(fields.stream)} bytes, model {fields.fingerprint} "
@@ -145,7 +145,7 @@ def benchmark(args: argparse.Namespace) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
     cost = rows[-1]["integer_bpp"] / rows[-1]["estimated_bpp"] - 1
     print(f"the integer networks' rate differs from the float networks' by {cost:+.4%}")
-    print(f"peak memory {peak:.2f} GiB, model {model.fingerprint[:8]}, "
+    print(f"peak memory {peak:.2f} GiB, model {model.exported[1][:8]}, "
           f"transforms in {model.precision}")
     if args.output:
         tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
@@ -170,7 +170,9 @@ def inspect(args: argparse.Namespace) -> None:
     def inspect_one(source, target):
         image = jobs.read_image(source, args.max_pixels)
         inspected = inspection.inspect(model, image, args.max_pixels, level)
-        at = "" if level is None else f", quality {model.levels.quality(level):g}"
+        at = ""
+        if model.levels and level is not None:
+            at = f", quality {model.levels.quality(level):g}"
         title = printable(f"{source.name}, {args.model}{at}")
         inspection.draw(target, inspected, title)
         return str(target)

@@ -73,7 +73,7 @@ def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[path
     """
     curves, folders = {}, {}
     for name in names:
-        runs = sorted(pathlib.Path(name).glob("wid=*")) or [name]
+        runs = sorted(pathlib.Path(name).glob("wid=*")) or [pathlib.Path(name)]
         for run in runs:
             with _leaving_out(keep_going):
                 model = export.find(run).resolve()
@@ -185,7 +185,7 @@ def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
         "rd_lambda": float(levels.rd_lambda(level)), **target} for level in levels.spread(number)}
 
 
-def _measure(model: Codec, level: int | None, sources: list[data.Source], folder: pathlib.Path,
+def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], folder: pathlib.Path,
              save_images: bool, judges: Judges) -> dict:
     """Codes all images at one point; leaves them in `folder`, or with `save_images` false nothing.
 

@@ -33,7 +33,8 @@ class Curve(NamedTuple):
     psnr: np.ndarray
 
     @classmethod
-    def of(cls, bpp: Sequence[float], psnr: Sequence[float]) -> "Curve":
+    def of(cls, bpp: Sequence[float] | np.ndarray, psnr: Sequence[float] | np.ndarray
+           ) -> "Curve":
         """The curve through points in any order.
 
         A point is left out if another one has no higher rate and no lower PSNR: nobody would
@@ -90,15 +91,15 @@ def compare(anchor: Curve, test: Curve, psnrs: Range = UNLIMITED) -> Delta:
     if rates[0] >= rates[1]:
         return nothing._replace(rate=rate, psnrs=psnrs)
     psnr = _difference((anchor_rates, anchor.psnr), (test_rates, test.psnr), rates)
-    return Delta(rate, psnr, psnrs, tuple(map(math.exp, rates)))
+    return Delta(rate, psnr, psnrs, (math.exp(rates[0]), math.exp(rates[1])))
 
 
-def _overlap(*columns: Sequence[float]) -> Range:
+def _overlap(*columns: Sequence[float] | np.ndarray) -> Range:
     return float(max(map(min, columns))), float(min(map(max, columns)))
 
 
 def _difference(anchor, test, ends):
     """How much higher `test` lies than `anchor` on average: curves (x, y) between two x."""
-    samples = np.linspace(*ends, _SAMPLES)
+    samples = np.linspace(ends[0], ends[1], _SAMPLES)
     clipped = [(samples, PchipInterpolator(*curve)(samples)) for curve in (anchor, test)]
     return bjontegaard.bd_linear(*clipped[0], *clipped[1], "pchip")

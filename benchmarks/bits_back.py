@@ -35,7 +35,7 @@ _START = np.random.default_rng(0).bytes(1_000_000)
 
 def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior) -> int:
     """What a stack grows by when it takes int32 y with this posterior."""
-    stack = AnsStack(model.tables, _START)
+    stack = AnsStack(model.exported[0], _START)
     before = stack.bits
     model.encode_with(y, posterior, stack)
     return stack.bits - before
@@ -51,7 +51,7 @@ def measure(model: BitsBackHyperprior, image: np.ndarray) -> dict[str, float]:
     """Net bits per pixel of an image, uint8 [H, W, 3], by each way."""
     y = np.round(coding.infer(model, image)["y"]).astype(np.int32)
     amortised = model.coded_posterior(y, 0)
-    row = {"amortised": net_bits(model, y, amortised)}
+    row: dict[str, float] = {"amortised": net_bits(model, y, amortised)}
     for steps in REPLAYS:
         row[f"replay {steps}"] = net_bits(model, y, model.coded_posterior(y, steps))
     optimised, _ = model.coded_posterior(y, _OPTIMISED)

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import io
 from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -39,10 +40,10 @@ class Codec:
     """
 
     title: str
-    encode: Callable[[np.ndarray, float], bytes]
+    encode: Callable[[np.ndarray, Any], bytes]
     decode: Callable[[bytes], np.ndarray]
     qualities: tuple[float, ...]
-    settings: dict[str, str | int | bool | dict]
+    settings: dict[str, Any]
     library: str
     unit: str = "quality"
     lowest: int = 0
@@ -80,10 +81,10 @@ def _pillow(title, form, qualities, settings, library, options=lambda quality: {
 
 
 def _jpeg_xl():
-    settings = {"effort": 7, "numthreads": 1}
+    settings: dict[str, Any] = {"effort": 7, "numthreads": 1}
     return Codec(
         "JPEG XL",
-        lambda image, quality: imagecodecs.jpegxl_encode(image, level=quality, **settings),
+        lambda image, quality: bytes(imagecodecs.jpegxl_encode(image, level=quality, **settings)),
         lambda file: imagecodecs.jpegxl_decode(file, numthreads=1),
         (5, 20, 40, 60, 75, 85, 91), settings,
         f"imagecodecs {imagecodecs.__version__}, {imagecodecs.jpegxl_version()}")

@@ -117,7 +117,8 @@ def read_image(path: str | None) -> np.ndarray:
     from common import data, images
 
     image = images.read(path) if path else data.find("photos/validation")[0].read()
-    return np.asarray(ImageOps.fit(Image.fromarray(image), (WIDTH, HEIGHT), Image.LANCZOS))
+    return np.asarray(ImageOps.fit(
+        Image.fromarray(image), (WIDTH, HEIGHT), Image.Resampling.LANCZOS))
 
 
 def ours(args: argparse.Namespace) -> side_by_side.Methods:

@@ -35,10 +35,11 @@ _REPEATS = 30
 
 def reach(model, image: np.ndarray) -> dict[str, tuple[float, float]]:
     """The smallest and the largest value of each target that files of an image can have."""
-    files = [coding.compress(model, image, level=level) for level in (0, model.levels.count - 1)]
-    sizes = tuple(len(file) for file in files)
-    return {"max_bytes": sizes,
-            "psnr": tuple(metrics.psnr(image, coding.decompress(model, file)) for file in files)}
+    small, large = (coding.compress(model, image, level=level)
+                    for level in (0, model.levels.count - 1))
+    return {"max_bytes": (len(small), len(large)),
+            "psnr": (metrics.psnr(image, coding.decompress(model, small)),
+                     metrics.psnr(image, coding.decompress(model, large)))}
 
 
 def between(kind: str, ends: tuple[float, float], place: float) -> float:

@@ -142,10 +142,10 @@ def main(argv: list[str]) -> None:
     if bits_back_model and _objective(
             args.bits_back_model, bits_back_model)["rd_lambda"] != rd_lambda:
         raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
-    models = {False: model, True: bits_back_model}
+    models = {False: model, **({True: bits_back_model} if bits_back_model else {})}
     methods = args.methods or [
-        method for method in ROWS.values() if models[method.startswith("bb_")]]
-    if any(not models[method.startswith("bb_")] for method in methods):
+        method for method in ROWS.values() if method.startswith("bb_") in models]
+    if any(method.startswith("bb_") not in models for method in methods):
         raise UserError("the methods bb_... need --bits_back_model")
     sources = {source.name: source for source in data.find(args.dataset)}
     unknown = sorted(set(args.images or ()) - set(sources))

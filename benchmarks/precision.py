@@ -66,8 +66,9 @@ def main() -> None:
     for name in args.model:
         models = {chosen: zoo.load(name, chosen) for chosen in side_by_side.PRECISIONS}
         level = targets.level(models["float32"], None)
-        rd_lambda = (export.read_config(export.find(name))["train"]["rd_lambda"] if level is None
-                     else float(models["float32"].levels.rd_lambda(level)))
+        levels = models["float32"].levels
+        rd_lambda = (float(levels.rd_lambda(level)) if levels else
+                     export.read_config(export.find(name))["train"]["rd_lambda"])
         rows = [{"image": source.name, **compare(models, rd_lambda, source.read())}
                 for source in tqdm.tqdm(data.find(args.dataset), desc=name, disable=None)]
         images[name] = rows

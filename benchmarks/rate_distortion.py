@@ -25,6 +25,7 @@ import datetime
 import math
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -57,7 +58,7 @@ PANELS = {"psnr": ("PSNR (RGB), dB", float), "ms_ssim": ("MS-SSIM (RGB), dB", _d
 # Twelve that can be told apart on white and on black.
 _COLORS = ("#d62728", "#1f83c6", "#ff7f0e", "#2ca02c", "#9467bd", "#17becf", "#e377c2", "#8c8c8c",
            "#bcbd22", "#b5764a", "#5b8ff9", "#c05a9d")
-_LINES = {
+_LINES: dict[str, dict[str, Any]] = {
     "model": dict(linestyle="-", linewidth=2.2, marker="o", markersize=6),
     "codec": dict(linestyle="-", linewidth=1.2, marker="o", markersize=3),
     "published": dict(linestyle="--", linewidth=1.2),

@@ -19,6 +19,7 @@ import pathlib
 import re
 import string
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,7 +81,7 @@ def find_images(names: list[str], dataset: str) -> list[data.Source]:
     return found
 
 
-def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: evaluate.Judges,
+def code(image: np.ndarray, name: str, model: Codec, codecs: Sequence[str], judges: evaluate.Judges,
          level: int | None = None) -> list[Picture]:
     """A photograph, what a model makes of it, and classical codecs with as many bytes at most.
 
@@ -97,7 +98,9 @@ def code(image: np.ndarray, name: str, model: Codec, codecs: list[str], judges: 
                        rate_distortion.measure(image, len(file), decoded, judges))
 
     ntc = coding.compress(model, image, level=level)
-    quality = "" if level is None else f"{model.levels.quality(level):g}"
+    quality = ""
+    if model.levels and level is not None:
+        quality = f"{model.levels.quality(level):g}"
     pictures = [Picture("Original", image),
                 picture(name, ntc, coding.decompress(model, ntc), quality)]
     for each in map(classical.find, codecs):

@@ -158,12 +158,13 @@ def plot(path: str | os.PathLike, by_map: Inferred, sga: Inferred, source: tf.Te
     continuous = objective(grid, shown).numpy()
     points = integers(low, high)
     values = objective(points, shown).numpy()
-    norm = LogNorm(continuous.min(), 8 * values.min(), clip=True)
+    lowest = continuous.min()
+    norm = LogNorm(lowest, 8 * values.min(), clip=True)
 
     figure = Figure(figsize=(4 * (1 + len(_TIMES)), 4.7), layout="constrained")
     first, *others = panels = figure.subplots(1, 1 + len(_TIMES), sharex=True, sharey=True)
     for panel in panels:
-        panel.contour(*axes, continuous, norm.vmin * 1.5**np.arange(1, 7), colors="black",
+        panel.contour(*axes, continuous, lowest * 1.5**np.arange(1, 7), colors="black",
                       linewidths=0.3)
         panel.scatter(*points.numpy().T, c=values, norm=norm, cmap=_COLOURS, s=90,
                       edgecolors="black", zorder=3)

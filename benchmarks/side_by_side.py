@@ -55,16 +55,18 @@ class Worker:
 
     def __init__(self, side: str, module: str, arguments: list[str]):
         self.side = side
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [PYTHONS[side], "-W", "ignore", "-m", module, *arguments, _SIDE, side],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"})
+        assert process.stdin and process.stdout
+        self._process, self._requests, self._answers = process, process.stdin, process.stdout
 
     def call(self, method: str, **arguments):
         """Calls a method of the worker and waits for its result."""
         with contextlib.suppress(BrokenPipeError):  # then there is no answer
-            print(json.dumps([method, arguments]), file=self._process.stdin, flush=True)
-        answer = self._process.stdout.readline()
+            print(json.dumps([method, arguments]), file=self._requests, flush=True)
+        answer = self._answers.readline()
         if not answer:
             sys.exit(f"error: the process of {self.side} has ended; its message is above")
         return json.loads(answer)
@@ -72,7 +74,7 @@ class Worker:
     def close(self) -> None:
         """Lets the process end."""
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._requests.close()
         self._process.wait()
 
 

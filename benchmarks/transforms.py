@@ -92,8 +92,8 @@ def main() -> None:
     args = parser.parse_args()
     tf.get_logger().setLevel("ERROR")  # it warns of a graph for each transform
     side_by_side.warn_if_busy()
-    rows = [{"transform": name, **seconds(*case, args)}
-            for name, case in tqdm.tqdm(cases().items(), disable=None)
+    rows = [{"transform": name, **seconds(arguments, stride, channels, args)}
+            for name, (arguments, stride, channels) in tqdm.tqdm(cases().items(), disable=None)
             if not args.only or name in args.only]
     print(tables.render(rows, rows[0].keys()))
     slow = [row["transform"] for row in rows

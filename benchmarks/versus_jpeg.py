@@ -27,8 +27,8 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
     """Sizes in bytes of the JPEG files of `image` with these PSNRs in dB; NaN out of range."""
     points = [(metrics.psnr(image, jpeg.decode(file)), math.log(len(file)))
               for file in (jpeg.encode(image, quality) for quality in QUALITIES)]
-    curve = np.array(sorted(points)).T
-    return np.exp(np.interp(psnrs, *curve, left=np.nan, right=np.nan)).tolist()
+    measured, logarithms = np.array(sorted(points)).T
+    return np.exp(np.interp(psnrs, measured, logarithms, left=np.nan, right=np.nan)).tolist()
 
 
 def coded_alone() -> list[str]:

@@ -43,8 +43,8 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, **state):
         self._folder = folder
         self._checkpoint = tf.train.Checkpoint(**state)
-        self._manager = None
-        self.last = None
+        self._manager: tf.train.CheckpointManager  # of `restore`
+        self.last: int | None = None
 
     def restore(self, folder: pathlib.Path) -> None:
         """Goes back to the newest checkpoint in `folder` that is whole, if there are any.

@@ -3,8 +3,8 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -108,7 +108,8 @@ def encode(model: Codec, latents: Latents, height: int, width: int) -> bytes:
     """The bytes of a .ntc file with the latents of one image of `height` x `width` pixels.
 
     Raises:
-      UserError: the latents are not finite, or not those of one image of this size.
+      UserError: the latents are not finite, or not those of one image of this size, or the model
+        is not an exported one.
     """
     missing = {*model.strides, *(["level"] if model.levels else [])} - {*latents}
     if missing:
@@ -118,14 +119,15 @@ def encode(model: Codec, latents: Latents, height: int, width: int) -> bytes:
         if shape != (1, *model.latent_size(height, width, name)):
             raise UserError(f"latents {name} of {' x '.join(map(str, shape))} positions are not "
                             f"those of one image of {width} x {height}")
-    coder = RangeEncoder(model.tables)
+    tables, fingerprint = model.exported
+    coder = RangeEncoder(tables)
     try:
         model.encode(latents, coder)
     except CodingError as error:
         raise UserError(str(error)) from error
     with stage("coding"):
         stream = coder.finish()
-    return Container(model.fingerprint[:8], height, width, stream, coder.crc).pack()
+    return Container(fingerprint[:8], height, width, stream, coder.crc).pack()
 
 
 def decompress(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> np.ndarray:
@@ -152,11 +154,12 @@ def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Dec
       UserError: as `decompress`.
     """
     container = Container.unpack(ntc, max_pixels)
-    if container.fingerprint != model.fingerprint[:8]:
+    tables, fingerprint = model.exported
+    if container.fingerprint != fingerprint[:8]:
         raise UserError(f"written by model {container.fingerprint}, not by this one "
-                        f"({model.fingerprint[:8]})")
+                        f"({fingerprint[:8]})")
     check_size(model, container.height, container.width, max_pixels)
-    coder = RangeDecoder(model.tables, container.stream)
+    coder = RangeDecoder(tables, container.stream)
     try:
         latents = model.decode(coder, container.height, container.width)
     except CodingError as error:
@@ -243,9 +246,9 @@ def measure_file(model: Codec, image: np.ndarray, ntc: bytes, decoded: Decoded,
     }
 
 
-def measure_all(model: Codec, sources: list[data.Source], name: str | None = None,
+def measure_all(model: Codec, sources: Sequence[data.Source], name: str | None = None,
                 level: int | None = None
-                ) -> Iterator[tuple[dict[str, str | float], np.ndarray]]:
+                ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """`measure` for every image of a data set, with a progress bar called `name`; at `level`.
 
     Yields:

@@ -8,7 +8,8 @@ from PIL import Image, ImageCms
 
 # Colours that a profile is for, and the mode in which littleCMS takes them.
 _MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "Lab": "LAB"}
-_NO_OPTIMISATION = 0x0100  # littleCMS's tables are off by up to 9 of 255 in dark greys
+# littleCMS's tables are off by up to 9 of 255 in dark greys.
+_NO_OPTIMISATION = ImageCms.Flags.NOOPTIMIZE
 
 
 def gamma_profile(gamma: float) -> bytes | None:
@@ -53,7 +54,7 @@ def _convert(colours: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.I
         return Image.fromarray(np.asarray(table)[0][samples])
     if mode != colours.mode and (mode != "RGB" or colours.mode in ("CMYK", "LAB")):
         raise ValueError("a profile for other colours")
-    return ImageCms.profileToProfile(
+    return ImageCms.profileToProfile(  # type: ignore[return-value]  # None is for those in place
         round_to_8_bits(colours).convert(mode), profile, srgb, outputMode="RGB")
 
 

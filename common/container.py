@@ -52,7 +52,7 @@ class Container:
     header_crc: int | None = dataclasses.field(default=None, compare=False)
 
     @property
-    def _header(self):
+    def _header(self) -> tuple[bytes, str, tuple[int, int]]:
         """Magic, fingerprint, and numbers."""
         magic = MAGIC[:-1] + str(self.version).encode()
         return magic, self.fingerprint, (self.height, self.width)

@@ -11,8 +11,10 @@
 import csv
 import json
 import math
+import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from common.errors import UserError
 
@@ -37,7 +39,7 @@ def to_schema(name: str, results: Sequence[dict]) -> dict:
     }
 
 
-def read_published(path: str, names: Sequence[str] | None = None) -> dict[str, dict]:
+def read_published(path: str | os.PathLike, names: Sequence[str] | None = None) -> dict[str, dict]:
     """Curves of a file: {name: {"bpp": [...], "psnr": [...], ...}}, with what else it says of them.
 
     Args:
@@ -80,19 +82,19 @@ def _of_table(path):
     return {name: _of_points(points) for name, points in curves.items()}
 
 
-def _of_json(content, stem):
+def _of_json(content: Any, stem: str) -> dict[str, dict]:
     match content:
-        case {"results": {**columns}}:
+        case {"results": dict(columns)}:
             return {content.get("name", stem): {
                 ours: columns[theirs] for ours, names in _NAMES.items()
                 for theirs in names[::-1] if theirs in columns}}
-        case {"curves": {**curves}}:
+        case {"curves": dict(curves)}:
             return {name: _of_points(curve["points"]) for name, curve in curves.items()}
-        case {"run": name, "mean": {**mean}}:
+        case {"run": name, "mean": dict(mean)}:
             return {name: _of_points([mean])}
         case {"rows": [*rows]}:
             return {stem: _of_points([row for row in rows if row.get("image") == "mean"])}
-        case {**curves}:
+        case dict(curves):
             return {name: curve for name, curve in curves.items() if isinstance(curve, dict)}
     return {}
 

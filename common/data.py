@@ -14,7 +14,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -58,7 +58,8 @@ class Source:
     def size(self) -> tuple[int, int]:
         """Height and width, from the file's header alone. Raises UserError."""
         if self.path.suffix.lower() == ".npy":
-            return _open_npy(self.path).shape[-3:-1]
+            height, width = _open_npy(self.path).shape[-3:-1]
+            return height, width
         return images.size(self.path)
 
     def read(self) -> np.ndarray:
@@ -103,14 +104,14 @@ def find(name: str) -> list[Source]:
     return sources
 
 
-def content(sources: list[Source]) -> str:
+def content(sources: Sequence[Source]) -> str:
     """A hash of the names and sizes of the files of a data set, wherever they are."""
     files = [(path.name, path.stat().st_size)
              for path in dict.fromkeys(source.path for source in sources)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
-def _find_paths(name: str) -> list[str | pathlib.Path]:
+def _find_paths(name: str) -> Sequence[str | pathlib.Path]:
     dataset, _, split = name.partition("/")
     if dataset == "photos" and split in ("", *_PHOTOS):
         return [_in_package(package, file) for part in ([split] if split else _PHOTOS)
@@ -133,7 +134,8 @@ def _find_paths(name: str) -> list[str | pathlib.Path]:
 
 def _in_package(package: str, file: str) -> pathlib.Path:
     spec = importlib.util.find_spec(package)
-    path = pathlib.Path(spec.submodule_search_locations[0]) / file if spec else None
+    folders = (spec and spec.submodule_search_locations) or []
+    path = next((pathlib.Path(folder) / file for folder in folders), None)
     if path is None or not path.exists():
         raise UserError("the data set 'photos' ships inside scikit-image and scikit-learn: "
                         "pip install -r requirements-dev.txt")
@@ -177,7 +179,7 @@ class Crops:
       UserError: no image of the set can be read.
     """
 
-    def __init__(self, sources: list[Source], patch_size: int, seed: int, *,
+    def __init__(self, sources: Sequence[Source], patch_size: int, seed: int, *,
                  crops_per_image: int = 1, min_scale: float = 1.0, flip: bool = True,
                  cache_gib: float = 4.0, by_size: bool = False):
         self.patch_size = patch_size
@@ -226,11 +228,12 @@ class Crops:
         top, left = (int(rng.integers(size - window + 1)) for size in image.shape[:2])
         crop = image[top:top + window, left:left + window]
         if window != patch:
-            crop = np.asarray(Image.fromarray(crop).resize((patch, patch), Image.LANCZOS))
+            crop = np.asarray(Image.fromarray(crop).resize(
+                (patch, patch), Image.Resampling.LANCZOS))
         return crop[:, ::-1] if self._flip and rng.random() < 0.5 else crop
 
 
-def readable(sources: list[Source]) -> list[Source]:
+def readable(sources: Sequence[Source]) -> list[Source]:
     """Those of the images that can be read; the others are named and counted in warnings.
 
     Raises:
@@ -239,7 +242,7 @@ def readable(sources: list[Source]) -> list[Source]:
     return list(_of_readable(sources, lambda source: source.read().shape))
 
 
-def _of_readable(sources: list[Source], function: Callable) -> dict:
+def _of_readable(sources: Sequence[Source], function: Callable) -> dict:
     """`function` of every source for which it raises no UserError, by source."""
     def result_or_error(source):
         try:
@@ -295,7 +298,7 @@ def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: 
             .map(to_float).prefetch(tf.data.AUTOTUNE))
 
 
-def whole_images(sources: list[Source]) -> tf.data.Dataset:
+def whole_images(sources: Sequence[Source]) -> tf.data.Dataset:
     """Whole images, one a batch: float32 [1, H, W, 3] in [0, 1]; without what cannot be read."""
     def read():
         for source in sources:

@@ -29,7 +29,7 @@ class Share(NamedTuple):
     """
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # tuples have one too
     replicas: int
 
 

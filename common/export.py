@@ -57,6 +57,7 @@ def save(model: Codec, config: dict, path: str | os.PathLike, dtype: str = "floa
         folder.mkdir(parents=True)
         write_json(folder / "config.json", {**config, "format": FORMAT})
         weights.write(model, folder, dtype)
+        assert model.tables is not None
         np.savez_compressed(folder / "tables.npz", **dataclasses.asdict(model.tables))
         np.savez_compressed(folder / "networks.npz", **{
             f"{name}/{key}": array for name, network in model.networks.items()

@@ -12,12 +12,12 @@ import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
-from PIL import Image, TiffImagePlugin
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from common import colour, metadata
 from common.errors import UserError
@@ -52,7 +52,7 @@ NOT_READ = {
 }
 
 # Formats that are written: the suffixes, the longest side that they can hold, and how.
-_WRITTEN = {
+_WRITTEN: dict[str, tuple[int | None, dict[str, Any]]] = {
     "PNG": (None, {}),
     "JPEG": (65500, dict(quality=95, subsampling="4:4:4")),
     "WEBP": (16383, dict(lossless=True)),
@@ -161,7 +161,7 @@ def _name(source) -> str | os.PathLike:
 
 @contextlib.contextmanager
 def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = True
-            ) -> Iterator[tuple[Image.Image, BinaryIO]]:
+            ) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO]]:
     """Yields an image of which the headers are read, and what was read.
 
     Whatever goes wrong, here or in the block, is a UserError.
@@ -177,7 +177,7 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
             with _limited(max_pixels):
                 image = Image.open(file, formats=FORMATS)
             with image:
-                if image.format == "TIFF":
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
                     _turn_to_picture(image, path, start)
                 _check_pixels(source, image, max_pixels)
                 image.info.update(info)
@@ -234,7 +234,7 @@ def _format_not_read(path, start: bytes) -> str | None:
     return NOT_READ.get(os.path.splitext(path)[1].lower()) if start else None
 
 
-def _turn_to_picture(image: Image.Image, path, start: bytes) -> None:
+def _turn_to_picture(image: TiffImagePlugin.TiffImageFile, path, start: bytes) -> None:
     """Turns a TIFF file to its first page that is no smaller copy of another, and counts those.
 
     Raises:
@@ -258,7 +258,7 @@ def _turn_to_picture(image: Image.Image, path, start: bytes) -> None:
     image.info["pictures"] = len(pages)
 
 
-def _is_reduced(image: Image.Image) -> bool:
+def _is_reduced(image: TiffImagePlugin.TiffImageFile) -> bool:
     """Whether a page says that it is a smaller copy or a mask, or has a larger one below it."""
     tags = image.tag_v2
     with contextlib.suppress(Exception):  # what is damaged says nothing
@@ -267,8 +267,8 @@ def _is_reduced(image: Image.Image) -> bool:
         below = tags.get(TiffImagePlugin.SUBIFD, ())
         for offset in below if isinstance(below, tuple) else (below,):
             directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
-            image.fp.seek(offset)
-            directory.load(image.fp)
+            image.fp.seek(offset)  # type: ignore[union-attr]
+            directory.load(image.fp)  # type: ignore[arg-type]
             if directory.get(TiffImagePlugin.IMAGEWIDTH, 0) > tags[TiffImagePlugin.IMAGEWIDTH]:
                 return True
     return False
@@ -291,10 +291,13 @@ def warn_once(message: str) -> None:
     logging.warning("%s", message)
 
 
-def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Image | None]:
+def _decode(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, Image.Image | None]:
     """Colours (mode 1, L, I;16, RGB, ...) and opacity (mode L, or None) of an opened image."""
-    if image.format == "TIFF" and image.tag_v2.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
-        _read_planes(image)
+    tags: Mapping = {}
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        tags = image.tag_v2
+        if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
+            _read_planes(image)
     raw = image.tile[0].args if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
     deep = ";16" in raw and not raw.startswith("RGBa")
@@ -309,7 +312,7 @@ def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Imag
             raise ValueError("32-bit samples have no agreed range; convert it to 8 or 16 bits")
         if raw.startswith("I;12"):
             samples = (samples.astype(np.uint32) * 65535 + 2047) // 4095
-        if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0:  # 0 is white
+        if tags.get(_PHOTOMETRIC) == 0:  # 0 is white
             samples = 65535 - samples
         samples = samples.astype(np.uint16)
         return Image.fromarray(samples), _opacity(image, samples)
@@ -318,26 +321,26 @@ def _decode(image: Image.Image, file: BinaryIO) -> tuple[Image.Image, Image.Imag
     return colour.split(image)
 
 
-def _read_planes(image: Image.Image) -> None:
+def _read_planes(image: TiffImagePlugin.TiffImageFile) -> None:
     """Lets libtiff read colours of 16 bits stored one after the other, which Pillow takes for 8."""
-    if set(image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE)) == {16} and image.tile[0][0] == "raw":
+    if set(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) == {16} and image.tile[0][0] == "raw":
         image.use_load_libtiff = True
         image.tile = [image.tile[0]._replace(
             codec_name="libtiff", extents=(0, 0, *image._tile_size), offset=0,
             args=(f"{image.mode};16N", False, image.tag_v2.offset))]
 
 
-def _decode_deep(image: Image.Image, file: BinaryIO, raw: str
+def _decode_deep(image: ImageFile.ImageFile, file: BinaryIO, raw: str
                  ) -> tuple[Image.Image, Image.Image | None]:
     """Colours of 16 bits, rounded. Pillow decodes their high bytes or, in the other order, the low.
 
     The rounding makes a step of 1/255 where cutting off makes one of 1/256.
     """
     file.seek(0)
-    low = Image.open(file, formats=[image.format])
+    low = Image.open(file, formats=[image.format] if image.format else None)
     if image.tell():
         low.seek(image.tell())
-    if low.tile[0][0] != image.tile[0][0]:
+    if isinstance(low, TiffImagePlugin.TiffImageFile) and low.tile[0][0] != image.tile[0][0]:
         _read_planes(low)
     order = "B" if raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little") else "L"
     other = "RGBA" if raw.startswith("LA") else raw[:-1] + order  # LA: four bytes, as they are
@@ -349,11 +352,11 @@ def _decode_deep(image: Image.Image, file: BinaryIO, raw: str
         samples = samples[..., ::2] << 8 | samples[..., 1::2]
         opacity = Image.fromarray(colour.round_samples(samples[..., 1]))
         return Image.fromarray(np.ascontiguousarray(samples[..., 0])), opacity
-    samples |= np.asarray(image).astype(np.uint16) << 8
+    samples = samples | np.asarray(image).astype(np.uint16) << 8
     rounded = colour.round_samples(samples)
     if image.mode == "RGB":
         return Image.fromarray(rounded), _opacity(image, samples)
-    return colour.split(Image.frombytes(image.mode, rounded.shape[1::-1], rounded.tobytes()))
+    return colour.split(Image.frombytes(image.mode, image.size, rounded.tobytes()))
 
 
 def _opacity(image: Image.Image, samples: np.ndarray) -> Image.Image | None:

@@ -8,6 +8,46 @@ use it; where they name such classes, `from __future__ import annotations` leave
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what each name is, for mypy
+    import bjontegaard
+    import matplotlib
+    import tensorflow as tf
+    import tensorflow_compression as tfc
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
+    from scipy.interpolate import PchipInterpolator
+    from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
+    from tensorflow.python.framework import ops
+
+    from common import (
+        checkpoints,
+        coding,
+        data,
+        export,
+        fidelity,
+        format1,
+        inspection,
+        itinf,
+        metrics,
+        optimizers,
+        pictures,
+        quantizers,
+        schedules,
+        targets,
+        training,
+        transforms,
+        weights,
+    )
+    from common.exact import Network
+    from common.inception import Inception
+    from common.levels import Levels
+    from common.lpips import Lpips
+    from common.model import Codec, Latents
+    from common.priors import Prior
 
 # Others than modules of `common`.
 _PLACES = {
@@ -43,7 +83,7 @@ class _Lazy:
         object.__setattr__(self, "_name", name)
 
     @property
-    def __dict__(self):
+    def __dict__(self):  # type: ignore[override]
         return vars(self._get())
 
     def _get(self):

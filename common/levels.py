@@ -77,7 +77,7 @@ class Levels(tf.keras.layers.Layer):
             setattr(self, name, self.add_weight(
                 name, initial.shape, initializer=tf.keras.initializers.Constant(initial)))
         # For one image at a time, ten operations by themselves take longer than a graph of them.
-        self._interpolated = tf.function(
+        self._interpolated = tf.function(  # type: ignore[method-assign]
             self._interpolated, reduce_retracing=True, autograph=False)
 
     def at_quality(self, quality: float) -> int:

@@ -25,6 +25,7 @@ import tensorflow as tf
 from common import coding_tables, data, exact, images, quantizers, tiles, transforms
 from common.coders import Decoder, Encoder
 from common.coding_tables import CodingTables
+from common.errors import UserError
 from common.levels import DEFAULT_QUALITY, Levels
 from common.priors import DeepFactorized, Prior
 
@@ -110,7 +111,7 @@ class Codec(tf.keras.Model):
         self._black, self._contrast = pixel_range[0], pixel_range[1] - pixel_range[0]
         self.analysis = transforms.build(analysis)
         self.synthesis = transforms.build(synthesis)
-        self.levels = levels and Levels(self.analysis.out_channels, **levels)
+        self.levels = Levels(self.analysis.out_channels, **levels) if levels else None
         if self.levels:
             self.levels.condition("analysis", self.analysis)
             self.levels.condition("synthesis", self.synthesis)
@@ -166,7 +167,7 @@ class Codec(tf.keras.Model):
         That is the same for all levels unless convolutions have scales. Arguments as of `infer`.
         """
         latents = self.level_latent(level, _batch(y))
-        if latents:
+        if self.levels:
             y = self.levels.apply_gain(y, latents["level"])
         return {**latents, "y": y, **self._infer_hyper(y, training)}
 
@@ -307,6 +308,14 @@ class Codec(tf.keras.Model):
         for prior in self.priors:
             if isinstance(prior, DeepFactorized):
                 prior.update_offset()
+
+    @property
+    def exported(self) -> tuple[CodingTables, str]:
+        """The tables and the fingerprint. Raises UserError if this is no exported model."""
+        if self.tables is None or self.fingerprint is None:
+            raise UserError("this model was not exported: it has no tables to code with; export it "
+                            "(common/export.py) and load it again")
+        return self.tables, self.fingerprint
 
     def integer_networks(self) -> dict[str, exact.Network]:
         """The current networks that coding depends on, in fixed point.

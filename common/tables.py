@@ -7,11 +7,13 @@ import os
 import pathlib
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from common.files import replacing, write_json
 
-Row = dict[str, str | float]
+# Strings and numbers by column.
+Row = dict[str, Any]
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
@@ -26,9 +28,9 @@ def read_row(row: dict) -> Row:
             for key, value in row.items()}
 
 
-def render(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def render(rows: Sequence[Row], columns: Iterable[str]) -> str:
     """A table with aligned columns, numbers to four significant decimals."""
-    cells = [list(columns)] + [[_cell(row[column]) for column in columns] for row in rows]
+    cells = [names := [*columns], *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     return "\n".join("  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
                                for i, (cell, width) in enumerate(zip(line, widths)))

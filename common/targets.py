@@ -78,8 +78,9 @@ def level(model: Codec, quality: float | None) -> int | None:
     if quality is not None:
         Target("quality", quality)
         require_levels(model, "quality")
-    return model.levels and model.levels.at_quality(
-        DEFAULT_QUALITY if quality is None else quality)
+    if model.levels is None:
+        return None
+    return model.levels.at_quality(DEFAULT_QUALITY if quality is None else quality)
 
 
 def require_levels(model: Codec, asked: str) -> None:
@@ -107,7 +108,7 @@ class Coded(NamedTuple):
 
 
 def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest: bool = False,
-             to_latents: Callable[[Codec, np.ndarray, int], Latents] = coding.infer,
+             to_latents: Callable[[Codec, np.ndarray, int | None], Latents] = coding.infer,
              max_pixels: int = images.MAX_PIXELS) -> Coded:
     """Codes an image so that the file meets a target: the best that is not larger, or the smallest
     that is as good.
@@ -130,15 +131,14 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
     image = coding.as_rgb(image)
     if target:
         require_levels(model, str(target))
-    elif model.levels is None:
+    if model.levels is None:
         return Coded(coding.compress(model, image, max_pixels, to_latents))
-    else:
-        target = Target("quality", DEFAULT_QUALITY)
+    levels, target = model.levels, target or Target("quality", DEFAULT_QUALITY)
     height, width, _ = image.shape
     coding.check_size(model, height, width, max_pixels)
     measured = target.kind == "psnr"
     if target.kind == "quality":
-        level = model.levels.at_quality(target.value)
+        level = levels.at_quality(target.value)
         return Coded(coding.compress(model, image, max_pixels, to_latents, level), level)
     limit = target.value
     if target.kind == "bpp":
@@ -170,14 +170,14 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
         nonlocal y
         if level not in files:
             with stage("analysis"):
-                if y is None or model.levels.scales:
+                if y is None or levels.scales:
                     y = model.to_latent(image[None], level=level)
                 latents = model.at_level(y, level=level)
             files[level] = coded(latents, level)
         return files[level].psnr >= limit if measured else len(files[level].ntc) > limit
 
     def search(limit):
-        _first(model.levels.count, lambda level: beyond(level, limit))
+        _first(levels.count, lambda level: beyond(level, limit))
         return choose(files.values(), limit)
 
     found, met = search(limit)

@@ -24,7 +24,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -43,7 +43,7 @@ SIDE = 896
 LATENT_SIDE = 128
 
 # Rows, and columns: the first, and the last + 1.
-Box = tuple[tuple[int, int], tuple[int, int]]
+Box = Sequence[tuple[int, int]]
 
 
 class NotLocal(UserError):
@@ -96,13 +96,13 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
     all_rows, all_columns = (
         _cut(length, int(whole.grid * scale), most**2 // min(most, other))
         for length, other in zip(size, size[::-1]))
-    results = None
+    results: list[np.ndarray] = []
     for rows, columns in itertools.product(all_rows, all_columns):
         (top, bottom), (left, right) = whole.box((rows, columns))
         part = before(x[:, top:bottom, left:right])
         tile = after(_run(transform, part, (top, left), (rows, columns)))
         parts = [np.asarray(value) for value in tf.nest.flatten(tile)]
-        if results is None:
+        if not results:
             results = [np.empty([len(x), *size, value.shape[-1]], value.dtype) for value in parts]
         for result, value in zip(results, parts):
             result[:, slice(*rows), slice(*columns)] = value
@@ -144,7 +144,7 @@ def _cut(size: int, unit: int, most: int) -> list[tuple[int, int]]:
 
 
 @functools.singledispatch
-def _run(layer, x: tf.Tensor, place: tuple[int, int], outputs: Box):
+def _run(layer, x: tf.Tensor, place: Sequence[int], outputs: Box):
     """The outputs of a layer, of which only these are wanted, for a part of its inputs.
 
     Args:

@@ -6,13 +6,14 @@ import contextvars
 import time
 from collections.abc import Iterator
 
-_record = contextvars.ContextVar("record", default=None)
+_record: contextvars.ContextVar[dict[str, float] | None] = contextvars.ContextVar(
+    "record", default=None)
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[dict[str, float]]:
     """Yields a dict that collects the seconds of every `stage` inside the block."""
-    record = collections.defaultdict(float)
+    record: dict[str, float] = collections.defaultdict(float)
     token = _record.set(record)
     try:
         yield record

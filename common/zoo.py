@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import pathlib
 
 from common import export
@@ -46,7 +47,7 @@ def find_class(path: pathlib.Path) -> type[Codec]:
     return CODECS[module]
 
 
-def load(name: str, precision: str = "float32") -> Codec:
+def load(name: str | os.PathLike, precision: str = "float32") -> Codec:
     """Loads an exported model by its folder, its run's folder, or its name in the zoo.
 
     Args:

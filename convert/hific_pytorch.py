@@ -87,6 +87,8 @@ def read(saved: Mapping, file_name: str = "") -> Imported:
         density=dict(num_filters=[3, 3, 3], last_factor=True),
         use_offset=False,
         pixel_range=[-1, 1] if signed else [0, 1])
+    matrices, biases, factors = (
+        [np.asarray(state[f"{_DENSITY}.{letter}_{i}"]) for i in range(4)] for letter in "Hba")
     parts = dict(
         analysis=[*convolved(*(f"{name}.1" for name in down), f"{_ENCODER}.conv_block_out.1"),
                   *normed(*(f"{name}.2" for name in down))],
@@ -99,9 +101,7 @@ def read(saved: Mapping, file_name: str = "") -> Imported:
                     *(f"{name}.norm{i}" for name in residual for i in (1, 2)),
                     *(f"{name}.1" for name in up))],
         hyper_analysis=convolved(*(f"{_HYPER}.analysis_net.conv{i}" for i in (1, 2, 3))),
-        z_prior=[density(*(
-            [np.asarray(state[f"{_DENSITY}.{letter}_{i}"]) for i in range(4)]
-            for letter in "Hba"))])
+        z_prior=[density(matrices, biases, factors)])
     if mixture:
         names = [f"{_HYPER}.synthesis_DLMM_params.conv{i}" for i in (1, 2, 3)]
         out = f"{_HYPER}.synthesis_DLMM_params.conv_out"
@@ -114,7 +114,8 @@ def read(saved: Mapping, file_name: str = "") -> Imported:
         model["hyper_synthesis"] = dict(
             cls="HiFiCMixtureHyperSynthesis", activation="relu", components=components,
             channels=[*(_width(state, name, axis=1) for name in names[:2]), y])
-        parts["hyper_synthesis"] = [*transposed(*names), reordered(*convolved(out), order)]
+        last, = convolved(out)
+        parts["hyper_synthesis"] = [*transposed(*names), reordered(last, order)]
     else:
         names = [f"{_HYPER}.synthesis_{part}.conv{i}" for part in ("mu", "std") for i in (1, 2, 3)]
         model["hyper_synthesis"] = dict(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +117,7 @@ def halves_swapped(channels: int) -> np.ndarray:
 def _assign(name: str, part: dict, given: Iterable[Layer]) -> None:
     """Replaces the weights of a part by those of the layers given. Raises UserError."""
     (part_name, _), = part.items()
-    ours = collections.defaultdict(dict)
+    ours: dict[str, dict[str, Any]] = collections.defaultdict(dict)
     for weight_name, weight in weights.named(part).items():
         prefix, _, key = weight_name.rpartition("/")
         ours[prefix][key] = weight
@@ -132,11 +133,11 @@ def _assign(name: str, part: dict, given: Iterable[Layer]) -> None:
                 if tuple(own[key].shape) != value.shape:
                     raise UserError(
                         f"{name}: {key} {number} of the {part_name} is {list(value.shape)}; "
-                        f"expected {own[key].shape.as_list()}")
+                        f"expected {list(own[key].shape)}")
                 own[key].assign(value)
 
 
-def _by_kind(layers: Iterable[Layer]) -> dict[tuple[str, ...], list[Layer]]:
+def _by_kind(layers: Iterable[dict[str, Any]]) -> dict[tuple[str, ...], list[dict[str, Any]]]:
     """Layers in order by the names of their weights."""
     kinds = collections.defaultdict(list)
     for layer in layers:

@@ -61,8 +61,10 @@ def _read(arrays):
         hyper_synthesis=dict(cls="HyperSynthesis", activation="relu",
                              channels=widths(hyper_synthesis)),
         density=dict(num_filters=[3, 3, 3]), pixel_range=[0, 1])
-    prior = density(*([_array(arrays, f"{name}_{i}") for i in range(count)]
-                      for name, count in (("matrix", 4), ("bias", 4), ("factor", 3))),
+    matrices, biases, factors = (
+        [_array(arrays, f"{name}_{i}") for i in range(count)]
+        for name, count in (("matrix", 4), ("bias", 4), ("factor", 3)))
+    prior = density(matrices, biases, factors,
                     None if bits_back else np.asarray(medians)[:, 0, 1])
     parts = dict(analysis=analysis, synthesis=synthesis, hyper_analysis=hyper_analysis,
                  hyper_synthesis=hyper_synthesis, z_prior=[prior])

@@ -107,8 +107,10 @@ def normalisation(node: Object) -> list[Layer]:
 def learned_density(prior: Object, median=None) -> Layer:
     """A NoisyDeepFactorized, with the medians that its latents are rounded around."""
     base = prior.find("_base")
-    return density(*([np.asarray(child.array) for child in base.find(name).children.values()]
-                     for name in ("_matrices", "_biases", "_factors")), median)
+    matrices, biases, factors = (
+        [np.asarray(child.array) for child in base.find(name).children.values()]
+        for name in ("_matrices", "_biases", "_factors"))
+    return density(matrices, biases, factors, median)
 
 
 def _offset(root, model):

@@ -31,7 +31,7 @@ _LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 _ZIP = b"PK\x03\x04"
 _BFLOAT16 = np.dtype([("bits", "<u2")])
 _STORAGES = {
-    f"{name}Storage": np.dtype(dtype)
+    f"{name}Storage": np.dtype(dtype)  # type: ignore[call-overload]
     for name, dtype in {"Float": "<f4", "Double": "<f8", "Half": "<f2", "BFloat16": _BFLOAT16,
                         "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1",
                         "Bool": "?", "Untyped": "u1"}.items()}
@@ -50,7 +50,7 @@ class Unknown(dict):
     It is of a class that has the name and the module of the one in the file.
     """
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __init__(self, *args, **kwargs):
         pass

@@ -21,6 +21,8 @@ y is rounded on the grid around its mean, and the mean of a position depends on 
 positions before it: quantisation itself is serial, in evaluation as in coding.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 import mshyper.models
@@ -58,7 +60,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
                          levels=levels, pixel_range=pixel_range)
         self.context = transforms.build(context)
         self.entropy_parameters = transforms.build(entropy_parameters)
-        self._cached = None
+        self._cached: tuple[Any, context.Wavefront] | None = None
 
     def _quantize(self, y, psi, quantizer):
         def given(y_hat):
@@ -125,6 +127,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
     def _wavefront(self):
         """Made once for the networks at hand."""
         network = self.networks["context"]
+        assert self.tables is not None
         if self._cached is None or self._cached[0] is not network:
             self._cached = network, context.Wavefront(
                 network, self.tables, self._y_numbers.start, MEAN_BITS)

@@ -21,6 +21,7 @@ the predicted means, but that of the integers.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -83,8 +84,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             **(density or {}))
         self.y_prior = conditional.MeanScale(priors.ShiftedScaleTable(2**_SHIFT_BITS))
         self.replay_steps = replay_steps
-        self._cached = None
-        self._memo = None, None
+        self._cached: tuple[Any, PosteriorSearch] | None = None
+        self._memo: tuple[Any, Any] = None, None
 
     def prepare_coding(self):
         super().prepare_coding()
@@ -204,6 +205,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
                        for x in self.networks["hyper_analysis"](padded))
         if steps:
             network = self.networks["hyper_synthesis"]
+            assert self.tables is not None
             if self._cached is None or self._cached[0] is not network:
                 self._cached = network, PosteriorSearch(
                     self.tables, network, MEAN_BITS, self.numbers_of(self.z_prior),

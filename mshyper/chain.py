@@ -65,10 +65,12 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
       coder with the densities of the model would have for net).
 
     Raises:
-      UserError: the images are too large, or their latents not finite.
+      UserError: the images are too large, or their latents not finite, or the model is not an
+        exported one.
     """
     sizes = [picture.shape[:2] for picture in pictures]
     _check(model, sizes, model.replay_steps, max_pixels)
+    _, fingerprint = model.exported
     latents = [to_latents(model, picture) for picture in tqdm.tqdm(
         pictures, desc="inference", unit="image", disable=None)]
     payload_noise = _whiten(payload)
@@ -86,7 +88,7 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
     header = [model.replay_steps, start_up, len(payload), len(pictures), *sum(sizes, ())]
     named = _pack_names(names)
     crc = _checksum(stack, start) + _checksum_before(header, named)
-    return container.seal(_MAGIC, model.fingerprint[:8], header, named + stack.finish(),
+    return container.seal(_MAGIC, fingerprint[:8], header, named + stack.finish(),
                           crc % 2**32), rows
 
 
@@ -97,17 +99,17 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
     Raises:
       UserError: the file is damaged, of another model, or claims more than `max_pixels` pixels.
     """
-    fingerprint, steps, start_up, length, sizes, stream, crc = unseal(ntb)
-    if fingerprint != model.fingerprint[:8]:
-        raise UserError(f"written by model {fingerprint}, not by this one "
-                        f"({model.fingerprint[:8]})")
+    tables, fingerprint = model.exported
+    written_by, steps, start_up, length, sizes, stream, crc = unseal(ntb)
+    if written_by != fingerprint[:8]:
+        raise UserError(f"written by model {written_by}, not by this one ({fingerprint[:8]})")
     _check(model, sizes, steps, max_pixels)
     expected = 0
     if not ntb.startswith(_FIRST):
         _, named, stream = _unpack_names(stream)
         expected = _checksum_before(
             [steps, start_up, length, len(sizes), *sum(sizes, ())], named)
-    stack = AnsStack(model.tables, stream)
+    stack = AnsStack(tables, stream)
     pictures = []
     with replaying(model, steps):
         try:

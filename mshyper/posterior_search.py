@@ -76,7 +76,7 @@ class PosteriorSearch:
         decay_1 = decay_2 = 1.0
         for step in range(steps):
             noise = _noise(step, mean.shape)
-            gradients = self._gradients(y, *parameters, noise)
+            gradients = self._gradients(y, parameters[0], parameters[1], noise)
             decay_1, decay_2 = decay_1 * _BETA_1, decay_2 * _BETA_2
             fall = 1.0 - 0.9 * step / steps
             for i, (gradient, rate) in enumerate(zip(gradients, (_RATE_MEAN, _RATE_SCALE))):

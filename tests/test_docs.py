@@ -8,6 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"),
+                *(ROOT / "docs").glob("*.ipynb"),
                 *(ROOT / "zoo").glob("*/README.md"), ROOT / "benchmarks" / "README.md"])
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 MODULE = re.compile(r"python -m ([a-z_][\w.]*)")
@@ -52,7 +53,7 @@ def test_every_page_can_be_reached_from_the_first():
         seen.add(page)
         for link in LINK.findall(page.read_text()):
             target = (page.parent / link.partition("#")[0]).resolve()
-            if target.suffix == ".md" and target.is_file() and target not in seen:
+            if target.suffix in (".md", ".ipynb") and target.is_file() and target not in seen:
                 waiting.append(target)
     assert {*PAGES} <= {pathlib.Path(page).resolve() for page in seen}
 

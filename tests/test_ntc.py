@@ -9,7 +9,7 @@ from PIL import Image
 
 import codec
 import ntc
-from common import coding, zoo
+from common import coding, export, zoo
 
 MODEL = zoo.DEFAULT
 
@@ -78,6 +78,15 @@ def test_what_is_no_image_and_no_file(model, tmp_path):
         ntc.decode(b"GIF89a" + bytes(40))
     with pytest.raises(ntc.UserError, match="no model 'mshyper-9'"):
         ntc.load("mshyper-9")
+
+
+def test_a_model_that_was_not_exported_codes_nothing(model, image):
+    path = export.find(MODEL)
+    bare = export.build(zoo.find_class(path), export.read_config(path))
+    with pytest.raises(ntc.UserError, match="was not exported"):
+        bare.compress(image)
+    with pytest.raises(ntc.UserError, match="was not exported"):
+        ntc.decompress(model.compress(image), bare)
 
 
 def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):

@@ -54,7 +54,7 @@ class ResidualSynthesis(Transform):
         for width, number, arguments in zip(inner, blocks, (
                 (second, kernel, 2, activation), (third, kernel, 2, activation), (last, 9, 4)),
                 strict=True):
-            layers += [*_bottlenecks(width, number), deconv(*arguments)]
+            layers += [*_bottlenecks(width, number), deconv(*arguments)]  # type: ignore[arg-type]
         super().__init__(layers, out_channels=last)
 
 

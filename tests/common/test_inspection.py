@@ -170,6 +170,7 @@ def test_a_bits_back_model_has_no_file_of_one_image(picture):
         dict(cls="HyperSynthesis", channels=(8, 8, 24)))
     model.initialize()
     model.prepare_coding()
+    model.fingerprint = "0" * 64
     with pytest.raises(UserError, match="bits to take.*python -m chain"):
         inspection.inspect(model, picture)
     assert inspection.measure_channels(model, picture).rates.shape == (12,)

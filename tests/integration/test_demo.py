@@ -1,6 +1,7 @@
 """The demo, with a few steps only."""
 
 import json
+import shutil
 
 import pytest
 
@@ -17,7 +18,11 @@ def test_demo(tmp_path, monkeypatch, capsys):
     config.data.batch_size = 2
     monkeypatch.setattr(demo.demo, "get_config", lambda: config)
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "demo")
-    for _ in range(2):  # the second time over the first's files
+    for again in (False, True):  # over the files of the first time
+        if again:  # with what was trained then
+            shutil.copytree(tmp_path / "demo/run", tmp_path / "trained")
+            monkeypatch.setattr(demo.training, "run", lambda model_class, config, workdir: (
+                shutil.copytree(tmp_path / "trained", workdir) / "model"))
         demo.main([])
         out = capsys.readouterr().out
         assert "falls" in out and "JPEG" in out and zoo.DEFAULT in out

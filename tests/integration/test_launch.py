@@ -454,7 +454,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     code, out, _ = run(ROOT, *command, "--xid", "whole", "--args", *TINY, *steps)
     assert code == 0, out
     parts = tmp_path / "parts/wid=0-mshyper-small-rd_lambda=0.0025"
-    for step in (5, 150, 290):  # before the first checkpoint, after it, and at the end
+    for step in (5, 290):  # before the first checkpoint, and at the end, after another
         process = start(ROOT, *command, "--xid", "parts", "--args", *TINY, *steps)
         wait_for(lambda: last_step(parts) >= step, process)  # noqa: B023
         os.kill(*processes_of(tmp_path), signal.SIGKILL)
