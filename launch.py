@@ -191,7 +191,7 @@ def main(argv: list[str]) -> None:
     evaluating = args.main == "evaluate"
     jobs = _evaluations(args, module) if evaluating else _runs(args, module.run)
     last = jobs.pop() if evaluating else None
-    name = "evaluate" if evaluating else jobs[0].run.name
+    name = "evaluate" if evaluating else jobs[0].run.name  # type: ignore[union-attr]
     now = datetime.datetime.now(datetime.UTC)
     launch = launching.Launch(
         pathlib.Path(args.experiments_dir, "launches", f"{now:%Y%m%dT%H%M%SZ}-{name}"))
@@ -203,19 +203,19 @@ def main(argv: list[str]) -> None:
         data.find(module.parse(args.args).dataset)
     elif not args.force:
         for job in jobs:
-            module.run.check(job.run.config, job.run.workdir)
+            module.run.check(*job.run.arguments)
         _require_idle(jobs, new=not at_once and not args.xid)  # named for the job
     launch.create([*jobs, last] if last and not at_once else jobs, on_slurm=not at_once)
     print(f"launch: {launch.folder}")
-    if not at_once:
+    if parameters is not None:
         launch.submit(jobs, last, parameters)
         if args.wait:
             _wait(launch.folder)
         try:
             sys.exit(not _show(launch.folder))
         except UserError as error:  # all is submitted nevertheless
-            jobs = sorted({row["job"].partition("_")[0] for row in launch.record["runs"]})
-            print(f"submitted as {', '.join(jobs)}; {error}")
+            ids = sorted({row["job"].partition("_")[0] for row in launch.record["runs"]})
+            print(f"submitted as {', '.join(ids)}; {error}")
             return
     try:
         launch.run_here(jobs, at_once)

@@ -18,7 +18,7 @@ def load(path: str) -> types.ModuleType:
     if not os.path.isfile(path):
         raise UserError(f"no config file {path}; see the folders <package>/configs")
     spec = importlib.util.spec_from_file_location("config_module", path)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise UserError(f"{path} is no config file, which ends in .py")
     module = importlib.util.module_from_spec(spec)
     with mistakes_in(path):

@@ -90,6 +90,9 @@ class Op:
         """Offsets (rows, columns) of the input's positions that an output's position reads."""
         return _CENTRE
 
+    def __call__(self, *inputs: tf.Tensor) -> tf.Tensor:
+        raise NotImplementedError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Input(Op):

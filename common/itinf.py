@@ -139,6 +139,7 @@ def _run(model_class, config, workdir):
     model = export.load(model_class, path)
     level = targets.level(model, config.quality)
     if config.rd_lambda is None:
+        assert model.levels is not None  # else `refinement.objective` asked for one
         config.rd_lambda = float(model.levels.rd_lambda(level))
     refiner = refinement.Refiner(
         model if chosen == "float32" else export.load(model_class, path, chosen), config.itinf,
@@ -152,10 +153,10 @@ def _run(model_class, config, workdir):
         workdir, record, begun, may_change=same, precision=chosen, content=content)
     if changes:
         runs.record_changes(workdir, record, changes)
-    rows = {}
+    done: dict = {}
 
     def place():
-        return f"image {len(rows)} of {len(sources)}"
+        return f"image {len(done)} of {len(sources)}"
 
     # What is done of images is saved as it is done.
     with (stopping.saved_by(place),
@@ -164,10 +165,10 @@ def _run(model_class, config, workdir):
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
                 _refine(model, refiner, batch, level, config, workdir)
-            rows |= {source: tables.read_row(
+            done |= {source: tables.read_row(
                 json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
-    rows = [rows[source] for source in sources]
+    rows = [done[source] for source in sources]
     rows.append(tables.mean_row(rows))
     tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
                 method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,

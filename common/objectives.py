@@ -42,7 +42,7 @@ class Objective:
 
     def weights(self, codec: Codec, level: tf.Tensor | None) -> tuple:
         """Lambda, and the weight of an image among others, of images at levels [B] or None."""
-        if level is None:
+        if level is None or codec.levels is None:
             return self.rd_lambda, 1.0
         return codec.levels.rd_lambda(level), codec.levels.weight(level)
 

@@ -4,7 +4,7 @@ import ast
 import collections
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -94,7 +94,7 @@ def _parse_bool(text):
 
 
 # What entries of a config can be: in words, and the function that reads it.
-_KINDS = {
+_KINDS: dict[type, tuple[str, Callable[[str], Any]]] = {
     int: ("a whole number", int),
     float: ("a number", float),
     str: ("a text", str),

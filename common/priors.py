@@ -307,7 +307,7 @@ class LogisticTable(ScaleTable):
     _noisy = tfc.NoisyLogistic
 
     @staticmethod
-    def _cdf(x):
+    def _cdf(x):  # type: ignore[override]  # NumPy's vectorize is a class
         return 1 / (1 + np.exp(-x))
 
 
@@ -322,10 +322,7 @@ class ShiftedScaleTable(ScaleTable):
     def __init__(self, shifts: int, output: str = "log_scale"):
         super().__init__(output)
         self.shifts = shifts
-
-    @property
-    def distributions(self) -> int:
-        return self.shifts * NUM_SCALES
+        self.distributions = shifts * NUM_SCALES
 
     @staticmethod
     def number(shift: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -97,7 +97,7 @@ class RangeEncoder:
 
     def _checked(self, symbols):
         symbols = np.ascontiguousarray(escapes.require_codable(symbols), "<i4")
-        self.crc = zlib.crc32(symbols, self.crc)
+        self.crc = zlib.crc32(symbols.data, self.crc)
         return symbols
 
     def _write(self, positions, distributions):
@@ -145,7 +145,7 @@ class RangeDecoder:
         if not bounded:
             return self.decode_serially(distributions.size, loop)
         symbols = self._read(distributions.astype(np.int32)) + self._tables.minima[distributions]
-        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False).data, self.crc)
         return symbols
 
     def decode_serially(self, count: int, loop: Callable[[tuple], tuple]) -> np.ndarray:
@@ -167,7 +167,7 @@ class RangeDecoder:
             (self._handle, self._bits, _, _), symbols = loop(
                 (self._handle, self._bits, beyond, tf.constant(0)))
         symbols = np.asarray(symbols)
-        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False).data, self.crc)
         return symbols
 
     def decode_rows(self, derived: Derived) -> np.ndarray:
@@ -189,7 +189,7 @@ class RangeDecoder:
             raise CodingError(str(error)) from None
         symbols, _ = escapes.unescape(positions, rows.minima, rows.sizes, beyond, 0)
         symbols = symbols.numpy().reshape(derived.shape)
-        self.crc = zlib.crc32(symbols.astype("<i4", copy=False), self.crc)
+        self.crc = zlib.crc32(symbols.astype("<i4", copy=False).data, self.crc)
         return symbols
 
     def _read_escaped(self, count):

@@ -87,7 +87,8 @@ class Refiner:
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
-        self._step = self._check = None
+        self._step: Any = None  # graphs, once `_compile` has made them
+        self._check: Any = None
 
     def __call__(self, x: tf.Tensor, progress: str | None = None, level: int | None = None
                  ) -> Refined:
@@ -109,8 +110,9 @@ class Refiner:
         latents = self._model.infer(x, level=level)
         self._compile(latents)
         moments = [tf.nest.map_structure(tf.zeros_like, _movable(latents)) for _ in range(2)]
-        best, best_loss, since_best = None, np.full(len(x), np.inf), 0
-        traces = [[] for _ in x]
+        best: Latents = {}
+        best_loss, since_best = np.full(len(x), np.inf), 0
+        traces: list[list[dict]] = [[] for _ in x]
         loss = [np.nan] * len(x)
         with tqdm.tqdm(total=self._config.num_steps, desc=progress, unit="step", leave=None,
                        disable=None if progress else True) as bar:
@@ -126,7 +128,7 @@ class Refiner:
                             **{name: float(value[i]) for name, value in measured.items()}})
                     better = measured["rd_loss"] < best_loss
                     best_loss = np.where(better, measured["rd_loss"], best_loss)
-                    best = rounded if best is None else {
+                    best = rounded if not best else {
                         name: tf.where(tf.reshape(better, [-1, *[1] * (value.shape.rank - 1)]),
                                        rounded[name], value)
                         for name, value in best.items()}
@@ -166,6 +168,7 @@ class Refiner:
     def _per_image(self, x, generated, **options):
         rd_lambda = self._rd_lambda
         if rd_lambda is None:
+            assert self._model.levels is not None
             rd_lambda = self._model.levels.rd_lambda(generated.latents["level"])
         return objectives.per_image(x, generated, rd_lambda, **self._objective, **options)
 
@@ -219,9 +222,11 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
     if levels:
         train = {**train, "rd_lambda": None}
     # Models of earlier versions were all trained for MSE at a fixed lambda.
-    defaults = dict(rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
-    chosen = {name: train.get(name, default) if given.get(name) is None else given[name]
-              for name, default in defaults.items()}
+    defaults: dict[str, Any] = dict(
+        rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
+    chosen: dict[str, Any] = {
+        name: train.get(name, default) if given.get(name) is None else given[name]
+        for name, default in defaults.items()}
     if chosen["rd_lambda"] is None and not levels:
         raise UserError(f"the config of {path} has no train.rd_lambda; give one")
     if chosen["rd_lambda"] is not None and not 0 < chosen["rd_lambda"] < math.inf:

@@ -72,6 +72,7 @@ def stop_if_asked() -> None:
         except UserError as error:
             text = f"error: {error}"
         # Not print, which may be what was interrupted.
+        assert sys.__stderr__ is not None
         os.write(sys.__stderr__.fileno(), f"{text}\n".encode(errors="backslashreplace"))
         raise SystemExit(128 + _asked)
 

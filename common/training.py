@@ -142,7 +142,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
         training.loop(step, _batches(crops, config, trainer, strategy, training.step))
 
 
-def _data(config) -> tuple[data.Crops, list[data.Source], dict[str, str]]:
+def _data(config) -> tuple[data.Crops, list[data.Source], dict[str, str | None]]:
     """The crops to train with, the images to validate with, and what tells both from others."""
     sources = data.find(config.data.train)
     validation_sources = (

@@ -88,7 +88,7 @@ def split_components(argv: list[str]
 
 
 def override_components(config: config_dict.ConfigDict,
-                        overrides: Iterable[tuple[str, str, str]]) -> None:
+                        overrides: Iterable[tuple[str, ...]]) -> None:
     """Sets entries of the sections of config.train that each name a class: train.optimizer, ...
 
     What its class does not take is found when it is built. With another class, the arguments of

@@ -71,7 +71,7 @@ class Training:
         self._validation = validation.Validation(
             trainer.result, trainer.objective, sources, trainer.rate_control,
             training_config.jit_compile(config.train.jit_compile))
-        self._progress = None
+        self._progress = Progress(0, config.train.num_steps)
         self._trained = {}  # the last means of what was measured in training
         self._log = training_log.Log(folder)
         self._pictures = [source.read() for source in sources[:_NUM_PICTURES]]

@@ -30,7 +30,7 @@ class Validation:
         self._control = control
         self._images = data.whole_images(sources) if sources else None
         self._measure = tf.function(
-            self._measure, autograph=False, jit_compile=jit_compile,
+            self._measured, autograph=False, jit_compile=jit_compile,
             input_signature=[tf.TensorSpec([1, None, None, 3]), tf.TensorSpec([1], tf.int32)])
 
     def __call__(self) -> dict[int, dict[str, float]]:
@@ -47,7 +47,7 @@ class Validation:
                 rows[level].append(self._measure(image, tf.constant([level])))
         return {level: means(of_level) for level, of_level in rows.items()}
 
-    def _measure(self, x, level):
+    def _measured(self, x, level):
         level = level if self._codec.levels else None
         rd_lambda, weight = self._objective.weights(self._codec, level)
         rate_weight = self._control.mean_weight if self._control else 1.0

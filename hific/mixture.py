@@ -139,5 +139,6 @@ class HiFiCMixture(mshyper.models.Hyperprior):
         self.z_prior = arguments.construct(
             "density", priors.DeepFactorized, self.hyper_analysis.out_channels, use_offset,
             **(density or {}))
-        self.y_prior = Mixture(
-            priors.scale_table(likelihood, 2**_SHIFT_BITS, scale_output), components)
+        table = priors.scale_table(likelihood, 2**_SHIFT_BITS, scale_output)
+        assert isinstance(table, priors.ShiftedScaleTable)
+        self.y_prior = Mixture(table, components)

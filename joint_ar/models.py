@@ -119,7 +119,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         with stage("context"):
             self._wavefront().encode(y, tf.cast(psi, tf.float64), coder)
 
-    def _decode_y(self, outputs, coder: RangeDecoder):
+    def _decode_y(self, outputs, coder: RangeDecoder):  # type: ignore[override]
         psi, = outputs
         with stage("context"):
             return self._wavefront().decode(coder, tf.cast(psi, tf.float64))

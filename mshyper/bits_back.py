@@ -144,7 +144,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             builder.requantize(index, 0, low=0, high=round(float(largest))))
         return networks
 
-    def encode(self, latents, coder: AnsStack):
+    def encode(self, latents, coder: AnsStack):  # type: ignore[override]  # refuses others
         """Takes bits from an `AnsStack`, and puts more on it, the level last.
 
         Of the others only y is coded. The posterior is the one that follows from it.
@@ -166,7 +166,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         coder.encode(y - integers, distributions)
         coder.encode(z, self.channel_numbers(self.z_prior, *z.shape[1:3]))
 
-    def decode(self, coder: AnsStack, height, width):
+    def decode(self, coder: AnsStack, height, width):  # type: ignore[override]
         """The inverse of `encode`: y, and the posterior's mean as "z"."""
         level = self._decode_level(coder)
         z = coder.decode(self.channel_numbers(self.z_prior, *self.latent_size(height, width, "z")))
@@ -184,7 +184,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         # To the nearest fraction of an integer.
         fractions = (mean + 2**(MEAN_BITS - _SHIFT_BITS - 1)) >> (MEAN_BITS - _SHIFT_BITS)
         integers, shift = fractions >> _SHIFT_BITS, fractions & (2**_SHIFT_BITS - 1)
-        numbers = self._y_numbers.start + self.y_prior.table.number(shift, index)
+        numbers = self._y_numbers.start + priors.ShiftedScaleTable.number(shift, index)
         return integers.astype(np.int32), numbers.astype(np.int32)
 
     def coded_posterior(self, y, steps):

@@ -128,17 +128,19 @@ class PosteriorSearch:
         sizes = np.array([len(c) - 1 for c in counts], np.int32)
         starts = np.cumsum(sizes) - sizes
         by_mean, by_index = [], []
+        numbers = np.arange(len(sizes))
+        shifts, entries = ShiftedScaleTable.shift_and_index(numbers)
 
         def at(symbols, shift, entry):
             """Counts of symbols in the table of a mean shift / shifts and a scale."""
             carry, shift = divmod(shift, self._shifts)
-            table = ShiftedScaleTable.number(shift, min(max(entry, 0), NUM_SCALES - 1))
+            table = ShiftedScaleTable.number(shift, np.clip(entry, 0, NUM_SCALES - 1))
             position = symbols - carry - minima[table]
             inside = (position >= 0) & (position < sizes[table])
             return np.where(inside, counts[table][np.clip(position, 0, sizes[table] - 1)], 1.0)
 
         for table, size in enumerate(sizes):
-            shift, entry = ShiftedScaleTable.shift_and_index(table)
+            shift, entry = shifts[table], entries[table]
             symbols = np.arange(size) + minima[table]
             here = at(symbols, shift, entry)
             distance = symbols - shift / self._shifts
