@@ -20,8 +20,8 @@ def graph():
 
 
 @pytest.mark.parametrize("file, test", [
-    ("tests/common/test_stack.py", "tests/common/test_stack.py"),
-    ("common/stack.py", "tests/common/test_stack.py"),
+    ("tests/common/test_ans.py", "tests/common/test_ans.py"),
+    ("common/ans.py", "tests/common/test_ans.py"),
     ("common/commands.py", "tests/common/test_commands.py"),
     ("CONTRIBUTING.md", "tests/test_docs.py")])
 def test_the_nearest_comes_first(graph, file, test):
@@ -34,7 +34,7 @@ def test_the_nearest_comes_first(graph, file, test):
     ("launch.py", "tests/integration/test_launch.py"),  # as a command
     ("mshyper/models.py", "tests/test_zoo.py"),  # by a name in a table
     ("common/targets.py", "tests/test_ntc.py"),  # by a lazy import
-    ("tests/conftest.py", "tests/common/test_stack.py"),
+    ("tests/conftest.py", "tests/common/test_ans.py"),
     ("README.md", "tests/test_docs.py")])
 def test_what_uses_it_at_a_distance_is_found(graph, file, test):
     assert pathlib.PurePath(test) in changed.related({*paths(file)}, graph)
