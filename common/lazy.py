@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
         coding,
         data,
         export,
-        fidelity,
+        fid,
         format1,
         inspection,
         itinf,
