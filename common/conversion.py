@@ -1,4 +1,4 @@
-"""Keras layers as operations of a network in fixed point (common/exact.py).
+"""Keras layers as operations of integer networks (common/integer_networks.py).
 
 Batch normalisation becomes an affine map with its averages, transposed convolutions become one
 convolution for all phases of the output, and nonlinear functions integer tables.
@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common.exact import Builder, ConversionError, Value
+from common.integer_networks import Builder, ConversionError, Value
 from common.transforms import layers
 
 # True: the function approaches x for large x, and the table holds its difference from max(x, 0).
@@ -22,7 +22,7 @@ def convert(builder: Builder, layer, *inputs: Value) -> Value:
     """Appends a trained Keras layer, or a whole Sequential or functional model, to `builder`.
 
     Raises:
-      ConversionError: it has no exact form; the message names the layer.
+      ConversionError: it has no integer form; the message names the layer.
     """
     return _convert(layer, builder, *inputs)
 
@@ -31,7 +31,7 @@ def convert(builder: Builder, layer, *inputs: Value) -> Value:
 def _convert(layer, builder, *inputs):
     known = ", ".join(sorted(cls.__name__ for cls in _convert.registry if cls is not object))
     raise ConversionError(
-        f"layer {getattr(layer, 'name', layer)} ({type(layer).__name__}) has no exact form; "
+        f"layer {getattr(layer, 'name', layer)} ({type(layer).__name__}) has no integer form; "
         f"these have: {known}")
 
 
@@ -81,7 +81,7 @@ def _(layer: layers.Gated, builder, x):
 
 @_convert.register
 def _(layer: layers.Padded, builder, x):
-    raise ConversionError(f"layer {layer.name}: padding has no exact form")
+    raise ConversionError(f"layer {layer.name}: padding has no integer form")
 
 
 @_convert.register
@@ -92,7 +92,7 @@ def _(layer: layers.DepthToSpace, builder, x):
 @_convert.register
 def _(layer: layers.ShiftedConv, builder, x):
     if layer.padding != "zeros":
-        raise ConversionError(f"layer {layer.name}: padding '{layer.padding}' has no exact form; "
+        raise ConversionError(f"layer {layer.name}: padding '{layer.padding}' has no integer form; "
                               "'zeros' has")
     kernel = layer.kernel.numpy().reshape(-1, *layer.kernel.shape[2:])
     y = builder.conv(layer.name, x, layer.taps, kernel[:len(layer.taps)],
@@ -109,8 +109,8 @@ def _(layer: tfc.SignalConv2D, builder, x):
             or (layer.strides_up if layer.corr else layer.strides_down)[0] != 1):
         raise ConversionError(
             f"layer {layer.name}: only correlations that down-sample and convolutions that "
-            "up-sample have an exact form, with equal strides (and square kernels if up-sampling) "
-            "and padding 'same_zeros', not separable")
+            "up-sample have an integer form, with equal strides (and square kernels if "
+            "up-sampling) and padding 'same_zeros', not separable")
     if layer.corr:
         y = _strided(layer, builder, x)
     else:
@@ -126,7 +126,7 @@ def _(layer: tf.keras.layers.Conv2DTranspose, builder, x):
             set(layer.dilation_rate) != {1}):
         raise ConversionError(
             f"layer {layer.name}: only square transposed kernels with padding 'same', equal "
-            "strides that are no larger, and no dilation have an exact form")
+            "strides that are no larger, and no dilation have an integer form")
     kernel = np.swapaxes(layer.kernel.numpy(), 2, 3)
     y = _transposed(layer, builder, x, kernel, stride, (rows - stride) // 2)
     return _activate(layer, builder, y)
@@ -182,7 +182,7 @@ def _(layer: tf.keras.layers.DepthwiseConv2D, builder, x):
     _require_same(layer)
     if multiplier != 1:
         raise ConversionError(f"layer {layer.name}: a depth multiplier of {multiplier} has no "
-                              "exact form; 1 has")
+                              "integer form; 1 has")
     offsets = [(a - rows // 2, b - columns // 2) for a in range(rows) for b in range(columns)]
     y = builder.depthwise(layer.name, x, offsets, kernel.reshape(-1, channels),
                           _bias(layer, channels))
@@ -196,12 +196,12 @@ def _require_same(layer):
                 and set(layer.dilation_rate) == {1} and all(k % 2 for k in layer.kernel_size))
     if not ordinary:
         raise ConversionError(f"layer {layer.name}: only odd kernels with padding 'same', stride 1 "
-                              "and no dilation or groups have an exact form")
+                              "and no dilation or groups have an integer form")
 
 
 def _require_channels(layer, axis):
     if axis not in (-1, 3):
-        raise ConversionError(f"layer {layer.name}: only the last axis has an exact form")
+        raise ConversionError(f"layer {layer.name}: only the last axis has an integer form")
 
 
 @_convert.register
@@ -221,7 +221,7 @@ def _(layer: tf.keras.layers.Activation, builder, x):
 @_convert.register
 def _(layer: tf.keras.layers.ReLU, builder, x):
     if layer.max_value is not None or layer.threshold:
-        raise ConversionError(f"layer {layer.name}: only a plain or leaky ReLU has an exact form")
+        raise ConversionError(f"layer {layer.name}: only a plain or leaky ReLU has an integer form")
     return builder.leaky_relu(layer.name, x, float(layer.negative_slope))
 
 
@@ -276,6 +276,6 @@ def _activate(layer, builder, x):
     if name in _POINTWISE:
         return builder.pointwise(x, function, _POINTWISE[name])
     raise ConversionError(
-        f"layer {layer.name}: its activation '{name}' has no exact form; these have: linear, relu, "
-        f"leaky_relu, {', '.join(sorted(_POINTWISE))}")
+        f"layer {layer.name}: its activation '{name}' has no integer form; these have: linear, "
+        f"relu, leaky_relu, {', '.join(sorted(_POINTWISE))}")
 

@@ -16,8 +16,8 @@ so that the inner layers of a deep transform do not carry its whole margin along
 begin and end where strides and windows do.
 
 How far each kind of layer reaches is said below. Layers that see the whole image, as its means do,
-are refused by name. Networks in fixed point (common/exact.py) give the same integers in tiles as on
-the whole; floats differ in their last bits, as from machine to machine.
+are refused by name. Integer networks (common/integer_networks.py) give the same integers in tiles
+as on the whole; floats differ in their last bits, as from machine to machine.
 """
 
 import dataclasses
@@ -31,8 +31,9 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import exact
+from common import integer_ops
 from common.errors import UserError
+from common.integer_networks import Network
 from common.transforms import attention, convolution, layers
 
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes
@@ -69,7 +70,7 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
     In a graph and in training it always is one tile.
 
     Args:
-      transform: a layer, or a network in fixed point.
+      transform: a layer, or an integer network.
       x: [B, H, W, C], a tensor or an array.
       up: how many times the height and the width grow.
       down: how many times they shrink.
@@ -77,7 +78,7 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
       after: acts on every position of the output, or of each of several, by itself.
       side: of a tile, at the larger end of the transform; by default `SIDE`. Tiles of a picture
         whose height or width is less are longer, by as much.
-      training: as for Keras layers; None for a network in fixed point.
+      training: as for Keras layers; None for an integer network.
 
     Raises:
       NotLocal: x is too large for one tile, and a layer needs all of it.
@@ -255,7 +256,7 @@ def _blocks(size: int) -> Reach:
 
 @functools.singledispatch
 def reach(layer) -> Reach:
-    """How far a layer sees, a Sequential or functional model, or a network in fixed point.
+    """How far a layer sees, a Sequential or functional model, or an integer network.
 
     Raises:
       NotLocal: it sees the whole image, or is not known here.
@@ -293,7 +294,7 @@ def _(model: tf.keras.Model):
 
 
 @reach.register
-def _(network: exact.Network):
+def _(network: Network):
     reaches = []
     for op in network.ops:
         before = _beside(reaches[i] for i in op.inputs) if op.inputs else Reach()
@@ -302,12 +303,12 @@ def _(network: exact.Network):
 
 
 def _reach_of_op(op):
-    if isinstance(op, exact.Mean):
-        raise NotLocal("a mean over all positions, in a network in fixed point, depends on the "
-                       "whole image")
-    if isinstance(op, exact.DepthToSpace):
+    if isinstance(op, integer_ops.Mean):
+        raise NotLocal("a mean over all positions, in an integer network, depends on the whole "
+                       "image")
+    if isinstance(op, integer_ops.DepthToSpace):
         return _blocks(op.block)
-    return _taps(min(map(min, op.taps)), max(map(max, op.taps)), getattr(op, "stride", 1))
+    return _taps(min(map(min, op.taps)), max(map(max, op.taps)), op.stride)
 
 
 @reach.register(tf.keras.Sequential)

@@ -26,9 +26,10 @@ from typing import Any
 import tensorflow as tf
 
 import mshyper.models
-from common import context, conversion, exact, transforms
+from common import context, conversion, transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
+from common.integer_networks import Builder
 from common.model import PIXEL_RANGE
 from common.range_coding import RangeDecoder
 from common.timing import stage
@@ -99,15 +100,15 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         return tf.stop_gradient(decoded)
 
     def integer_networks(self):
-        builder = exact.Builder()
-        psi = self._exact_psi(builder)
+        builder = Builder()
+        psi = self._integer_psi(builder)
         networks = {"hyper_synthesis": builder.network(psi)}
-        builder = exact.Builder()
+        builder = Builder()
         y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
         phi = conversion.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
         parameters = conversion.convert(builder, self.entropy_parameters, both)
-        networks["context"] = builder.network(*self.y_prior.exact(builder, parameters))
+        networks["context"] = builder.network(*self.y_prior.integers(builder, parameters))
         return networks
 
     def prepare_coding(self):

@@ -21,7 +21,6 @@ from common import (
     arguments,
     conditional,
     conversion,
-    exact,
     images,
     model,
     priors,
@@ -29,6 +28,7 @@ from common import (
     transforms,
 )
 from common.coders import Decoder, Encoder
+from common.integer_networks import Builder
 from common.timing import stage
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
@@ -103,11 +103,11 @@ class Hyperprior(model.Codec):
         return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
     def integer_networks(self):
-        builder = exact.Builder()
-        psi = self._exact_psi(builder)
-        return {"hyper_synthesis": builder.network(*self.y_prior.exact(builder, psi))}
+        builder = Builder()
+        psi = self._integer_psi(builder)
+        return {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
 
-    def _exact_psi(self, builder):
+    def _integer_psi(self, builder):
         """The hyper-synthesis of the symbols of z, which are the network's argument 0."""
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())

@@ -12,8 +12,8 @@ from common import (
     coding,
     conversion,
     data,
-    exact,
     images,
+    integer_networks,
     methods,
     metrics,
     refinement,
@@ -232,11 +232,11 @@ def test_tiles_of_a_strip_are_as_many_pixels_as_others():
         assert max(sizes) <= 22**2
 
 
-# --- Networks in fixed point ------------------------------------------------------------------
+# --- Integer networks --------------------------------------------------------------------------
 
 
 def network(layer, channels=CONFIGS["mean_scale"]["hyper_analysis"]["channels"][-1]):
-    builder = exact.Builder()
+    builder = integer_networks.Builder()
     z = builder.input(0, channels, bits=0, bound=2**8)
     values = conversion.convert(builder, layer, z)
     return builder.network(values, builder.slice(values, 0, 2))
