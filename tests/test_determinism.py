@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from common import coding, conversion, export, integer_networks, priors, transforms
-from common.transforms import hyper2018
+from common.transforms import mbt2018
 from tests import test_models
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -98,7 +98,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     tf.keras.utils.set_random_seed(0)
     channels = 64
     layer = transforms.build(dict(cls="HyperSynthesis", channels=(32, 32, 2 * channels)))
-    assert isinstance(layer, hyper2018.HyperSynthesis)
+    assert isinstance(layer, mbt2018.HyperSynthesis)
     z = tf.round(tf.random.normal([1, 96, 96, 32], stddev=3.0, seed=1))
     layer(z[:, :2, :2])
     prior = priors.ScaleTable()

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from common import conversion, integer_gradients, integer_networks, integer_ops
 from common.errors import UserError
-from common.transforms import hyper2018
+from common.transforms import mbt2018
 from common.transforms.layers import DepthToSpace, conv, deconv
 
 BITS = 4  # of the inputs
@@ -39,7 +39,7 @@ def converted(layer, channels, **requantize):
 
 def hyper_synthesis(activation="leaky_relu"):
     """A hyper-synthesis of few channels; and its network with two outputs, as models have it."""
-    layer = trained(hyper2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
+    layer = trained(mbt2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
     builder = integer_networks.Builder()
     psi = conversion.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
@@ -266,7 +266,7 @@ def test_order_of_summation_does_not_matter():
 
 def digest():
     """Of the gradient of a network that is wide enough for threads to share."""
-    layer = trained(hyper2018.HyperSynthesis(channels=(48, 64, 96), activation="leaky_relu"), 48)
+    layer = trained(mbt2018.HyperSynthesis(channels=(48, 64, 96), activation="leaky_relu"), 48)
     network, x = converted(layer, 48), integers(1, 6, 8, 48)
     gradients_of, _, _ = random_pull([y.shape for y in network(x)])
     _, gradient = integer_gradients.pull_back(network, x, gradients_of)

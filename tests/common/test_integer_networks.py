@@ -12,7 +12,7 @@ import tensorflow_compression as tfc
 
 from common import conversion, integer_networks, integer_ops
 from common.errors import UserError
-from common.transforms import advdnic, cheng2020, hyper2018, yang2023
+from common.transforms import advdnic, cheng2020, hific2020, mbt2018, yang2023
 from common.transforms.layers import (
     GDN,
     Branches,
@@ -235,17 +235,17 @@ def squeeze_and_excitation():
 
 # Name: the network, its input's channels and fractional bits.
 NETWORKS = {
-    "HyperAnalysis": (lambda: hyper2018.HyperAnalysis((6, 8, 7)), 5, BITS),
-    "HyperSynthesis": (lambda: hyper2018.HyperSynthesis((6, 8, 10), "leaky_relu"), 5, 0),
+    "HyperAnalysis": (lambda: mbt2018.HyperAnalysis((6, 8, 7)), 5, BITS),
+    "HyperSynthesis": (lambda: mbt2018.HyperSynthesis((6, 8, 10), "leaky_relu"), 5, 0),
     "HyperSynthesis keras": (
-        lambda: hyper2018.HyperSynthesis((6, 8, 10), align="keras"), 5, 0),
+        lambda: mbt2018.HyperSynthesis((6, 8, 10), align="keras"), 5, 0),
     "Cheng2020HyperSynthesis": (lambda: cheng2020.Cheng2020HyperSynthesis(6), 5, 0),
     "Sequential": (stack, 5, BITS),
     "functional": (squeeze_and_excitation, 6, 16),
     "HyperSynthesisSmall": (lambda: yang2023.HyperSynthesisSmall((6, 10)), 5, 0),
     "JPEGLikeHyperSynthesis": (lambda: yang2023.JPEGLikeHyperSynthesis(10), 5, 0),
     "SeparateHyperSyntheses": (
-        lambda: hyper2018.SeparateHyperSyntheses((6, 8, 5), "leaky_relu_0.1"), 5, 0),
+        lambda: hific2020.SeparateHyperSyntheses((6, 8, 5), "leaky_relu_0.1"), 5, 0),
     "AdvDNICNlaicHyperSynthesis": (lambda: advdnic.AdvDNICNlaicHyperSynthesis(8), 5, 0),
     "mbconv": (lambda: mbconv(5, 5, normalize=True), 5, BITS),
 }
