@@ -192,12 +192,13 @@ class Codec(tf.keras.Model):
         """The other latents of an image, from y at its level."""
         raise NotImplementedError
 
-    def generate(self, latents: Latents, quantizer, training: bool = False) -> Generated:
+    def generate(self, latents: Latents, quantizer: quantizers.Quantizer,
+                 training: bool = False) -> Generated:
         """Latents -> image and rate.
 
         Args:
           latents: as from `infer`.
-          quantizer: see common/quantizers.py. If it is differentiable, so is the rate, by
+          quantizer: of the latents. If it is differentiable, so is the rate, by
             continuous scales; else it is that of the table entries that the coder would use.
           training: as for `infer`.
         """

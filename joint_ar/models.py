@@ -31,6 +31,7 @@ from common.coders import Encoder
 from common.conditional import MEAN_BITS
 from common.integer_networks import Builder
 from common.model import PIXEL_RANGE
+from common.quantizers import Quantizer
 from common.range_coding import RangeDecoder
 from common.timing import stage
 
@@ -63,7 +64,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         self.entropy_parameters = transforms.build(entropy_parameters)
         self._cached: tuple[Any, context.Wavefront] | None = None
 
-    def _quantize(self, y, psi, quantizer):
+    def _quantize(self, y, psi, quantizer: Quantizer):
         def given(y_hat):
             return self.y_prior.given(
                 self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)),
@@ -82,7 +83,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         p_y = given(y_rate)
         return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
-    def _settle(self, y, given, quantizer):
+    def _settle(self, y, given, quantizer: Quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
         Quantising around the means predicted from the last guess settles at least one wavefront

@@ -104,7 +104,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             hyper(images.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
         return {"z": mean, "z_log_scale": tfc.upper_bound(log_scale, _LARGEST_LOG_SCALE)}
 
-    def generate(self, latents, quantizer, training=False):
+    def generate(self, latents, quantizer: quantizers.Quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
         # A decoder has the posterior that follows from ŷ. What coding gains by optimising that is
         # not part of this estimate.

@@ -29,6 +29,7 @@ from common import (
 )
 from common.coders import Decoder, Encoder
 from common.integer_networks import Builder
+from common.quantizers import Quantizer
 from common.timing import stage
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
@@ -83,7 +84,7 @@ class Hyperprior(model.Codec):
         return {"z": tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
                                side=tiles.LATENT_SIDE, training=training)}
 
-    def generate(self, latents, quantizer, training=False):
+    def generate(self, latents, quantizer: Quantizer, training=False):
         z, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
@@ -94,7 +95,7 @@ class Hyperprior(model.Codec):
             self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": offset, "z": self.z_prior.offset}, p_y.prediction)
 
-    def _quantize(self, y, psi, quantizer):
+    def _quantize(self, y, psi, quantizer: Quantizer):
         """The two values of y that a quantizer returns, its grid's offset, and y's distribution.
 
         `psi` [B, h, w, C] is what the hyper-synthesis says of y [B, h, w, M].
