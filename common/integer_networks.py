@@ -14,7 +14,7 @@ float64, where integers below 2^53 are exact:
 After each layer the accumulator is rescaled, rounded and clipped.
 
 A `Network` is a list of operations (common/integer_ops.py) in order. It is stored with the exported
-model and never recomputed; common/conversion.py makes it of Keras layers.
+model and never recomputed; common/transforms/contract.py makes it of Keras layers.
 """
 
 import dataclasses
@@ -26,6 +26,7 @@ import tensorflow as tf
 
 from common import integer_ops
 from common.errors import UserError
+from common.reach import Reach, beside
 
 ACCUMULATOR_BITS = 53
 ACTIVATION_BITS = 28
@@ -98,6 +99,14 @@ class Network:
                     if last_use[i] == k and i not in kept:
                         values[i] = None  # large images should not hold every layer
             return [values[value.index] for value in self.outputs]
+
+    def reach(self) -> Reach:
+        """How far the outputs see. Raises NotLocal if one sees the whole image."""
+        reaches: list[Reach] = []
+        for op in self.ops:
+            before = beside(reaches[i] for i in op.inputs) if op.inputs else Reach()
+            reaches.append(before.then(op.reach()))
+        return beside(reaches[value.index] for value in self.outputs)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The network as arrays by name, for an .npz file."""

@@ -11,6 +11,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from common.reach import NotLocal, Reach, blocks, taps
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op:
@@ -30,6 +32,10 @@ class Op:
     def taps(self) -> tuple[tuple[int, int], ...]:
         """Offsets (rows, columns) of the input's positions that an output's position reads."""
         return ((0, 0),)
+
+    def reach(self) -> Reach:
+        """How far an output sees; raises NotLocal if it sees the whole image."""
+        return taps(min(map(min, self.taps)), max(map(max, self.taps)), self.stride)
 
     def __call__(self, *inputs: tf.Tensor) -> tf.Tensor:
         raise NotImplementedError
@@ -230,6 +236,9 @@ class DepthToSpace(Op):
     def __call__(self, x):
         return tf.nn.depth_to_space(x, self.block)
 
+    def reach(self):
+        return blocks(self.block)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Mean(Op):
@@ -243,6 +252,10 @@ class Mean(Op):
         rest = total - quotient * count
         return quotient + tf.cast(2 * rest >= count, x.dtype) - tf.cast(
             2 * rest < -count, x.dtype) + tf.cast(2 * rest >= 3 * count, x.dtype)
+
+    def reach(self):
+        raise NotLocal("a mean over all positions, in an integer network, depends on the whole "
+                       "image")
 
 
 BY_NAME = {cls.__name__: cls for cls in (

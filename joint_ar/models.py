@@ -26,7 +26,7 @@ from typing import Any
 import tensorflow as tf
 
 import mshyper.models
-from common import context, conversion, transforms
+from common import context, transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
 from common.integer_networks import Builder
@@ -34,6 +34,7 @@ from common.model import PIXEL_RANGE
 from common.quantizers import Quantizer
 from common.range_coding import RangeDecoder
 from common.timing import stage
+from common.transforms import contract
 
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
 _LARGEST_Y = 2**13
@@ -106,9 +107,9 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         networks = {"hyper_synthesis": builder.network(psi)}
         builder = Builder()
         y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
-        phi = conversion.convert(builder, self.context, y)
+        phi = contract.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
-        parameters = conversion.convert(builder, self.entropy_parameters, both)
+        parameters = contract.convert(builder, self.entropy_parameters, both)
         networks["context"] = builder.network(*self.y_prior.integers(builder, parameters))
         return networks
 

@@ -31,7 +31,6 @@ import mshyper.models
 from common import (
     arguments,
     conditional,
-    conversion,
     escapes,
     images,
     model,
@@ -42,6 +41,7 @@ from common.ans import AnsStack
 from common.conditional import MEAN_BITS
 from common.errors import CodingError
 from common.integer_networks import Builder
+from common.transforms import contract
 from mshyper.posterior_search import PosteriorSearch
 
 # Grid of z in coding. With finer ones more bits are taken and given back.
@@ -128,11 +128,11 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
     def integer_networks(self):
         builder = Builder()
         z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
-        psi = conversion.convert(builder, self.hyper_synthesis, z)
+        psi = contract.convert(builder, self.hyper_synthesis, z)
         networks = {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
         builder = Builder()
         y = builder.input(0, self.analysis.out_channels, bits=0, bound=_LARGEST_Y)
-        posterior = conversion.convert(builder, self.hyper_analysis, y)
+        posterior = contract.convert(builder, self.hyper_analysis, y)
         half = posterior.channels // 2
         # Scales in units of Z_STEP are looked up in the same table as those of y.
         scale_in_steps = builder.affine(

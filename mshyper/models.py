@@ -20,7 +20,6 @@ import tensorflow as tf
 from common import (
     arguments,
     conditional,
-    conversion,
     images,
     model,
     priors,
@@ -31,6 +30,7 @@ from common.coders import Decoder, Encoder
 from common.integer_networks import Builder
 from common.quantizers import Quantizer
 from common.timing import stage
+from common.transforms import contract
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
 _LARGEST_Z = 2**12
@@ -112,7 +112,7 @@ class Hyperprior(model.Codec):
         """The hyper-synthesis of the symbols of z, which are the network's argument 0."""
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
-        return conversion.convert(builder, self.hyper_synthesis, z_hat)
+        return contract.convert(builder, self.hyper_synthesis, z_hat)
 
     def encode(self, latents, coder: Encoder):
         with stage("coding"):

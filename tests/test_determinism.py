@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import coding, conversion, export, integer_networks, priors, transforms
-from common.transforms import mbt2018
+from common import coding, export, integer_networks, priors, transforms
+from common.transforms import contract, mbt2018
 from tests import test_models
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -103,7 +103,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     layer(z[:, :2, :2])
     prior = priors.ScaleTable()
     builder = integer_networks.Builder()
-    output = conversion.convert(builder, layer, builder.input(0, 32, 0, 2**12))
+    output = contract.convert(builder, layer, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)
     integers = builder.network(prior.integer_index(builder, log_scale))
 

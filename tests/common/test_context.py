@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import context, conversion, integer_networks, priors, range_coding, transforms
+from common import context, integer_networks, priors, range_coding, transforms
 from common.coding_tables import CodingTables
 from common.errors import CodingError
+from common.transforms import contract
 
 M = 6
 BITS = 12
@@ -45,8 +46,8 @@ def network(name):
     builder = integer_networks.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, 2 * M, 14, 2.0**20)
-    output = conversion.convert(
-        builder, parameters, builder.concat(conversion.convert(builder, layer(name), y), psi))
+    output = contract.convert(
+        builder, parameters, builder.concat(contract.convert(builder, layer(name), y), psi))
     mean = builder.requantize(builder.slice(output, 0, M), BITS)
     index = priors.ScaleTable().integer_index(builder, builder.slice(output, M, 2 * M))
     return builder.network(mean, index)
@@ -190,7 +191,7 @@ def test_masked_taps_have_no_part_in_coding():
         dead.reshape(-1)[:12] = 0
         kernel.assign(np.where(dead, value, kernel.numpy()))
         builder = integer_networks.Builder()
-        converted = conversion.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
+        converted = contract.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
         whole, = builder.network(converted)(tf.round(y * 2**BITS))
         outputs.append((masked(y).numpy(), whole.numpy()))
         assert builder.network(converted).ops[2].kernel.shape == (2 * M, 12 * M)

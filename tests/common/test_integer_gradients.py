@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import conversion, integer_gradients, integer_networks, integer_ops
+from common import integer_gradients, integer_networks, integer_ops
 from common.errors import UserError
-from common.transforms import mbt2018
+from common.transforms import contract, mbt2018
 from common.transforms.layers import DepthToSpace, conv, deconv
 
 BITS = 4  # of the inputs
@@ -33,7 +33,7 @@ def trained(layer, channels, seed=0):
 
 def converted(layer, channels, **requantize):
     builder = integer_networks.Builder()
-    y = conversion.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
+    y = contract.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
     return builder.network(builder.requantize(y, **requantize) if requantize else y)
 
 
@@ -41,7 +41,7 @@ def hyper_synthesis(activation="leaky_relu"):
     """A hyper-synthesis of few channels; and its network with two outputs, as models have it."""
     layer = trained(mbt2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
     builder = integer_networks.Builder()
-    psi = conversion.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
+    psi = contract.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
     scale = builder.affine("scales", builder.slice(psi, 5, 10), 8.0, 20.0, bits=6)
     return layer, builder.network(mean, scale)
