@@ -31,7 +31,7 @@ lint: $(ENV)
 	.venv/bin/mypy .
 
 lpips inception: $(ENV)
-	$(RUN) -m common.pretrained $@
+	$(RUN) -m common.metric_weights $@
 
 .venv/%.installed: requirements.txt requirements-dev.txt requirements-gpu.txt
 	@$(if $(PYTHON),,echo "error: no Python 3.11 found (TensorFlow 2.14 supports no later one); \

@@ -49,7 +49,7 @@ from common.lazy import (
     Lpips,
     coding,
     data,
-    fidelity,
+    fid,
     metrics,
     pictures,
 )
@@ -193,7 +193,7 @@ def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], fo
       The row of means as "mean", as "images" the row of each image, and as "missing", by name, why
       others have none.
     """
-    comparison = fidelity.Comparison(judges.inception) if judges.inception else None
+    comparison = fid.Comparison(judges.inception) if judges.inception else None
     rows, missing = [], {}
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -414,10 +414,10 @@ def run(argv: list[str], collect: bool = True) -> None:
             {decoded_path(folder, name) for name in names}) < len(names):
         raise UserError(f"images of {args.dataset} have the same name; their decoded ones would "
                         "too")
-    large = sum(min(source.size()) >= fidelity.PATCH_SIZE for source in sources)
-    if judges.inception and large < fidelity.MIN_IMAGES:
-        print(f"KID will be nan: it needs {fidelity.MIN_IMAGES} images or more with sides of at "
-              f"least {fidelity.PATCH_SIZE} pixels; {args.dataset} has {large}", file=sys.stderr)
+    large = sum(min(source.size()) >= fid.PATCH_SIZE for source in sources)
+    if judges.inception and large < fid.MIN_IMAGES:
+        print(f"KID will be nan: it needs {fid.MIN_IMAGES} images or more with sides of at "
+              f"least {fid.PATCH_SIZE} pixels; {args.dataset} has {large}", file=sys.stderr)
     curves, left_out = {}, []
     models = [(name, model) for name, models in found.items() for model in models]
     for name, model in models:

@@ -2,7 +2,7 @@
 
 Encoder and decoder need the same posterior q(z | ŷ). Measured are net bits of the stack, by
 
-    amortised     the hyper-analysis in fixed point
+    amortised     the hyper-analysis as an integer network
     replay N      N steps of optimisation that the decoder does again (mshyper/posterior_search.py)
     sent D        200 such steps, whose result is sent: the means' difference from the amortised
                   ones in units of D / 16. Scales stay amortised. Its cost is the empirical entropy

@@ -21,8 +21,8 @@ the image. What the profiler does otherwise than one may think:
   `parameters`, and by themselves in `masked_parameters`.
 * Convolutions count as tensorflow-compression computes them. What common/transforms/convolution.py
   does instead is faster, but multiplies some zeros too.
-* The coder evaluates hyper-synthesis, context and entropy parameters in integers (common/exact.py),
-  every position once. That is as many operations, of another kind.
+* The coder evaluates hyper-synthesis, context and entropy parameters as integer networks
+  (common/integer_networks.py), every position once. That is as many operations, of another kind.
 
 Receptive fields are measured with fresh weights, as the pixels of the image where the derivative is
 not zero: for analysis, of one position of y by the image; for synthesis, of the image by one

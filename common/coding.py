@@ -15,7 +15,9 @@ from common.container import Container
 from common.errors import CodingError, UserError
 from common.model import Codec, Latents
 from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
+from common.reach import NotLocal
 from common.timing import recording, stage
+from common.transforms import contract
 
 
 class Decoded(NamedTuple):
@@ -183,8 +185,8 @@ def check_size(model, height, width, max_pixels):
     if not tiles.fits(height, width, stride):
         try:
             for transform in model.tiled:
-                tiles.reach(transform)
-        except tiles.NotLocal as error:
+                contract.reach(transform)
+        except NotLocal as error:
             raise UserError(
                 f"an image of {width} x {height} is too large for this model: what exceeds "
                 f"{tiles.SIDE**2 / 1e6:.1f} megapixels is taken in tiles, but {error}") from error

@@ -3,7 +3,7 @@
 A prior answers for y in floats and, for files, in integers:
 
     given     what the network says -> the distribution of y, differentiable, for training
-    exact     the same for a network in fixed point (common/exact.py), of which
+    integers  the same for an integer network (common/integer_networks.py), of which
     encode    codes y, with the tables of the prior's `table`
     decode    is the inverse
 
@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import escapes, exact
+from common import escapes
 from common.coders import Decoder, Encoder
+from common.integer_networks import Builder, Value
 from common.model import Prediction
 from common.priors import ScaleTable
 
@@ -78,14 +79,14 @@ class MeanScale:
         index = self.table.index(scale)
         return Given(self.table, mean, index if continuous else tf.round(index))
 
-    def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
+    def integers(self, builder: Builder, parameters: Value) -> list[Value]:
         """In integers: means in units of 2^-MEAN_BITS, if any, and positions in the table."""
         if not self._predict_mean:
-            return [self.table.exact_index(builder, parameters)]
+            return [self.table.integer_index(builder, parameters)]
         half = parameters.channels // 2
         mean = builder.requantize(builder.slice(parameters, 0, half), MEAN_BITS)
         scale = builder.slice(parameters, half, 2 * half)
-        return [mean, self.table.exact_index(builder, scale)]
+        return [mean, self.table.integer_index(builder, scale)]
 
     def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: Encoder, first: int
                ) -> None:
@@ -93,7 +94,7 @@ class MeanScale:
 
         Args:
           y: float32 [1, h, w, M].
-          outputs: of the network in fixed point, int [1, h, w, M] each.
+          outputs: of the integer network, int [1, h, w, M] each.
           coder: what to write to.
           first: number of the table's first distribution.
 

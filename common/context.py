@@ -26,12 +26,13 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common import escapes, exact, range_coding
+from common import escapes, integer_ops, range_coding
 from common.coders import Encoder
 from common.coding_tables import CodingTables
+from common.integer_networks import ConversionError, Network
 
 
-def neighbourhood(network: exact.Network, number: int) -> set[tuple[int, int]]:
+def neighbourhood(network: Network, number: int) -> set[tuple[int, int]]:
     """Offsets (rows, columns) of the positions of an argument that an output position depends on.
 
     Args:
@@ -40,7 +41,7 @@ def neighbourhood(network: exact.Network, number: int) -> set[tuple[int, int]]:
     """
     reached = []
     for op in network.ops:
-        if isinstance(op, exact.Input):
+        if isinstance(op, integer_ops.Input):
             reached.append({(0, 0)} if op.number == number else set())
         else:
             before = set().union(*(reached[i] for i in op.inputs))
@@ -49,7 +50,7 @@ def neighbourhood(network: exact.Network, number: int) -> set[tuple[int, int]]:
     return set().union(*(reached[value.index] for value in network.outputs))
 
 
-def causal_neighbourhood(network: exact.Network) -> set[tuple[int, int]]:
+def causal_neighbourhood(network: Network) -> set[tuple[int, int]]:
     """The `neighbourhood` of argument 0.
 
     Raises:
@@ -58,7 +59,7 @@ def causal_neighbourhood(network: exact.Network) -> set[tuple[int, int]]:
     found = neighbourhood(network, 0)
     late = sorted(offset for offset in found if offset >= (0, 0))
     if late:
-        raise exact.ConversionError(f"the context is not causal: it reads y at offsets {late}")
+        raise ConversionError(f"the context is not causal: it reads y at offsets {late}")
     return found
 
 
@@ -68,7 +69,7 @@ def slope(neighbourhood: set[tuple[int, int]]) -> int:
 
 
 class Wavefront:
-    """Codes y with a context model in fixed point.
+    """Codes y with a context model as an integer network.
 
     Args:
       network: arguments y [B, H, W, M], in units of 2^-`bits`, and psi [B, H, W, C], what is known
@@ -80,7 +81,7 @@ class Wavefront:
         and from W on the order is raster order.
     """
 
-    def __init__(self, network: exact.Network, tables: CodingTables, first_distribution: int,
+    def __init__(self, network: Network, tables: CodingTables, first_distribution: int,
                  bits: int, steepness: int | None = None):
         self.slope = slope(causal_neighbourhood(network))
         if steepness is not None:
@@ -139,17 +140,17 @@ class Wavefront:
     def _plan(self):
         """Which delay each operation has, and how many columns of each value are kept."""
         ops = self._network.ops
-        numbers = {op.number: k for k, op in enumerate(ops) if isinstance(op, exact.Input)}
+        numbers = {op.number: k for k, op in enumerate(ops) if isinstance(op, integer_ops.Input)}
         self._y, self._side = numbers[0], numbers[1]
         self._channels = self._network.channels[self._y]
         for op in ops:
-            if isinstance(op, exact.DepthToSpace | exact.Mean) or getattr(op, "stride", 1) != 1:
-                raise exact.ConversionError("a context cannot have the operation "
-                                            f"{type(op).__name__}, which changes the positions")
+            if isinstance(op, integer_ops.DepthToSpace | integer_ops.Mean) or op.stride != 1:
+                raise ConversionError("a context cannot have the operation "
+                                      f"{type(op).__name__}, which changes the positions")
             if max(op.taps)[0] > 0:
-                raise exact.ConversionError("no layer of a context can read rows below")
+                raise ConversionError("no layer of a context can read rows below")
         if neighbourhood(self._network, 1) - {(0, 0)}:
-            raise exact.ConversionError("a context cannot read psi at other positions")
+            raise ConversionError("a context cannot read psi at other positions")
         delays = {}
         for k, op in enumerate(ops):
             ready = [delays[i] + right + self.slope * down + (i == self._y)
@@ -267,10 +268,10 @@ class Wavefront:
                     buffers[i] = tf.concat([buffers[i][1:], column[None]], axis=0)
 
             for k, op in enumerate(ops):
-                if isinstance(op, exact.Input):
+                if isinstance(op, integer_ops.Input):
                     continue
                 arguments = [read(k, i, op.taps) for i in op.inputs]
-                current[k] = (op.apply if isinstance(op, exact.Spatial) else op)(*arguments)
+                current[k] = (op.apply if isinstance(op, integer_ops.Spatial) else op)(*arguments)
                 keep(k, current[k])
             mean, index = (read(None, i, ((0, 0),)) for i in outputs)
             which = tf.cast(index, tf.int32) + self._first

@@ -46,7 +46,7 @@ def save(model: Codec, config: dict, path: str | os.PathLike, dtype: str = "floa
       The fingerprint.
 
     Raises:
-      UserError: the weights are not finite, are too large for `dtype` or have no fixed-point form,
+      UserError: the weights are not finite, are too large for `dtype` or have no integer form,
         or the folder cannot be written.
     """
     require_finite(model, path)

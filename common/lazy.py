@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
         coding,
         data,
         export,
-        fidelity,
+        fid,
         format1,
         inspection,
         itinf,
@@ -42,8 +42,8 @@ if TYPE_CHECKING:  # what each name is, for mypy
         transforms,
         weights,
     )
-    from common.exact import Network
     from common.inception import Inception
+    from common.integer_networks import Network
     from common.levels import Levels
     from common.lpips import Lpips
     from common.model import Codec, Latents
@@ -65,7 +65,7 @@ _PLACES = {
     "LogLocator": ("matplotlib.ticker", "LogLocator"),
     "LogNorm": ("matplotlib.colors", "LogNorm"),
     "Lpips": ("common.lpips", "Lpips"),
-    "Network": ("common.exact", "Network"),
+    "Network": ("common.integer_networks", "Network"),
     "PchipInterpolator": ("scipy.interpolate", "PchipInterpolator"),
     "Prior": ("common.priors", "Prior"),
     "TrackableObjectGraph": ("tensorflow.core.protobuf.trackable_object_graph_pb2",

@@ -22,10 +22,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import coding_tables, data, exact, images, quantizers, tiles, transforms
+from common import coding_tables, data, images, quantizers, tiles, transforms
 from common.coders import Decoder, Encoder
 from common.coding_tables import CodingTables
 from common.errors import UserError
+from common.integer_networks import Network
 from common.levels import DEFAULT_QUALITY, Levels
 from common.priors import DeepFactorized, Prior
 
@@ -98,7 +99,7 @@ class Codec(tf.keras.Model):
 
     tables: CodingTables | None = None
     # Not a dict: Keras would track its values.
-    networks: Mapping[str, exact.Network] = types.MappingProxyType({})
+    networks: Mapping[str, Network] = types.MappingProxyType({})
     fingerprint: str | None = None
     precision: str = "float32"
 
@@ -191,12 +192,13 @@ class Codec(tf.keras.Model):
         """The other latents of an image, from y at its level."""
         raise NotImplementedError
 
-    def generate(self, latents: Latents, quantizer, training: bool = False) -> Generated:
+    def generate(self, latents: Latents, quantizer: quantizers.Quantizer,
+                 training: bool = False) -> Generated:
         """Latents -> image and rate.
 
         Args:
           latents: as from `infer`.
-          quantizer: see common/quantizers.py. If it is differentiable, so is the rate, by
+          quantizer: of the latents. If it is differentiable, so is the rate, by
             continuous scales; else it is that of the table entries that the coder would use.
           training: as for `infer`.
         """
@@ -317,11 +319,11 @@ class Codec(tf.keras.Model):
                             "(common/export.py) and load it again")
         return self.tables, self.fingerprint
 
-    def integer_networks(self) -> dict[str, exact.Network]:
-        """The current networks that coding depends on, in fixed point.
+    def integer_networks(self) -> dict[str, Network]:
+        """The current networks that coding depends on, as integer networks.
 
         Raises:
-          exact.ConversionError: one has no faithful fixed-point form.
+          ConversionError: one has no faithful integer form.
         """
         return {}
 
@@ -329,7 +331,7 @@ class Codec(tf.keras.Model):
         """Builds tables and integer networks from the current weights. Once, at export.
 
         Raises:
-          exact.ConversionError: as `integer_networks`.
+          ConversionError: as `integer_networks`.
         """
         self.update_offsets()
         self.tables = CodingTables.build(self.priors)

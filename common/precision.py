@@ -2,8 +2,8 @@
 
 Processors from about 2023 on multiply bfloat16 matrices in hardware (Intel's AMX, AVX512-BF16 of
 Intel and AMD), and so do NVIDIA's GPUs from Ampere on; others emulate it, slowly. Weights are in
-float32 in either precision, and so are values that are rounded, rates and losses. Networks in fixed
-point (common/exact.py), which encoder and decoder must agree on, know nothing of this.
+float32 in either precision, and so are values that are rounded, rates and losses. Integer
+networks (common/integer_networks.py), which encoder and decoder must agree on, know nothing of it.
 """
 
 from __future__ import annotations

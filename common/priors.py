@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import exact
+from common.integer_networks import Builder, Value
 
 # Tails of 2^-16 and the 16 bits of the coding tables cost under 0.0002 bit a symbol at scales below
 # 8, and under 0.01 at the largest; the library's defaults (2^-8, 12 bits) cost over 1 % at low
@@ -244,8 +244,8 @@ class ScaleTable:
             index = (predicted - math.log(MIN_SCALE)) / self._step
         return tfc.upper_bound(tfc.lower_bound(index, 0.0), NUM_SCALES - 1.0)
 
-    def exact_index(self, builder: exact.Builder, predicted: exact.Value) -> exact.Value:
-        """The nearest entry, in integers: `index` of what a network in fixed point predicts."""
+    def integer_index(self, builder: Builder, predicted: Value) -> Value:
+        """The nearest entry, in integers: `index` of what an integer network predicts."""
         if self._output == "log_scale":
             return builder.affine("scale_table", predicted, 1 / self._step,
                                   -math.log(MIN_SCALE) / self._step,

@@ -1,19 +1,12 @@
 """Quantizers: what a latent becomes in training, in evaluation and in a file.
 
-A quantizer is called as `quantizer(value, offset, name)` and returns a pair
-
-    (the value that the rate is measured on, the value that the decoder gets),
-
-both of the shape of `value`. All round on the integer grid shifted by `offset` (a predicted mean,
-or the median of a prior). `name` tells the latents of a model apart, so that each gets its own
-noise. Training, evaluation and refinement differ only in the quantizer they pass.
-`rate_depends_on_offset` says whether the first value does; `differentiable` whether the values have
-gradients, with which a model then measures rates that have some too.
+Training, evaluation and refinement differ only in the `Quantizer` they pass to a codec.
 """
 
 import math
 import zlib
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -33,7 +26,48 @@ def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
 
 
-class Continuous:
+class Quantizer(Protocol):
+    """What a codec takes to make latents discrete, or something like it.
+
+    Attributes:
+      rate_depends_on_offset: whether the value that the rate is measured on does.
+      differentiable: whether the values have gradients, with which a model then measures rates that
+        have some too.
+    """
+
+    rate_depends_on_offset: bool
+    differentiable: bool
+    _seed: Any = (0, 0)
+
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The value that the rate is measured on, and the one that the decoder gets.
+
+        Args:
+          value: a latent, float32; the results are of its shape.
+          offset: of the integer grid to round on; a predicted mean, or the median of a prior.
+          name: of the latent, so that each of a model gets its own noise.
+        """
+        raise NotImplementedError
+
+    def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
+        """Noise from U(-1/2, 1/2) of the shape of `value`.
+
+        It is a function of (seed, name, index within the batch) alone; without a seed always the
+        same.
+        """
+        key = fold_in(self._seed, zlib.crc32(name.encode()))
+        # Of several replicas, each takes what is its own of the noise for the whole batch.
+        replicas, index = distribution.replica()
+        batch, *sides = tf.unstack(tf.shape(value))
+        # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
+        integers = tf.random.stateless_uniform(
+            [replicas * batch, *sides], key, None, None, tf.int32, alg=_ALGORITHM)
+        integers = integers[index * batch:(index + 1) * batch]
+        return tf.cast(integers, value.dtype) * 2.0**-32
+
+
+class Continuous(Quantizer):
     """The value itself, for inference that ignores quantisation ("MAP" in Yang et al. 2020)."""
 
     rate_depends_on_offset = False
@@ -44,7 +78,7 @@ class Continuous:
         return value, value
 
 
-class Round:
+class Round(Quantizer):
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
 
     rate_depends_on_offset = True
@@ -56,7 +90,7 @@ class Round:
         return rounded, rounded
 
 
-class StraightThrough:
+class StraightThrough(Quantizer):
     """Rounding whose gradient is that of the identity (Theis et al. 2017, section 2.1).
 
     Args:
@@ -68,7 +102,7 @@ class StraightThrough:
 
     def __init__(self, seed: tf.Tensor | None = None):
         if seed is not None:
-            self.noise = UniformNoise(seed).noise
+            self._seed = seed
 
     def __call__(self, value, offset, name):
         rounded, _ = Round()(value, offset, name)
@@ -76,11 +110,11 @@ class StraightThrough:
         return rounded, rounded
 
 
-class UniformNoise:
+class UniformNoise(Quantizer):
     """Additive noise from U(-1/2, 1/2) in place of rounding (Ballé et al. 2017, section 3).
 
     Args:
-      seed: int32 [2]. The noise is a function of (seed, name, index within the batch) alone.
+      seed: int32 [2].
     """
 
     rate_depends_on_offset = False
@@ -89,32 +123,19 @@ class UniformNoise:
     def __init__(self, seed: tf.Tensor):
         self._seed = seed
 
-    def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
-        key = fold_in(self._seed, zlib.crc32(name.encode()))
-        # Of several replicas, each takes what is its own of the noise for the whole batch.
-        replicas, index = distribution.replica()
-        batch, *sides = tf.unstack(tf.shape(value))
-        # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
-        integers = tf.random.stateless_uniform(
-            [replicas * batch, *sides], key, None, None, tf.int32, alg=_ALGORITHM)
-        integers = integers[index * batch:(index + 1) * batch]
-        return tf.cast(integers, value.dtype) * 2.0**-32
-
     def __call__(self, value, offset, name):
         del offset
         noisy = value + self.noise(value, name)
         return noisy, noisy
 
 
-def normal_noise(quantizer, value: tf.Tensor, name: str) -> tf.Tensor:
+def normal_noise(quantizer: Quantizer, value: tf.Tensor, name: str) -> tf.Tensor:
     """Standard normal noise of the shape of `value`, for a latent that is drawn, not quantised.
 
-    It follows from the quantizer's seed, if it has one, so that every step has its own; else it is
-    always the same.
+    It is made of the quantizer's noise, so that every step of a training has its own.
     """
-    noise = getattr(quantizer, "noise", UniformNoise(tf.zeros(2, tf.int32)).noise)
     return math.sqrt(2.0) * tf.math.erfinv(
-        tf.clip_by_value(2 * noise(value, name), -_STEEPEST, _STEEPEST))
+        tf.clip_by_value(2 * quantizer.noise(value, name), -_STEEPEST, _STEEPEST))
 
 
 class Mixed(UniformNoise):
@@ -184,7 +205,7 @@ class SoftRound(UniformNoise):
         return noisy + offset, mean + offset
 
 
-class DeterministicAnnealing:
+class DeterministicAnnealing(Quantizer):
     """A mean of the two nearest grid points that sharpens as the temperature falls.
 
     With f in [0, 1] the distance from the lower of them, the upper one's weight is
@@ -252,12 +273,12 @@ class StochasticGumbel(DeterministicAnnealing):
 
     Args:
       temperature: > 0; a float or a scalar tensor.
-      seed: int32 [2]. The noise is a function of (seed, name, index within the batch) alone.
+      seed: int32 [2].
     """
 
     def __init__(self, temperature: float | tf.Tensor, seed: tf.Tensor):
         super().__init__(temperature)
-        self.noise = UniformNoise(seed).noise
+        self._seed = seed
 
     @property
     def _sharpness(self):
@@ -269,27 +290,30 @@ class StochasticGumbel(DeterministicAnnealing):
         return tf.math.log(u) - tf.math.log1p(-u)
 
 
-class OnGrid:
+class OnGrid(Quantizer):
     """A quantizer on a grid that is known beforehand, whatever offsets it is called with.
 
     Args:
-      quantizer: which.
+      quantizer: the one that rounds.
       offsets: by the latent's name, the grid's offset.
-      noise: of latents that are drawn, see `normal_noise`; as `UniformNoise.noise`.
+      noise: for latents that are drawn, see `normal_noise`; the method of that name of a quantizer.
     """
 
     # Models need not look for a mean to lay the grid on.
     rate_depends_on_offset = False
 
-    def __init__(self, quantizer, offsets: dict[str, tf.Tensor], noise):
+    def __init__(self, quantizer: Quantizer, offsets: dict[str, tf.Tensor], noise: Callable):
         self.differentiable = quantizer.differentiable
         self._quantizer = quantizer
         self._offsets = offsets
-        self.noise = noise
+        self._noise = noise
 
     def __call__(self, value, offset, name):
         del offset
         return self._quantizer(value, self._offsets[name], name)
+
+    def noise(self, value, name):
+        return self._noise(value, name)
 
 
 _TRAINING: dict[str, Callable] = {
@@ -300,7 +324,7 @@ _TRAINING: dict[str, Callable] = {
 }
 
 
-def for_training(config, seed: tf.Tensor, step, num_steps: int):
+def for_training(config, seed: tf.Tensor, step, num_steps: int) -> Quantizer:
     """Builds the quantizer that `config` names, e.g. dict(cls="SoftRound", alpha=(1.0, 16.0)).
 
     Args:

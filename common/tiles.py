@@ -15,12 +15,11 @@ The layers of a stack run one after another, and after each is cut off what the 
 so that the inner layers of a deep transform do not carry its whole margin along. Parts of the input
 begin and end where strides and windows do.
 
-How far each kind of layer reaches is said below. Layers that see the whole image, as its means do,
-are refused by name. Networks in fixed point (common/exact.py) give the same integers in tiles as on
-the whole; floats differ in their last bits, as from machine to machine.
+Every layer says how far it reaches (common/transforms/contract.py). Layers that see the whole
+image, as its means do, are refused by name. Integer networks (common/integer_networks.py) give the
+same integers in tiles as on the whole; floats differ in their last bits, as between machines.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -29,11 +28,10 @@ from fractions import Fraction
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_compression as tfc
 
-from common import exact
-from common.errors import UserError
-from common.transforms import attention, convolution, layers
+from common.reach import Box, Reach
+from common.transforms import convolution, layers
+from common.transforms.contract import reach
 
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes
 # up to 1.4 GB. Smaller tiles would be faster, but not those of HiFiC, whose synthesis sees far.
@@ -41,14 +39,6 @@ SIDE = 896
 
 # Positions of y a side of a tile, in the hyper transforms.
 LATENT_SIDE = 128
-
-# Rows, and columns: the first, and the last + 1.
-Box = Sequence[tuple[int, int]]
-
-
-class NotLocal(UserError):
-    """A layer's outputs depend on the whole image; the message names the layer."""
-
 
 def fits(height: int, width: int, stride: int, side: int | None = None) -> bool:
     """Whether a picture is taken as a whole: one of at most as many pixels as a tile has.
@@ -69,7 +59,7 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
     In a graph and in training it always is one tile.
 
     Args:
-      transform: a layer, or a network in fixed point.
+      transform: a layer, or an integer network.
       x: [B, H, W, C], a tensor or an array.
       up: how many times the height and the width grow.
       down: how many times they shrink.
@@ -77,7 +67,7 @@ def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable 
       after: acts on every position of the output, or of each of several, by itself.
       side: of a tile, at the larger end of the transform; by default `SIDE`. Tiles of a picture
         whose height or width is less are longer, by as much.
-      training: as for Keras layers; None for a network in fixed point.
+      training: as for Keras layers; None for an integer network.
 
     Raises:
       NotLocal: x is too large for one tile, and a layer needs all of it.
@@ -186,222 +176,3 @@ def _crop(x, place, box):
     rows, columns = (slice(start - first, stop - first)
                      for first, (start, stop) in zip(place, box))
     return x[:, rows, columns]
-
-
-# --- Reach ------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Reach:
-    """Where the inputs lie that an output depends on, along rows or columns, the larger of both.
-
-    Output o depends on no others than those from o / rate - before to o / rate + after.
-
-    Attributes:
-      before, after: in inputs.
-      rate: outputs for each input.
-      grid: the outputs for a part of the input are those for the whole if it begins at a multiple
-        of this, and ends at one or at the border.
-    """
-
-    before: Fraction = Fraction(0)
-    after: Fraction = Fraction(0)
-    rate: Fraction = Fraction(1)
-    grid: int = 1
-
-    def then(self, other: "Reach") -> "Reach":
-        """The reach of a layer with this one and of one after it, together."""
-        outputs = int(self.grid * self.rate)  # between parts of this layer's input
-        grid = self.grid * (other.grid // math.gcd(other.grid, outputs))
-        return Reach(self.before + other.before / self.rate, self.after + other.after / self.rate,
-                     self.rate * other.rate, grid)
-
-    def box(self, outputs: Box) -> Box:
-        """The inputs to compute outputs from; it may lie beyond the border at its end."""
-        return tuple((self._start(start), self._stop(stop)) for start, stop in outputs)
-
-    def _start(self, output):
-        first = math.floor(output / self.rate - self.before)
-        return max(0, first // self.grid * self.grid)
-
-    def _stop(self, output):
-        last = math.floor((output - 1) / self.rate + self.after)
-        return -(-(last + 1) // self.grid) * self.grid
-
-
-def _beside(reaches) -> Reach:
-    """The joint reach of layers with one input, or of several inputs of one layer."""
-    reaches = list(reaches)
-    return Reach(max(reach.before for reach in reaches), max(reach.after for reach in reaches),
-                 reaches[0].rate, math.lcm(*(reach.grid for reach in reaches)))
-
-
-def _taps(first: int, last: int, stride: int = 1) -> Reach:
-    """The reach of a sum of inputs from o stride + first to o stride + last, with zeros around."""
-    # Parts are at least as large as their outputs, wherever the taps lie.
-    return Reach(Fraction(max(0, -first)), Fraction(max(0, last)), Fraction(1, stride), stride)
-
-
-def _transposed(size: int, before: int, stride: int) -> Reach:
-    """The reach of a transposed kernel that starts `before` outputs before an input's first one."""
-    return Reach(Fraction(max(0, size - 1 - before), stride), Fraction(before, stride),
-                 Fraction(stride))
-
-
-def _blocks(size: int) -> Reach:
-    """The reach of a layer that makes size x size outputs of one input."""
-    return Reach(before=Fraction(size - 1, size), rate=Fraction(size))
-
-
-@functools.singledispatch
-def reach(layer) -> Reach:
-    """How far a layer sees, a Sequential or functional model, or a network in fixed point.
-
-    Raises:
-      NotLocal: it sees the whole image, or is not known here.
-    """
-    raise NotLocal(f"layer {getattr(layer, 'name', layer)} ({type(layer).__name__}) may depend on "
-                   "the whole image")
-
-
-def _nowhere(layer) -> Reach:
-    """The reach of layers that act on every position by itself."""
-    return Reach()
-
-
-for _layer in (layers.AppendOnes, layers.ChannelNorm, layers.ConcatElu, layers.EverySecondChannel,
-               tf.keras.layers.Activation, tf.keras.layers.Add,
-               tf.keras.layers.BatchNormalization, tf.keras.layers.Concatenate,
-               tf.keras.layers.LeakyReLU, tf.keras.layers.Multiply, tf.keras.layers.ReLU, tfc.GDN):
-    reach.register(_layer, _nowhere)
-reach.register(layers.InstanceNorm, reach.dispatch(object))
-
-
-@reach.register
-def _(model: tf.keras.Model):
-    if len(getattr(model, "outputs", None) or ()) != 1:
-        return reach.dispatch(object)(model)
-    reaches = {tensor.ref(): Reach() for tensor in model.inputs}
-
-    def follow(tensor):
-        if tensor.ref() not in reaches:
-            node = tensor.node
-            reaches[tensor.ref()] = _beside(map(follow, node.keras_inputs)).then(reach(node.layer))
-        return reaches[tensor.ref()]
-
-    return follow(model.outputs[0])
-
-
-@reach.register
-def _(network: exact.Network):
-    reaches = []
-    for op in network.ops:
-        before = _beside(reaches[i] for i in op.inputs) if op.inputs else Reach()
-        reaches.append(before.then(_reach_of_op(op)))
-    return _beside(reaches[value.index] for value in network.outputs)
-
-
-def _reach_of_op(op):
-    if isinstance(op, exact.Mean):
-        raise NotLocal("a mean over all positions, in a network in fixed point, depends on the "
-                       "whole image")
-    if isinstance(op, exact.DepthToSpace):
-        return _blocks(op.block)
-    return _taps(min(map(min, op.taps)), max(map(max, op.taps)), getattr(op, "stride", 1))
-
-
-@reach.register(tf.keras.Sequential)
-@reach.register(layers.Stack)
-def _reach_of_stack(stack):
-    return functools.reduce(Reach.then, map(reach, stack.layers), Reach())
-
-
-@reach.register
-def _(layer: layers.Residual):
-    return _beside([Reach(), _reach_of_stack(layer)])
-
-
-@reach.register
-def _(layer: layers.Padded):
-    return Reach(grid=layer.multiple).then(_reach_of_stack(layer))
-
-
-@reach.register
-def _(layer: layers.Sum):
-    return _beside(map(reach, layer.branches))
-
-
-@reach.register
-def _(layer: layers.Gated):
-    return _beside(map(reach, (layer.trunk, layer.mask)))
-
-
-@reach.register(attention.DualPath)
-@reach.register(attention.GroupedConv)
-def _(layer):
-    return _taps(-1, 1)  # of a 3x3 convolution; all others in them are 1x1
-
-
-@reach.register
-def _(layer: attention.Blur):
-    return _taps(-1, 0)
-
-
-@reach.register
-def _(layer: attention.WindowAttention):
-    margin = Fraction(layer.window - 1)
-    return Reach(margin, margin, grid=layer.window)
-
-
-@reach.register
-def _(layer: layers.DepthToSpace):
-    return _blocks(layer.block)
-
-
-@reach.register
-def _(layer: layers.ShiftedConv):
-    first, last = min(map(min, layer.taps)), max(map(max, layer.taps))
-    if layer.padding == "reflect":  # what is beyond the border lies as far within
-        first, last = min(first, -last), max(last, -first)
-    return _taps(first, last, layer.stride).then(_activation(layer))
-
-
-@reach.register
-def _(layer: tfc.SignalConv2D):
-    size, down, up = max(layer.kernel_support), max(layer.strides_down), max(layer.strides_up)
-    if layer.padding != "same_zeros" or not layer.extra_pad_end or (up if layer.corr else down) > 1:
-        raise _unknown_padding(layer)
-    own = (_taps(-(size // 2), (size - 1) // 2, down) if layer.corr
-           else _transposed(size, size // 2, up))
-    return own.then(_activation(layer))
-
-
-@reach.register
-def _(layer: tf.keras.layers.Conv2DTranspose):
-    size, stride = max(layer.kernel_size), max(layer.strides)
-    if layer.padding != "same" or layer.output_padding or size < stride or (
-            set(layer.dilation_rate) != {1}):
-        raise _unknown_padding(layer)
-    return _transposed(size, (size - stride) // 2, stride).then(_activation(layer))
-
-
-@reach.register(tf.keras.layers.Conv2D)
-@reach.register(tf.keras.layers.DepthwiseConv2D)
-def _(layer):
-    # With strides, where Keras's kernels lie depends on the size of their input.
-    if layer.padding != "same" or set(layer.strides) != {1}:
-        raise _unknown_padding(layer)
-    size = max((size - 1) * dilation for size, dilation in zip(
-        layer.kernel_size, layer.dilation_rate)) + 1
-    return _taps(-((size - 1) // 2), size // 2).then(_activation(layer))
-
-
-def _unknown_padding(layer):
-    return NotLocal(f"layer {layer.name} ({type(layer).__name__}) has padding or strides for which "
-                    "there are no tiles")
-
-
-def _activation(layer):
-    """The reach of its `activation`: a function acts on each position alone, a layer may not."""
-    is_layer = isinstance(layer.activation, tf.keras.layers.Layer)
-    return reach(layer.activation) if is_layer else Reach()

@@ -30,7 +30,7 @@ from common import (
     validation,
 )
 from common.errors import UserError
-from common.exact import ConversionError
+from common.integer_networks import ConversionError
 from common.progress import Progress
 from common.trainer import Trainer
 

@@ -129,7 +129,7 @@ def save(imported: Imported, source: str | os.PathLike, output: str | os.PathLik
       output: the folder.
 
     Raises:
-      UserError: its weights do not fit or have no fixed-point form, or it cannot be written.
+      UserError: its weights do not fit or have no integer form, or it cannot be written.
     """
     digest = hashlib.sha256()
     for part in (parts := _files(source)):

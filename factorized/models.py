@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from common import arguments, model, priors
 from common.coders import Decoder, Encoder
+from common.quantizers import Quantizer
 from common.timing import stage
 
 
@@ -38,7 +39,7 @@ class FactorizedPrior(model.Codec):
     def _infer_hyper(self, y, training):
         return {}
 
-    def generate(self, latents, quantizer, training=False):
+    def generate(self, latents, quantizer: Quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
         latents = {**latents, "y": y_hat}
         bits = {**self._level_bits(latents), "y": self.prior.bits(y_rate)}

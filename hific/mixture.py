@@ -6,7 +6,7 @@ All of these are decoded from z, see mshyper/models.py. There is no one mean tha
 could be centred on; it is that of the integers.
 
 In coding, the counts of a symbol are weighted sums of those of the stored tables
-(common/mixtures.py). Their weights come from a network in fixed point, softmax included.
+(common/mixtures.py). Their weights come from an integer network, softmax included.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 import mshyper.models
-from common import arguments, escapes, exact, mixtures, priors
+from common import arguments, escapes, mixtures, priors
+from common.integer_networks import Builder, Value
 from common.model import PIXEL_RANGE, Prediction
 from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
 
@@ -77,15 +78,15 @@ class Mixture:
         index = self.table.index(scale)
         return MixtureGiven(self.table, logits, mean, index if continuous else tf.round(index))
 
-    def exact(self, builder: exact.Builder, parameters: exact.Value) -> list[exact.Value]:
+    def integers(self, builder: Builder, parameters: Value) -> list[Value]:
         """Integer weights, means in units of 2^-4 and positions in the scale table, K M each."""
         third = parameters.channels // 3
         logits, mean, scale = (
             builder.slice(parameters, i * third, (i + 1) * third) for i in range(3))
-        return [self._exact_softmax(builder, logits), builder.requantize(mean, _SHIFT_BITS),
-                self.table.exact_index(builder, scale)]
+        return [self._integer_softmax(builder, logits), builder.requantize(mean, _SHIFT_BITS),
+                self.table.integer_index(builder, scale)]
 
-    def _exact_softmax(self, builder, logits):
+    def _integer_softmax(self, builder, logits):
         """2^14 exp(logit - largest logit) of every component. Only their ratios matter."""
         channels = logits.channels // self._components
         parts = [builder.slice(logits, i * channels, (i + 1) * channels)

@@ -26,12 +26,15 @@ from typing import Any
 import tensorflow as tf
 
 import mshyper.models
-from common import context, conversion, exact, transforms
+from common import context, transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
+from common.integer_networks import Builder
 from common.model import PIXEL_RANGE
+from common.quantizers import Quantizer
 from common.range_coding import RangeDecoder
 from common.timing import stage
+from common.transforms import contract
 
 # The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
 _LARGEST_Y = 2**13
@@ -62,7 +65,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         self.entropy_parameters = transforms.build(entropy_parameters)
         self._cached: tuple[Any, context.Wavefront] | None = None
 
-    def _quantize(self, y, psi, quantizer):
+    def _quantize(self, y, psi, quantizer: Quantizer):
         def given(y_hat):
             return self.y_prior.given(
                 self.entropy_parameters(tf.concat([self.context(y_hat), psi], axis=-1)),
@@ -81,7 +84,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         p_y = given(y_rate)
         return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
-    def _settle(self, y, given, quantizer):
+    def _settle(self, y, given, quantizer: Quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
         Quantising around the means predicted from the last guess settles at least one wavefront
@@ -99,15 +102,15 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         return tf.stop_gradient(decoded)
 
     def integer_networks(self):
-        builder = exact.Builder()
-        psi = self._exact_psi(builder)
+        builder = Builder()
+        psi = self._integer_psi(builder)
         networks = {"hyper_synthesis": builder.network(psi)}
-        builder = exact.Builder()
+        builder = Builder()
         y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
-        phi = conversion.convert(builder, self.context, y)
+        phi = contract.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
-        parameters = conversion.convert(builder, self.entropy_parameters, both)
-        networks["context"] = builder.network(*self.y_prior.exact(builder, parameters))
+        parameters = contract.convert(builder, self.entropy_parameters, both)
+        networks["context"] = builder.network(*self.y_prior.integers(builder, parameters))
         return networks
 
     def prepare_coding(self):

@@ -31,9 +31,7 @@ import mshyper.models
 from common import (
     arguments,
     conditional,
-    conversion,
     escapes,
-    exact,
     images,
     model,
     priors,
@@ -42,6 +40,8 @@ from common import (
 from common.ans import AnsStack
 from common.conditional import MEAN_BITS
 from common.errors import CodingError
+from common.integer_networks import Builder
+from common.transforms import contract
 from mshyper.posterior_search import PosteriorSearch
 
 # Grid of z in coding. With finer ones more bits are taken and given back.
@@ -104,7 +104,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             hyper(images.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
         return {"z": mean, "z_log_scale": tfc.upper_bound(log_scale, _LARGEST_LOG_SCALE)}
 
-    def generate(self, latents, quantizer, training=False):
+    def generate(self, latents, quantizer: quantizers.Quantizer, training=False):
         y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
         # A decoder has the posterior that follows from ŷ. What coding gains by optimising that is
         # not part of this estimate.
@@ -126,18 +126,18 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             {"y": tf.zeros([])}, p_y.prediction)
 
     def integer_networks(self):
-        builder = exact.Builder()
+        builder = Builder()
         z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
-        psi = conversion.convert(builder, self.hyper_synthesis, z)
-        networks = {"hyper_synthesis": builder.network(*self.y_prior.exact(builder, psi))}
-        builder = exact.Builder()
+        psi = contract.convert(builder, self.hyper_synthesis, z)
+        networks = {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
+        builder = Builder()
         y = builder.input(0, self.analysis.out_channels, bits=0, bound=_LARGEST_Y)
-        posterior = conversion.convert(builder, self.hyper_analysis, y)
+        posterior = contract.convert(builder, self.hyper_analysis, y)
         half = posterior.channels // 2
         # Scales in units of Z_STEP are looked up in the same table as those of y.
         scale_in_steps = builder.affine(
             "posterior", builder.slice(posterior, half, 2 * half), 1.0, -math.log(Z_STEP))
-        index = self.y_prior.table.exact_index(builder, scale_in_steps)
+        index = self.y_prior.table.integer_index(builder, scale_in_steps)
         largest = self.y_prior.table.index(_LARGEST_LOG_SCALE - math.log(Z_STEP))
         networks["hyper_analysis"] = builder.network(
             builder.requantize(builder.slice(posterior, 0, half), _Z_BITS),

@@ -20,8 +20,6 @@ import tensorflow as tf
 from common import (
     arguments,
     conditional,
-    conversion,
-    exact,
     images,
     model,
     priors,
@@ -29,7 +27,10 @@ from common import (
     transforms,
 )
 from common.coders import Decoder, Encoder
+from common.integer_networks import Builder
+from common.quantizers import Quantizer
 from common.timing import stage
+from common.transforms import contract
 
 # Integer networks see larger symbols of z clipped. On Kodak the zoo's models stay below 2^5.
 _LARGEST_Z = 2**12
@@ -83,7 +84,7 @@ class Hyperprior(model.Codec):
         return {"z": tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
                                side=tiles.LATENT_SIDE, training=training)}
 
-    def generate(self, latents, quantizer, training=False):
+    def generate(self, latents, quantizer: Quantizer, training=False):
         z, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
@@ -94,7 +95,7 @@ class Hyperprior(model.Codec):
             self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": offset, "z": self.z_prior.offset}, p_y.prediction)
 
-    def _quantize(self, y, psi, quantizer):
+    def _quantize(self, y, psi, quantizer: Quantizer):
         """The two values of y that a quantizer returns, its grid's offset, and y's distribution.
 
         `psi` [B, h, w, C] is what the hyper-synthesis says of y [B, h, w, M].
@@ -103,15 +104,15 @@ class Hyperprior(model.Codec):
         return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
     def integer_networks(self):
-        builder = exact.Builder()
-        psi = self._exact_psi(builder)
-        return {"hyper_synthesis": builder.network(*self.y_prior.exact(builder, psi))}
+        builder = Builder()
+        psi = self._integer_psi(builder)
+        return {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
 
-    def _exact_psi(self, builder):
+    def _integer_psi(self, builder):
         """The hyper-synthesis of the symbols of z, which are the network's argument 0."""
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
-        return conversion.convert(builder, self.hyper_synthesis, z_hat)
+        return contract.convert(builder, self.hyper_synthesis, z_hat)
 
     def encode(self, latents, coder: Encoder):
         with stage("coding"):

@@ -5,7 +5,7 @@ net rate make it better (Yang, Bamler & Mandt 2020, section 3.3); but the decode
 the same bits on its own machine. So nothing here depends on the order of sums, or on a library's
 exp:
 
-    networks        in fixed point, forwards and backwards (common/exact_gradient.py)
+    networks        of integers, forwards and backwards (common/integer_gradients.py)
     log densities   their derivatives are quotients of the range coder's integer counts
     Adam            +, -, *, / and square roots of single float64 numbers, which IEEE 754 fixes
     noise           sums of integers from a counter-based generator
@@ -15,8 +15,9 @@ The alternative, to send what optimisation changed, saves less (`python -m bench
 
 import numpy as np
 
-from common import exact, exact_gradient
+from common import integer_gradients
 from common.coding_tables import CodingTables
+from common.integer_networks import Network
 from common.priors import MIN_SCALE, NUM_SCALES, ShiftedScaleTable
 
 # Of two neighbours in the scale table: (MAX_SCALE / MIN_SCALE)^(1 / 63), and its logarithm. Written
@@ -40,14 +41,14 @@ class PosteriorSearch:
 
     Args:
       tables: of the model.
-      network: the hyper-synthesis in fixed point; from z to means in units of 2^-`mean_bits` and
-        positions in the scale table.
+      network: the hyper-synthesis as an integer network; from z to means in units of
+        2^-`mean_bits` and positions in the scale table.
       mean_bits: see above.
       z_numbers: of z's distributions within the tables, one a channel.
       y_numbers: of y's, those of a `priors.ShiftedScaleTable`.
     """
 
-    def __init__(self, tables: CodingTables, network: exact.Network, mean_bits: int,
+    def __init__(self, tables: CodingTables, network: Network, mean_bits: int,
                  z_numbers: range, y_numbers: range):
         self._network = network
         self._unit = 2.0**-mean_bits
@@ -92,7 +93,7 @@ class PosteriorSearch:
         """Derivatives of the net rate of one sample of z by mean and index, in nats."""
         spread = self._scales[np.round(index).astype(np.int32)] * noise
         z = np.round(mean + spread)
-        _, by_z = exact_gradient.pull_back(
+        _, by_z = integer_gradients.pull_back(
             self._network, z, lambda outputs: self._by_psi(y, *outputs))
         by_z = by_z + self._by_prior(z)
         return by_z, (by_z * spread - 1.0) * _LOG_RATIO

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import coding, conversion, exact, export, priors, transforms
-from common.transforms import hyper2018
+from common import coding, export, integer_networks, priors, transforms
+from common.transforms import contract, mbt2018
 from tests import test_models
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -98,14 +98,14 @@ def test_floats_flip_an_index_and_integers_do_not():
     tf.keras.utils.set_random_seed(0)
     channels = 64
     layer = transforms.build(dict(cls="HyperSynthesis", channels=(32, 32, 2 * channels)))
-    assert isinstance(layer, hyper2018.HyperSynthesis)
+    assert isinstance(layer, mbt2018.HyperSynthesis)
     z = tf.round(tf.random.normal([1, 96, 96, 32], stddev=3.0, seed=1))
     layer(z[:, :2, :2])
     prior = priors.ScaleTable()
-    builder = exact.Builder()
-    output = conversion.convert(builder, layer, builder.input(0, 32, 0, 2**12))
+    builder = integer_networks.Builder()
+    output = contract.convert(builder, layer, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)
-    integers = builder.network(prior.exact_index(builder, log_scale))
+    integers = builder.network(prior.integer_index(builder, log_scale))
 
     def floats(z):
         return [tf.round(prior.index(layer(z)[..., channels:]))]

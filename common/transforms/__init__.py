@@ -11,16 +11,14 @@ from common.transforms import (
     cheng2020,
     elic2022,
     hific2020,
-    hyper2018,
-    joint2018,
     mbt2018,
     pixelcnn,
     residual,
     yang2023,
 )
 
-_MODULES = (advdnic, bls2017, cheng2020, elic2022, hific2020, hyper2018, joint2018, mbt2018,
-            pixelcnn, residual, yang2023)
+_MODULES = (advdnic, bls2017, cheng2020, elic2022, hific2020, mbt2018, pixelcnn, residual,
+            yang2023)
 
 REGISTRY = {
     name: cls

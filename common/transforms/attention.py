@@ -9,13 +9,17 @@ learns on crops it never sees on whole images. Here positions attend within wind
 is linear and training and use are alike.
 """
 
+from fractions import Fraction
+
 import tensorflow as tf
 
+from common.reach import Reach, beside, taps
+from common.transforms.contract import Layer, reach
 from common.transforms.layers import Gated, Padded, Residual, Stack, conv, subpixel
 from common.transforms.mbconv import mbconv
 
 
-class WindowAttention(tf.keras.layers.Layer):
+class WindowAttention(Layer):
     """softmax(theta phi^T) g within windows, the embedded Gaussian of Wang et al. 2018.
 
     [B, h, w, C] -> [B, h, w, channels], with h and w multiples of the window. phi and g are
@@ -44,6 +48,10 @@ class WindowAttention(tf.keras.layers.Layer):
         logits = tf.matmul(tf.cast(theta, tf.float32), tf.cast(phi, tf.float32), transpose_b=True)
         y = tf.matmul(tf.cast(tf.nn.softmax(logits), g.dtype), g)
         return self._image(y, tf.shape(x))
+
+    def reach(self):
+        margin = Fraction(self.window - 1)
+        return Reach(margin, margin, grid=self.window)
 
     def _windows(self, x):
         """[B, h, w, C] -> [windows, window^2, C]."""
@@ -85,15 +93,18 @@ def nlam(channels: int, window: int = 16) -> tf.keras.layers.Layer:
     return Padded(2, [Residual([Gated(halved_and_back(), mask)])])
 
 
-class Blur(tf.keras.layers.Layer):
+class Blur(Layer):
     """Mean of each position and those above and to the left, against a sub-pixel pattern."""
 
     def call(self, x):
         padded = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")
         return tf.nn.avg_pool2d(padded, 2, 1, "VALID")
 
+    def reach(self):
+        return taps(-1, 0)
 
-class GroupedConv(tf.keras.layers.Layer):
+
+class GroupedConv(Layer):
     """3x3 convolution within groups of channels, as sums of depthwise ones.
 
     TensorFlow has no gradient of grouped convolutions on CPUs.
@@ -118,8 +129,11 @@ class GroupedConv(tf.keras.layers.Layer):
         return tf.reshape(tf.reduce_sum(y, axis=-2),
                           [shape[0], shape[1], shape[2], self._groups * self._size])
 
+    def reach(self):
+        return taps(-1, 1)
 
-class DualPath(tf.keras.layers.Layer):
+
+class DualPath(Layer):
     """A block of a dual path network (Chen et al. 2017): [x_r + f_r(x), x_d, f_d(x)].
 
     x is projected to a residual path of `channels` and a dense one of `increment`; f(x) adds to
@@ -149,3 +163,6 @@ class DualPath(tf.keras.layers.Layer):
         x_residual, x_dense = tf.split(x, [self._channels, -1], axis=-1)
         y_residual, y_dense = tf.split(y, [self._channels, -1], axis=-1)
         return tf.concat([x_residual + y_residual, x_dense, y_dense], axis=-1)
+
+    def reach(self):
+        return beside(map(reach, (self._project, self._body)))

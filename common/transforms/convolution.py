@@ -21,6 +21,9 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import images
+from common.integer_networks import ConversionError
+from common.reach import taps, transposed
+from common.transforms import contract
 
 # Of float32 in a vector register (AVX-512). Transposed convolutions with fewer filters are faster
 # in polyphase form, though its kernels are padded to multiples of the stride.
@@ -43,7 +46,7 @@ def at(t: tf.Tensor) -> Iterator[None]:
         position.reset(token)
 
 
-class Convolution(tf.keras.layers.Layer):
+class Convolution(contract.Layer):
     """A convolution whose outputs may depend on the level; subclasses have `_convolve`.
 
     Attributes:
@@ -118,6 +121,27 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
         if self.filters < _LANES and self._stride > 1:
             return polyphase(x, kernel, self._stride)
         return _upsample(x, kernel, self._stride)
+
+    def reach(self):
+        size = max(self.kernel_support)
+        own = (taps(-(size // 2), (size - 1) // 2, self._stride) if self.corr
+               else transposed(size, size // 2, self._stride))
+        return own.then(contract.reach_of_activation(self))
+
+    def integers(self, builder, x):
+        kernel = self.kernel.numpy()
+        rows, columns, channels, filters = kernel.shape
+        if self.corr:
+            offsets = [(a - rows // 2, b - columns // 2)
+                       for a in range(rows) for b in range(columns)]
+            y = builder.conv(self.name, x, offsets, kernel.reshape(-1, channels, filters),
+                             contract.bias(self, filters), self._stride)
+        elif rows != columns:
+            raise ConversionError(f"layer {self.name}: of convolutions that up-sample, only those "
+                                  "with square kernels have an integer form")
+        else:
+            y = contract.convert_transposed(self, builder, x, kernel, self._stride, rows // 2)
+        return contract.activate(self, builder, y)
 
 
 def _correlate(x, kernel, stride):

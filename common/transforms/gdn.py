@@ -5,8 +5,10 @@ import functools
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from common.transforms.contract import Pointwise
 
-class GDN(tfc.GDN):
+
+class GDN(Pointwise, tfc.GDN):
     """y_i = x_i / n_i with n_i = beta_i + sum_j gamma_ij |x_j|; the inverse is y_i = x_i n_i.
 
     The simplified form of Johnston et al. 2019, which is also the default of

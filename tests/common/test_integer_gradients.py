@@ -1,4 +1,4 @@
-"""Gradients of networks in fixed point: those of the float layers, the same bits always."""
+"""Gradients of integer networks: those of the float layers, the same bits always."""
 
 import hashlib
 import itertools
@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import conversion, exact, exact_gradient
+from common import integer_gradients, integer_networks, integer_ops
 from common.errors import UserError
-from common.transforms import hyper2018
+from common.transforms import contract, mbt2018
 from common.transforms.layers import DepthToSpace, conv, deconv
 
 BITS = 4  # of the inputs
@@ -32,16 +32,16 @@ def trained(layer, channels, seed=0):
 
 
 def converted(layer, channels, **requantize):
-    builder = exact.Builder()
-    y = conversion.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
+    builder = integer_networks.Builder()
+    y = contract.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
     return builder.network(builder.requantize(y, **requantize) if requantize else y)
 
 
 def hyper_synthesis(activation="leaky_relu"):
     """A hyper-synthesis of few channels; and its network with two outputs, as models have it."""
-    layer = trained(hyper2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
-    builder = exact.Builder()
-    psi = conversion.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
+    layer = trained(mbt2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
+    builder = integer_networks.Builder()
+    psi = contract.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
     scale = builder.affine("scales", builder.slice(psi, 5, 10), 8.0, 20.0, bits=6)
     return layer, builder.network(mean, scale)
@@ -87,7 +87,7 @@ def test_gradient_of_a_hyper_synthesis_is_that_of_its_layers(activation, shape):
     x = integers(*shape)
     outputs = [y.numpy() for y in network(x)]
     gradients_of, weights, seen = random_pull([y.shape for y in outputs])
-    found, gradient = exact_gradient.pull_back(network, x, gradients_of)
+    found, gradient = integer_gradients.pull_back(network, x, gradients_of)
     for results in (found, seen):
         assert len(results) == 2
         for result, output in zip(results, outputs):
@@ -120,7 +120,7 @@ def test_gradients_of_layers(make, channels):
         x = integers(2, height, width, channels)
         x[x == 0] = 1  # a corner of the activations
         gradients_of, weights, _ = random_pull([y.shape for y in network(x)])
-        _, gradient = exact_gradient.pull_back(network, x, gradients_of)
+        _, gradient = integer_gradients.pull_back(network, x, gradients_of)
         expected = float_gradient(
             lambda values: [layer(values)], x, weights, [value.bits for value in network.outputs])
         assert_close(gradient, expected)
@@ -128,14 +128,14 @@ def test_gradients_of_layers(make, channels):
 
 def test_gradients_of_branches_add_up():
     # One value is used three times, and two of the network's outputs are the same.
-    builder = exact.Builder()
+    builder = integer_networks.Builder()
     x = builder.input(0, 4, BITS, BOUND)
     first = builder.affine("a", x, 2.0, 1.0, bits=BITS)
     second = builder.affine("b", x, [1.0, 3.0, 5.0, 0.5], 0.0, bits=BITS)
     network = builder.network(first, second, builder.slice(x, 1, 3), first)
     given = integers(1, 2, 3, 4)
     gradients_of, weights, _ = random_pull([(1, 2, 3, 4)] * 2 + [(1, 2, 3, 2), (1, 2, 3, 4)])
-    _, gradient = exact_gradient.pull_back(network, given, gradients_of)
+    _, gradient = integer_gradients.pull_back(network, given, gradients_of)
     expected = 2 * (weights[0] + weights[3]) + weights[1] * [1.0, 3.0, 5.0, 0.5]
     expected[..., 1:3] += weights[2]
     np.testing.assert_allclose(gradient, expected, rtol=1e-12)
@@ -144,17 +144,17 @@ def test_gradients_of_branches_add_up():
 def test_an_output_without_influence_has_no_gradient():
     _, network = hyper_synthesis()
     x = integers(1, 2, 2, 5)
-    _, gradient = exact_gradient.pull_back(
+    _, gradient = integer_gradients.pull_back(
         network, x, lambda outputs: [np.zeros(y.shape) for y in outputs])
     np.testing.assert_array_equal(gradient, np.zeros(x.shape))
 
 
 def test_clipping_blocks_gradients():
-    builder = exact.Builder()
+    builder = integer_networks.Builder()
     x = builder.input(0, 1, bits=0, bound=4.0)
     network = builder.network(builder.affine("x3", x, 3.0, 0.0, bits=0, low=-6, high=8))
     values = np.array([-9.0, -4, -3, -2, -1, 0, 1, 2, 3, 4, 9])
-    [y], gradient = exact_gradient.pull_back(
+    [y], gradient = integer_gradients.pull_back(
         network, values[None, None, :, None], lambda outputs: [np.ones(outputs[0].shape)])
     np.testing.assert_array_equal(y.ravel(), [-6, -6, -6, -6, -3, 0, 3, 6, 8, 8, 8])
     # A wall stands where the value is: clipped ones and those at the bound have none.
@@ -162,11 +162,11 @@ def test_clipping_blocks_gradients():
 
 
 def test_rounding_counts_as_the_identity():
-    builder = exact.Builder()
+    builder = integer_networks.Builder()
     x = builder.input(0, 1, bits=8, bound=2.0**12)
     network = builder.network(builder.requantize(x, 2))  # x / 64, to whole numbers
     values = np.arange(-100.0, 100)[None, None, :, None]
-    [y], gradient = exact_gradient.pull_back(
+    [y], gradient = integer_gradients.pull_back(
         network, values, lambda outputs: [np.full(outputs[0].shape, 5.0)])
     np.testing.assert_array_equal(y, np.round(values / 64))
     np.testing.assert_array_equal(gradient, np.full(values.shape, 5 / 64))
@@ -177,15 +177,15 @@ def test_rounding_counts_as_the_identity():
 
 @pytest.mark.parametrize("make, message", [
     (lambda: conv(3, 3, stride=2), "stride"),
-    (lambda: conv(3, 3, activation="sigmoid"), "Lookup has no exact gradient; these have: .*Conv"),
+    (lambda: conv(3, 3, activation="sigmoid"), "Lookup has no gradient in integers; these .*Conv"),
     (lambda: tf.keras.layers.DepthwiseConv2D(3, padding="same"), "channelwise"),
 ])
-def test_operations_without_an_exact_gradient(make, message):
+def test_operations_without_a_gradient_in_integers(make, message):
     network = converted(trained(make(), 4), 4)
     x = integers(1, 4, 4, 4)
     network(x)  # forwards it works
-    with pytest.raises(exact.ConversionError, match=message) as refused:
-        exact_gradient.pull_back(network, x, lambda outputs: [np.ones(outputs[0].shape)])
+    with pytest.raises(integer_networks.ConversionError, match=message) as refused:
+        integer_gradients.pull_back(network, x, lambda outputs: [np.ones(outputs[0].shape)])
     assert isinstance(refused.value, UserError)
 
 
@@ -196,15 +196,15 @@ def test_operations_without_an_exact_gradient(make, message):
 def test_rounded_to_integers_of_so_many_bits(bits):
     for x in (np.random.default_rng(0).normal(0, 1e-9, 1000), np.array([3.0, -1.0, 0.26]),
               np.array([-1.0]), np.array([1.0, 2.0**-30])):
-        y = exact_gradient.rounded(x, bits)
+        y = integer_gradients.rounded(x, bits)
         _, exponent = np.frexp(np.max(np.abs(x)))
         unit = 2.0**(int(exponent) - bits)
         np.testing.assert_array_equal(y / unit, np.round(y / unit))
         assert np.max(np.abs(y / unit)) <= 2**bits
         assert np.max(np.abs(y - x)) <= unit / 2
-        np.testing.assert_array_equal(exact_gradient.rounded(y, bits), y)
+        np.testing.assert_array_equal(integer_gradients.rounded(y, bits), y)
     for zeros in (np.zeros([2, 3]), np.zeros([0, 3])):
-        np.testing.assert_array_equal(exact_gradient.rounded(zeros, bits), zeros)
+        np.testing.assert_array_equal(integer_gradients.rounded(zeros, bits), zeros)
 
 
 def exact_pull(op, gradient):
@@ -229,11 +229,11 @@ def test_sums_are_exact(filters):
     rng = np.random.default_rng(0)
     offsets = np.array([*itertools.product((-1, 0, 1), repeat=2)])
     kernel = rng.integers(30000, 2**15, (filters, len(offsets) * 2)).astype(np.int16)
-    op = exact.Conv((0,), offsets, kernel, np.zeros(filters, np.int64))
+    op = integer_ops.Conv((0,), offsets, kernel, np.zeros(filters, np.int64))
     gradient = rng.uniform(0.5, 1, (1, 3, 3, filters))
-    found = exact_gradient._pull(op, gradient, np.zeros([1, 3, 3, 2]), None)
+    found = integer_gradients._pull(op, gradient, np.zeros([1, 3, 3, 2]), None)
     bits = 24 if filters == 6 else 22
-    given = exact_gradient.rounded(gradient, bits)
+    given = integer_gradients.rounded(gradient, bits)
     for c, (i, j) in itertools.product((0, 1), ((0, 0), (1, 1))):
         expected = Fraction(0)
         for k, (row, column) in enumerate(offsets):
@@ -255,21 +255,21 @@ def test_order_of_summation_does_not_matter():
             kernel.assign(tf.gather(kernel, order, axis=2))
         network = converted(tf.keras.Sequential([first, second]), 6)
         gradients_of, _, _ = random_pull([y.shape for y in network(x)])
-        results.append((*exact_gradient.pull_back(network, x, gradients_of), network))
+        results.append((*integer_gradients.pull_back(network, x, gradients_of), network))
     one, other = results
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
-    kernels = [next(op.kernel for op in network.ops if isinstance(op, exact.Conv))
+    kernels = [next(op.kernel for op in network.ops if isinstance(op, integer_ops.Conv))
                for _, _, network in results]
     assert np.any(kernels[0] != kernels[1])
 
 
 def digest():
     """Of the gradient of a network that is wide enough for threads to share."""
-    layer = trained(hyper2018.HyperSynthesis(channels=(48, 64, 96), activation="leaky_relu"), 48)
+    layer = trained(mbt2018.HyperSynthesis(channels=(48, 64, 96), activation="leaky_relu"), 48)
     network, x = converted(layer, 48), integers(1, 6, 8, 48)
     gradients_of, _, _ = random_pull([y.shape for y in network(x)])
-    _, gradient = exact_gradient.pull_back(network, x, gradients_of)
+    _, gradient = integer_gradients.pull_back(network, x, gradients_of)
     return hashlib.sha256(gradient.tobytes()).hexdigest()
 
 
@@ -278,7 +278,7 @@ def digest():
     dict(OPENBLAS_NUM_THREADS="1"), dict(OPENBLAS_NUM_THREADS="2"),
     dict(OPENBLAS_CORETYPE="Nehalem")], ids=str)
 def test_gradients_are_the_same_bits_in_other_processes(settings):
-    program = "from tests.common import test_exact_gradient; print(test_exact_gradient.digest())"
+    program = "from tests.common.test_integer_gradients import digest; print(digest())"
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **settings},
                           capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == digest()

@@ -1,34 +1,32 @@
-"""Networks in fixed point, whose outputs are the same bits on every machine.
+"""Integer networks, whose outputs are the same bits on every machine (Ballé et al. 2019).
 
 Encoder and decoder must agree on every entry of the scale table that a network picks. Sums of
 floats depend on the order of summation, so on the number of threads, the library and the
-processor; one flipped index and the rest of the file is noise (Ballé et al. 2019). Sums of
-integers do not, as long as every partial sum is representable. Here trained networks are turned
-into integer ones, held in float64, where integers below 2^53 are exact:
+processor; one flipped index and the rest of the file is noise. Sums of integers do not, as long as
+every partial sum is representable. Here trained networks are turned into integer ones, held in
+float64, where integers below 2^53 are exact:
 
     weights        integers of at most 16 bits (25 where channels do not mix), scaled by a power
                    of two, layer by layer
     activations    integers of at most 28 bits, scaled by a power of two, known at export
     accumulators   sum |weights| * max |activation| + |bias| < 2^53, proved at export
 
-After each layer the accumulator is rescaled, rounded and clipped. Convolutions gather their taps
-and multiply matrices, on the CPU: the fast forms of FFT and Winograd round on the way. Nonlinear
-functions are integer tables. What is left is +, -, *, / and rounding of single float64 numbers,
-which IEEE 754 fixes.
+After each layer the accumulator is rescaled, rounded and clipped.
 
-A `Network` is a list of operations in order. It is stored with the exported model and never
-recomputed; common/conversion.py makes it of Keras layers.
+A `Network` is a list of operations (common/integer_ops.py) in order. It is stored with the exported
+model and never recomputed; common/transforms/contract.py makes it of Keras layers.
 """
 
 import dataclasses
-import functools
 import json
 import math
 
 import numpy as np
 import tensorflow as tf
 
+from common import integer_ops
 from common.errors import UserError
+from common.reach import Reach, beside
 
 ACCUMULATOR_BITS = 53
 ACTIVATION_BITS = 28
@@ -46,11 +44,10 @@ _MOST_WEIGHT_SCALE = 28
 _TABLE_RANGE = 16
 _TABLE_BITS = 10
 _LEAST_TABLE_BITS = 14  # of the table's entries
-_CENTRE = ((0, 0),)
 
 
 class ConversionError(UserError):
-    """A network that has no faithful fixed-point form; the message names the layer."""
+    """A network that has no faithful integer form; the message names the layer."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,266 +67,6 @@ class Value:
     bound: float
 
 
-# --- Operations -------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Op:
-    """An operation on tensors of integers, float64 [..., C].
-
-    All but `Spatial`, `DepthToSpace` and `Mean` act on every position by itself.
-
-    Attributes:
-      inputs: indices of the operations whose outputs it takes.
-    """
-
-    inputs: tuple[int, ...]
-
-    @property
-    def taps(self) -> tuple[tuple[int, int], ...]:
-        """Offsets (rows, columns) of the input's positions that an output's position reads."""
-        return _CENTRE
-
-    def __call__(self, *inputs: tf.Tensor) -> tf.Tensor:
-        raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Input(Op):
-    """The network's argument number `number`."""
-
-    number: int
-    channels: int
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Spatial(Op):
-    """An operation on several positions: a weighted sum of x[i stride + row, j stride + column].
-
-    Attributes:
-      offsets: int [T, 2], row and column of each tap.
-      kernel: integer weights.
-      bias: int64 [filters].
-      stride: distance of the outputs' positions.
-    """
-
-    offsets: np.ndarray
-    kernel: np.ndarray
-    bias: np.ndarray
-    stride: int = 1
-
-    @functools.cached_property
-    def taps(self):
-        return tuple((int(row), int(column)) for row, column in self.offsets)
-
-    def __call__(self, x):
-        return self.apply(tf.concat([*_shifted(x, self.taps, self.stride)], axis=-1))
-
-    def apply(self, patches):
-        """The taps of every position side by side [..., T * C] -> outputs [..., filters]."""
-        raise NotImplementedError
-
-
-class Conv(Spatial):
-    """Convolution; `kernel` is int16 [filters, T * C], which suits products with few rows."""
-
-    def __call__(self, x):
-        return self._eagerly(x.numpy()) if tf.executing_eagerly() else super().__call__(x)
-
-    def _eagerly(self, x):
-        """Tap by tap with NumPy, whose float64 products are twice as fast as TensorFlow's."""
-        channels = x.shape[-1]
-        total = product = None
-        for k, shifted in enumerate(_shifted(x, self.taps, self.stride, np.pad)):
-            columns = slice(k * channels, (k + 1) * channels)
-            product = np.matmul(shifted.reshape(-1, channels), self._matrix[:, columns].T,
-                                out=product)
-            total = product.copy() if total is None else np.add(total, product, out=total)
-        return tf.constant((total + self.bias).reshape(*shifted.shape[:-1], -1))
-
-    @functools.cached_property
-    def _matrix(self):
-        return self.kernel.astype(np.float64)
-
-    def apply(self, patches):
-        kernel, bias = _tensor(self, "kernel"), _tensor(self, "bias")
-        rows = tf.reshape(patches, [-1, kernel.shape[1]])
-        shape = tf.concat([tf.shape(patches)[:-1], kernel.shape[:1]], axis=0)
-        return tf.reshape(tf.matmul(rows, kernel, transpose_b=True) + bias, shape)
-
-
-class Depthwise(Spatial):
-    """Convolution of each channel by itself; `kernel` is int32 [T, C]."""
-
-    def apply(self, patches):
-        kernel, bias = _tensor(self, "kernel"), _tensor(self, "bias")
-        shape = tf.concat([tf.shape(patches)[:-1], kernel.shape], axis=0)
-        return tf.reduce_sum(tf.reshape(patches, shape) * kernel, axis=-2) + bias
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Requantize(Op):
-    """round(x / 2^shift), halves to even, clipped to [low, high]."""
-
-    shift: int
-    low: float
-    high: float
-
-    def __call__(self, x):
-        if self.shift:
-            x = tf.round(x * 2.0**-self.shift)
-        return tf.clip_by_value(x, tf.constant(self.low, x.dtype), tf.constant(self.high, x.dtype))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LeakyRelu(Op):
-    """x where positive, else round(x * slope / 2^16)."""
-
-    slope: int
-
-    def __call__(self, x):
-        if not self.slope:
-            return tf.maximum(x, 0.0)
-        return tf.maximum(x, tf.round(x * (self.slope * 2.0**-16)))
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Lookup(Op):
-    """table[x], and max(x, 0) added to it if `linear`.
-
-    Attributes:
-      table: int32 [2 * 2^14 + 1]; for arguments in steps of 2^-10 from -16 to 16.
-      shift: fractional bits of x beyond the table's 10.
-      linear: see above.
-    """
-
-    table: np.ndarray
-    shift: int
-    linear: bool
-
-    def __call__(self, x):
-        half = len(self.table) // 2
-        position = tf.clip_by_value(tf.round(x * 2.0**-self.shift), -half, half) + half
-        y = tf.gather(_tensor(self, "table"), tf.cast(position, tf.int32))
-        return y + tf.maximum(x, 0.0) if self.linear else y
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Steps(Op):
-    """How many of the edges are not above x.
-
-    Attributes:
-      edges: int64 [N], in ascending order.
-    """
-
-    edges: np.ndarray
-
-    def __call__(self, x):
-        steps = tf.searchsorted(_tensor(self, "edges"), tf.reshape(x, [-1]), side="right")
-        return tf.cast(tf.reshape(steps, tf.shape(x)), x.dtype)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Add(Op):
-    """Sum of inputs with the same number of fractional bits."""
-
-    def __call__(self, *values):
-        return functools.reduce(tf.add, values)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Multiply(Op):
-    """Product of two inputs."""
-
-    def __call__(self, a, b):
-        return a * b
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Maximum(Op):
-    """The largest of inputs with the same number of fractional bits."""
-
-    def __call__(self, *values):
-        return functools.reduce(tf.maximum, values)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Negate(Op):
-    """-x."""
-
-    def __call__(self, x):
-        return -x
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Concat(Op):
-    """Inputs with the same number of fractional bits, one after another."""
-
-    def __call__(self, *values):
-        return tf.concat(values, axis=-1)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Slice(Op):
-    """Channels start to stop."""
-
-    start: int
-    stop: int
-
-    def __call__(self, x):
-        return x[..., self.start:self.stop]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class DepthToSpace(Op):
-    """Channels [block, block, C] to positions."""
-
-    block: int
-
-    def __call__(self, x):
-        return tf.nn.depth_to_space(x, self.block)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Mean(Op):
-    """Mean over all positions, [..., 1, 1, C], halves rounded up."""
-
-    def __call__(self, x):
-        count = tf.cast(tf.shape(x)[-3] * tf.shape(x)[-2], x.dtype)
-        total = tf.reduce_sum(x, axis=(-3, -2), keepdims=True)
-        # Compilers make a product with 1 / count of the division, which may be the next integer.
-        quotient = tf.floor(total / count)
-        rest = total - quotient * count
-        return quotient + tf.cast(2 * rest >= count, x.dtype) - tf.cast(
-            2 * rest < -count, x.dtype) + tf.cast(2 * rest >= 3 * count, x.dtype)
-
-
-_OPS = {cls.__name__: cls for cls in (
-    Input, Conv, Depthwise, Requantize, LeakyRelu, Lookup, Steps, Add, Multiply, Maximum, Negate,
-    Concat, Slice, DepthToSpace, Mean)}
-
-
-def _shifted(x, taps, stride, pad=tf.pad):
-    """x [B, H, W, C] moved by each tap, zeros beyond the border; one at a time."""
-    rows, columns = zip(*taps)
-    top, left = max(0, -min(rows)), max(0, -min(columns))
-    padded = pad(x, [[0, 0], [top, max(0, *rows)], [left, max(0, *columns)], [0, 0]])
-    shape = x.shape if isinstance(x, np.ndarray) else tf.shape(x)
-    height, width = shape[1], shape[2]
-    for row, column in taps:
-        yield padded[:, top + row:top + row + height:stride,
-                     left + column:left + column + width:stride]
-
-
-def _tensor(op, name) -> tf.Tensor:
-    """An array of `op` in float64, made once and outside of any graph."""
-    cached = f"_{name}_tensor"
-    if cached not in op.__dict__:
-        with tf.init_scope(), tf.device("CPU:0"):
-            op.__dict__[cached] = tf.constant(getattr(op, name), tf.float64)
-    return op.__dict__[cached]
-
-
 # --- Networks ---------------------------------------------------------------------------------
 
 
@@ -343,7 +80,7 @@ class Network:
       outputs: the values that a call returns.
     """
 
-    ops: tuple[Op, ...]
+    ops: tuple[integer_ops.Op, ...]
     channels: tuple[int, ...]
     outputs: tuple[Value, ...]
 
@@ -354,7 +91,7 @@ class Network:
             last_use = {i: k for k, op in enumerate(self.ops) for i in op.inputs}
             kept = {value.index for value in self.outputs}
             for k, op in enumerate(self.ops):
-                if isinstance(op, Input):
+                if isinstance(op, integer_ops.Input):
                     values.append(tf.cast(inputs[op.number], tf.float64))
                 else:
                     values.append(op(*(values[i] for i in op.inputs)))
@@ -362,6 +99,14 @@ class Network:
                     if last_use[i] == k and i not in kept:
                         values[i] = None  # large images should not hold every layer
             return [values[value.index] for value in self.outputs]
+
+    def reach(self) -> Reach:
+        """How far the outputs see. Raises NotLocal if one sees the whole image."""
+        reaches: list[Reach] = []
+        for op in self.ops:
+            before = beside(reaches[i] for i in op.inputs) if op.inputs else Reach()
+            reaches.append(before.then(op.reach()))
+        return beside(reaches[value.index] for value in self.outputs)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """The network as arrays by name, for an .npz file."""
@@ -385,7 +130,7 @@ class Network:
         program, channels, outputs = json.loads(str(arrays["program"]))
         ops = []
         for fields in map(dict, program):
-            kind = _OPS[fields.pop("op")]
+            kind = integer_ops.BY_NAME[fields.pop("op")]
             fields["inputs"] = tuple(fields["inputs"])
             if not all(0 <= i < len(ops) for i in fields["inputs"]):
                 raise ValueError(f"operation {len(ops)} reads outputs of later ones")
@@ -412,11 +157,11 @@ class Builder:
 
     def input(self, number: int, channels: int, bits: int, bound: float) -> Value:
         """Argument `number` of the network, clipped to +-`bound` (an integer)."""
-        value = self._append(Input((), number, channels), channels, bits, math.inf)
+        value = self._append(integer_ops.Input((), number, channels), channels, bits, math.inf)
         return self._append(
-            Requantize((value.index,), 0, -bound, bound), channels, bits, bound)
+            integer_ops.Requantize((value.index,), 0, -bound, bound), channels, bits, bound)
 
-    def _append(self, op: Op, channels: int, bits: int, bound: float) -> Value:
+    def _append(self, op: integer_ops.Op, channels: int, bits: int, bound: float) -> Value:
         self._ops.append(op)
         self._channels.append(channels)
         return Value(len(self._ops) - 1, channels, bits, bound)
@@ -434,7 +179,7 @@ class Builder:
             bits = min(self._most_bits(x), x.bits)
         largest = math.ceil(min(x.bound * 2.0**(bits - x.bits), _LARGEST_ACTIVATION * 2.0**bits))
         low, high = -largest if low is None else low, largest if high is None else high
-        op = Requantize((x.index,), x.bits - bits, float(low), float(high))
+        op = integer_ops.Requantize((x.index,), x.bits - bits, float(low), float(high))
         return self._append(op, x.channels, bits, max(abs(low), abs(high)))
 
     def conv(self, name: str, x: Value, offsets, kernel, bias, stride: int = 1) -> Value:
@@ -442,7 +187,7 @@ class Builder:
         scale, weights, biases, bound = self._fit(
             name, x, kernel, bias, 2.0**(WEIGHT_BITS - 1) - 1, axis=(0, 1))
         matrix = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T, np.int16)
-        op = Conv((x.index,), np.asarray(offsets, np.int32), matrix, biases, stride)
+        op = integer_ops.Conv((x.index,), np.asarray(offsets, np.int32), matrix, biases, stride)
         return self.requantize(
             self._append(op, weights.shape[-1], x.bits + scale, bound))
 
@@ -450,8 +195,8 @@ class Builder:
                   **requantize) -> Value:
         """Channel by channel, with float weights `kernel` [T, C] and `bias` [C]."""
         scale, weights, biases, bound = self._fit(name, x, kernel, bias, 2.0**24, axis=0)
-        op = Depthwise((x.index,), np.asarray(offsets, np.int32), weights.astype(np.int32),
-                       biases, stride)
+        op = integer_ops.Depthwise((x.index,), np.asarray(offsets, np.int32),
+                                   weights.astype(np.int32), biases, stride)
         return self.requantize(
             self._append(op, x.channels, x.bits + scale, bound), **requantize)
 
@@ -459,7 +204,7 @@ class Builder:
         """x * factor + summand, for each channel. More arguments go to `requantize`."""
         factor, summand = (np.broadcast_to(np.asarray(v, np.float64), x.channels)
                            for v in (factor, summand))
-        return self.depthwise(name, x, _CENTRE, factor[None], summand, **requantize)
+        return self.depthwise(name, x, [(0, 0)], factor[None], summand, **requantize)
 
     def _fit(self, name, x, kernel, bias, largest, axis):
         """Integer weights with as many bits as allowed; the bound of what they sum to.
@@ -469,7 +214,7 @@ class Builder:
         """
         kernel, bias = np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
         if not (np.all(np.isfinite(kernel)) and np.all(np.isfinite(bias))):
-            raise ConversionError(f"layer {name} cannot be made exact: its weights are not finite")
+            raise ConversionError(f"layer {name} has no integer form: its weights are not finite")
         peak = np.max(np.abs(kernel), initial=0.0) or 1.0
         widest = min(math.floor(math.log2(largest / peak)), _MOST_WEIGHT_SCALE)
         # Below this the largest weight would have fewer than the least bits.
@@ -480,14 +225,14 @@ class Builder:
             if bound < 2.0**ACCUMULATOR_BITS:
                 return scale, weights, biases.astype(np.int64), bound
         raise ConversionError(
-            f"layer {name} cannot be made exact: with {_LEAST_WEIGHT_BITS}-bit weights and inputs "
+            f"layer {name} has no integer form: with {_LEAST_WEIGHT_BITS}-bit weights and inputs "
             f"up to {x.bound / 2.0**x.bits:g} its sums exceed 2^{ACCUMULATOR_BITS}; its largest "
             f"weight is {peak:g}, its largest bias {np.max(np.abs(bias), initial=0):g}")
 
     def add(self, *values: Value) -> Value:
         """Sum, channels broadcast."""
         values = self._same_bits(values)
-        op = Add(tuple(value.index for value in values))
+        op = integer_ops.Add(tuple(value.index for value in values))
         return self.requantize(self._append(
             op, max(value.channels for value in values), values[0].bits,
             sum(value.bound for value in values)))
@@ -495,14 +240,14 @@ class Builder:
     def maximum(self, *values: Value) -> Value:
         """The largest of them, channel by channel."""
         values = self._same_bits(values)
-        op = Maximum(tuple(value.index for value in values))
+        op = integer_ops.Maximum(tuple(value.index for value in values))
         return self._append(op, values[0].channels, values[0].bits,
                             max(value.bound for value in values))
 
     def concat(self, *values: Value) -> Value:
         """Channels of the values one after another."""
         values = self._same_bits(values)
-        op = Concat(tuple(value.index for value in values))
+        op = integer_ops.Concat(tuple(value.index for value in values))
         return self._append(op, sum(value.channels for value in values), values[0].bits,
                             max(value.bound for value in values))
 
@@ -517,34 +262,35 @@ class Builder:
                 a = self.requantize(a, a.bits - 1)
             else:
                 b = self.requantize(b, b.bits - 1)
-        op = Multiply((a.index, b.index))
+        op = integer_ops.Multiply((a.index, b.index))
         return self.requantize(
             self._append(op, max(a.channels, b.channels), a.bits + b.bits, a.bound * b.bound))
 
     def negate(self, x: Value) -> Value:
         """-x."""
-        return self._append(Negate((x.index,)), x.channels, x.bits, x.bound)
+        return self._append(integer_ops.Negate((x.index,)), x.channels, x.bits, x.bound)
 
     def slice(self, x: Value, start: int, stop: int) -> Value:
         """Channels start to stop."""
-        return self._append(Slice((x.index,), start, stop), stop - start, x.bits, x.bound)
+        return self._append(
+            integer_ops.Slice((x.index,), start, stop), stop - start, x.bits, x.bound)
 
     def depth_to_space(self, x: Value, block: int) -> Value:
         """Channels to positions."""
         return self._append(
-            DepthToSpace((x.index,), block), x.channels // block**2, x.bits, x.bound)
+            integer_ops.DepthToSpace((x.index,), block), x.channels // block**2, x.bits, x.bound)
 
     def mean(self, x: Value) -> Value:
         """Mean over all positions. 2^25 of them can be summed."""
-        return self._append(Mean((x.index,)), x.channels, x.bits, x.bound)
+        return self._append(integer_ops.Mean((x.index,)), x.channels, x.bits, x.bound)
 
     def leaky_relu(self, name: str, x: Value, slope: float) -> Value:
         """x where positive, else slope * x."""
         if not 0 <= slope <= 1:
-            raise ConversionError(f"layer {name}: a leaky ReLU of slope {slope} has no exact form; "
-                                  "those from 0 to 1 have")
+            raise ConversionError(f"layer {name}: a leaky ReLU of slope {slope} has no integer "
+                                  "form; those from 0 to 1 have")
         return self._append(
-            LeakyRelu((x.index,), round(slope * 2**16)), x.channels, x.bits, x.bound)
+            integer_ops.LeakyRelu((x.index,), round(slope * 2**16)), x.channels, x.bits, x.bound)
 
     def pointwise(self, x: Value, function, linear: bool) -> Value:
         """A function by its table; `linear` if beyond +-16 it is max(x, 0) plus a constant."""
@@ -556,7 +302,7 @@ class Builder:
         if linear:
             table = table - np.maximum(arguments, 0)
         table = np.round(table * 2.0**x.bits)
-        op = Lookup((x.index,), table.astype(np.int32), x.bits - _TABLE_BITS, linear)
+        op = integer_ops.Lookup((x.index,), table.astype(np.int32), x.bits - _TABLE_BITS, linear)
         bound = float(np.max(np.abs(table))) + (x.bound if linear else 0)
         value = self._append(op, x.channels, x.bits, bound)
         return self.requantize(value) if linear else value
@@ -569,6 +315,6 @@ class Builder:
         """
         rounded = np.round(np.asarray(edges, np.float64) * 2.0**x.bits).astype(np.int64)
         if np.any(np.diff(rounded) < 1):
-            raise ConversionError(f"layer {name} cannot be made exact: its inputs have {x.bits} "
+            raise ConversionError(f"layer {name} has no integer form: its inputs have {x.bits} "
                                   "fractional bits, too few to tell its steps apart")
-        return self._append(Steps((x.index,), rounded), x.channels, 0, len(rounded))
+        return self._append(integer_ops.Steps((x.index,), rounded), x.channels, 0, len(rounded))
