@@ -1,6 +1,6 @@
 """Rate-distortion evaluation of trained runs, with real files.
 
-    python -m evaluate --model experiments/mshyper-mbt2018 mshyper-small-3 --dataset kodak
+    python -m evaluate --model experiments/mshyper-mbt2018 mshyper --dataset kodak
 
 A model is the folder of an exported model, of a run, of an experiment (all its runs), or a name of
 the zoo. Models of one folder are the points of one curve. A model with levels is a curve by itself,

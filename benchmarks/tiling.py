@@ -35,7 +35,7 @@ WHOLE = 2**20  # a side that no image here exceeds
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--model", default="mshyper-small-3", help="for agreement")
+    parser.add_argument("--model", default="mshyper", help="for agreement")
     parser.add_argument("--size", type=int, default=2048,
                         help="height, and width, of the image for agreement; default: %(default)s")
     parser.add_argument("--sides", type=int, nargs="+", default=[512, 896],

@@ -13,7 +13,7 @@ from common.errors import NotInZoo, UserError
 from common.lazy import Codec
 
 # The model that commands take when none is named.
-DEFAULT = "mshyper-small-3"
+DEFAULT = "mshyper"
 
 
 class _Codecs(dict):
