@@ -256,13 +256,15 @@ def _timed(function, *arguments):
 
 def _multiply_adds(transform, height, width):
     """The number in the convolutions and GDNs of a transform, for an input of this size."""
+    from common.transforms.gdn import GDN
+
     total = 0
     for layer in transform.layers:
         height, width = height // layer.strides_down[0], width // layer.strides_down[1]
         # A transposed convolution multiplies each of its inputs, before the size grows.
         total += height * width * math.prod(layer.kernel.shape)
         height, width = height * layer.strides_up[0], width * layer.strides_up[1]
-        if hasattr(layer.activation, "gamma"):
+        if isinstance(layer.activation, GDN):
             total += height * width * math.prod(layer.activation.gamma.shape)
     return total
 

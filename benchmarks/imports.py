@@ -122,8 +122,8 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
                 spread = 0.1 * parameter.abs().mean()
                 parameter += spread * torch.randn_like(parameter)
         if name != "bmshj2018-factorized":  # scales near 1, not below the table's first
-            predictor = getattr(net, "entropy_parameters", None) or net.h_s
-            last = [layer for layer in predictor if hasattr(layer, "bias")][-1]
+            predictor = dict(net.named_children()).get("entropy_parameters", net.h_s)
+            last = [layer for layer in predictor if "bias" in layer.state_dict()][-1]
             last.bias[:net.g_a(torch.zeros(1, 3, 64, 64)).shape[1]] += 1
         x = batch(np.asarray(photo, np.uint8))
         y = net.g_a(x)
@@ -135,10 +135,10 @@ def compressai(args: argparse.Namespace) -> side_by_side.Methods:
         torch.save(net.state_dict(), path)
         seen = {}
         parts = ["g_a", "g_s", "h_a", "h_s", "entropy_parameters"]
-        hooks = [getattr(net, part).register_forward_hook(
+        hooks = [child.register_forward_hook(
             lambda _, inputs, output, part=part: seen.update(
                 {part: output, f"{part} from": inputs[0]}))
-            for part in parts if hasattr(net, part)]
+            for part, child in net.named_children() if part in parts]
         out = net(x)
         bits = {key: -torch.log2(value) for key, value in out["likelihoods"].items()}
         arrays = {"y": seen["g_a"], "y_hat": seen["g_s from"], "x_hat": out["x_hat"],
@@ -261,13 +261,13 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
 
     def parameters(model, z_hat, y_hat):
         psi = model.hyper_synthesis(z_hat)
-        if not hasattr(model, "context"):
+        if model.context is None:
             return psi
         return model.entropy_parameters(tf.concat([model.context(y_hat), psi], axis=-1))
 
     def indices(model, decoded):
         """Share of the elements of y whose entry of the table is that of the float networks."""
-        if "z" not in decoded or hasattr(model, "context"):
+        if "z" not in decoded or model.context is not None:
             return np.nan
         height, width = decoded["y"].shape[1:3]
         symbols = np.round(decoded["z"] - model.z_prior.offset)

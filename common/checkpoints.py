@@ -115,8 +115,9 @@ def writing(path):
 
 def reason(error: Exception) -> str:
     """The first line of an error of TensorFlow, without what is of interest within it only."""
-    text = str(getattr(error, "message", None) or getattr(error, "strerror", None) or error)
-    text = text.strip() or type(error).__name__
+    text = error.message if isinstance(error, tf.errors.OpError) else (
+        error.strerror if isinstance(error, OSError) else None)
+    text = str(text or error).strip() or type(error).__name__
     return re.sub(r"\{\{.*?\}\} *| \[Op:\w*\].*", "", text.splitlines()[0])
 
 

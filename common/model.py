@@ -17,7 +17,7 @@ import contextlib
 import math
 import types
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -95,6 +95,7 @@ class Codec(tf.keras.Model):
       networks: in integers, those whose outputs encoder and decoder must agree on; set likewise.
       fingerprint: of the exported model that it was loaded from, else None.
       precision: that its transforms were loaded for (common/precision.py).
+      context: the network that predicts y from what of it is decoded; None if there is none.
     """
 
     tables: CodingTables | None = None
@@ -102,6 +103,7 @@ class Codec(tf.keras.Model):
     networks: Mapping[str, Network] = types.MappingProxyType({})
     fingerprint: str | None = None
     precision: str = "float32"
+    context: Any = None
 
     def __init__(self, analysis, synthesis, levels: dict | None = None,
                  pixel_range: tuple[float, float] = PIXEL_RANGE):

@@ -1,6 +1,7 @@
 """Optimisers by name: Keras's own, and SOAP."""
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -35,6 +36,9 @@ class SOAP(tf.keras.optimizers.Optimizer):
       **kwargs: as for every Keras optimiser, e.g. `global_clipnorm`, `use_ema`.
     """
 
+    # Until it is built. An attribute of the object would be a part of checkpoints.
+    _moments: Sequence = ()
+
     def __init__(self, learning_rate=2e-3, beta_1=0.95, beta_2=0.95, shampoo_beta=0.95,
                  gram_interval=2, update_interval=10, max_size=512, epsilon=1e-8, name="SOAP",
                  **kwargs):
@@ -51,7 +55,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
 
     def build(self, var_list):
         super().build(var_list)
-        if getattr(self, "_moments", None):
+        if self._moments:
             return
         self._moments, self._grams, self._bases = [], [], []
         for variable in var_list:

@@ -152,7 +152,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         Raises:
           CodingError: `coder` is no stack, or holds too few bits to draw z with.
         """
-        if not hasattr(coder, "sample"):
+        if not isinstance(coder, AnsStack):
             raise CodingError("a bits-back model needs bits to take: code with `python -m chain`")
         y = np.round(escapes.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)

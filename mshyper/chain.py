@@ -229,34 +229,38 @@ def _most(latents):
 
 
 def _encode(model, latents, start):
-    stack = AnsStack(model.tables, start)
+    stack = _Counted(model, start)
     rows = []
     for each in latents:
-        before, taken = stack.bits, stack.taken
-        counted = _Counted(model.priors, stack)
-        model.encode(each, counted)
+        before, taken, stack.information = stack.bits, stack.taken, 0.0
+        model.encode(each, stack)
         returned, net = stack.taken - taken, stack.bits - before
         rows.append({"gross": net + returned, "returned": returned, "net": net,
-                     "information": counted.bits, "lowest": before - returned})
+                     "information": stack.information, "lowest": before - returned})
     return stack, rows
 
 
-class _Counted(BitCounter):
+class _Counted(AnsStack):
     """A stack, and the net information content of what passes."""
 
-    def __init__(self, priors, stack):
-        super().__init__(priors)
-        self._stack = stack
+    def __init__(self, model, start):
+        super().__init__(model.tables, start)
+        self._priors = model.priors
+        self.information = 0.0
 
     def encode(self, symbols, distributions, bounded=False):
-        super().encode(symbols, distributions)
-        self._stack.encode(symbols, distributions, bounded)
+        super().encode(symbols, distributions, bounded)
+        self.information += self._content(symbols, distributions)
 
     def sample(self, distributions):
-        symbols, before = self._stack.sample(distributions), self.bits
-        super().encode(symbols, distributions)
-        self.bits = before - (self.bits - before)
+        symbols = super().sample(distributions)
+        self.information -= self._content(symbols, distributions)
         return symbols
+
+    def _content(self, symbols, distributions):
+        counter = BitCounter(self._priors)
+        counter.encode(symbols, distributions)
+        return counter.bits
 
 
 def _whiten(payload: bytes) -> bytes:

@@ -130,7 +130,7 @@ def test_decode_returns_what_generate_uses(model, photo, height, width):
         # Means are integers when coding and floats here. Rarely they round y to two neighbours,
         # and with a context of random weights all that follows.
         error = np.abs(decoded[name] - expected)
-        assert np.mean(error > 1e-3) < (0.05 if hasattr(model, "context") else 1e-3)
+        assert np.mean(error > 1e-3) < (0.05 if model.context is not None else 1e-3)
         assert np.std(expected) > 0.5  # not all alike
     assert np.mean(np.abs(model.to_image(decoded["y"]) - generated.x_hat)) < 2e-3
 
