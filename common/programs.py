@@ -71,7 +71,8 @@ def main(program: Program) -> None:
     def start(argv):
         run = finish(flags.FLAGS, argv)
         stopping.stop_on_signals()
-        program(*run.arguments)
+        with stopping.stoppable():
+            program(*run.arguments)
 
     cli.run(start, argv)
 

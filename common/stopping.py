@@ -17,6 +17,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _savers = []
 _busy = 0  # blocks of `unstoppable` that the process is in
 _asked = None  # the signal that asks it to end
+_stopped = False  # whether all is saved, and the process ends
 
 
 @contextlib.contextmanager
@@ -52,6 +53,20 @@ def stop_on_signals() -> None:
 
 
 @contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """A block that signals may leave anywhere: errors on the way out tell nobody anything.
+
+    Contexts of TensorFlow that are left in the middle of their own work raise such.
+    """
+    try:
+        yield
+    except Exception:
+        if _stopped and _asked:
+            raise SystemExit(128 + _asked) from None
+        raise
+
+
+@contextlib.contextmanager
 def unstoppable() -> Iterator[None]:
     """Delays requests to end the process until the block is done: half of it cannot be saved."""
     global _busy
@@ -65,7 +80,9 @@ def unstoppable() -> Iterator[None]:
 
 def stop_if_asked() -> None:
     """Ends the process if a signal asked for it, and Python dropped that, as it does in __del__."""
+    global _stopped
     if _asked and not _busy:
+        _stopped = True
         try:
             where = "".join(f" at {place}" for place in save_all())
             text = f"stopped{where}; the same command goes on"

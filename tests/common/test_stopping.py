@@ -58,3 +58,19 @@ def test_what_nohup_ignores_stays_ignored():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True,
                           check=False, env={**os.environ})
     assert done.stdout == "alive\n"
+
+
+@pytest.mark.parametrize("stopped, code, last", [(True, 143, "stopped; "), (False, 1, "RuntimeE")])
+def test_errors_on_the_way_out_are_not_shown(stopped, code, last):
+    program = ("import os, signal, sys\n"
+               "from common import stopping\n"
+               "stopping.stop_on_signals()\n"
+               "with stopping.stoppable():\n"
+               "    try:\n"
+               "        if int(sys.argv[1]): os.kill(os.getpid(), signal.SIGTERM)\n"
+               "    finally:\n"
+               "        raise RuntimeError('contexts are not nested')\n")
+    done = subprocess.run([sys.executable, "-c", program, str(int(stopped))], cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == code
+    assert done.stderr.splitlines()[-1].startswith(last)

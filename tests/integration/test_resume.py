@@ -382,7 +382,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, number, code):
         out, errors = process.communicate(timeout=60)
     assert second.returncode == 2 and len(second.stderr.splitlines()) == 1
     assert f"in use by process {process.pid} on" in second.stderr
-    assert process.returncode == code
+    assert process.returncode == code, errors
     step, = checkpoints.steps(workdir / "checkpoints")
     assert f"stopped at step {step} of 100000; the same command goes on" in errors.splitlines()
     assert "\r" not in out and len(out.splitlines()) == 1, "no interval is over"
