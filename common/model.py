@@ -103,7 +103,6 @@ class Codec(tf.keras.Model):
     networks: Mapping[str, Network] = types.MappingProxyType({})
     fingerprint: str | None = None
     precision: str = "float32"
-    context: Any = None
 
     def __init__(self, analysis, synthesis, levels: dict | None = None,
                  pixel_range: tuple[float, float] = PIXEL_RANGE):
@@ -111,6 +110,8 @@ class Codec(tf.keras.Model):
             raise TypeError(f"pixel_range is {pixel_range}; need two numbers, the lower first")
         # Whatever the precision of its transforms, Keras should not round the images.
         super().__init__(dtype="float32")
+        # Not of the class: Keras would not track the layer that takes its place.
+        self.context: Any = None
         self._black, self._contrast = pixel_range[0], pixel_range[1] - pixel_range[0]
         self.analysis = transforms.build(analysis)
         self.synthesis = transforms.build(synthesis)
