@@ -33,7 +33,7 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from benchmarks import side_by_side
-from common import images, methods, metrics, precision, quantizers, refinement, tables
+from common import images, methods, metrics, padding, precision, quantizers, refinement, tables
 from common.cli import report
 from mshyper.configs import mbt2018
 from mshyper.models import MeanScaleHyperprior
@@ -128,7 +128,7 @@ class Loop(refinement.Refiner):
     def _eager_check(self, x, latents):
         generated = self._model.generate(latents, quantizers.Round())
         measured = self._per_image(x, generated, eight_bit=True)
-        a, b = (images.to_uint8(image[0]) for image in (x, images.crop_to(generated.x_hat, x)))
+        a, b = (images.to_uint8(image[0]) for image in (x, padding.crop_to(generated.x_hat, x)))
         return ({**measured, "ms_ssim": [metrics.ms_ssim(a, b)]}, generated.latents,
                 refinement.grid_of(generated))
 

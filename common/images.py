@@ -1,4 +1,4 @@
-"""Image files, and the padding that lets a model take images of any size."""
+"""Image files: what is read of them, and how they are written."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import collections
 import contextlib
 import functools
 import io
-import itertools
 import os
 import struct
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from common import colour, metadata
+from common import colour, metadata, tiff
 from common.errors import UserError
 from common.files import replacing
 from common.lazy import tf
@@ -78,8 +77,6 @@ _LIMIT = threading.Lock()  # held while Pillow's limit is another
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
-# Tags of TIFF files.
-_NEW_SUBFILE_TYPE, _SUBFILE_TYPE, _PHOTOMETRIC, _DNG_VERSION = 254, 255, 262, 50706
 # How to show an image that is stored in an EXIF orientation.
 _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
               4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -178,7 +175,11 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
                 image = Image.open(file, formats=FORMATS)
             with image:
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    _turn_to_picture(image, path, start)
+                    if tiff.is_camera_raw(image, start) or _suffix_not_read(path) == _CAMERA:
+                        raise UserError(
+                            f"{path}: {_CAMERA}: format not read here, and what else the file "
+                            "holds are previews; convert it to PNG, JPEG or TIFF")
+                    tiff.turn_to_picture(image, path)
                 _check_pixels(source, image, max_pixels)
                 image.info.update(info)
                 yield image, file
@@ -231,47 +232,11 @@ def _format_not_read(path, start: bytes) -> str | None:
     for beginning, name in _BEGINNINGS.items():
         if start.startswith(beginning):
             return name
-    return NOT_READ.get(os.path.splitext(path)[1].lower()) if start else None
+    return _suffix_not_read(path) if start else None
 
 
-def _turn_to_picture(image: TiffImagePlugin.TiffImageFile, path, start: bytes) -> None:
-    """Turns a TIFF file to its first page that is no smaller copy of another, and counts those.
-
-    Raises:
-      UserError: there is none, or the pages are previews of what a camera's sensor saw.
-    """
-    if (_DNG_VERSION in image.tag_v2 or start[8:10] == b"CR"
-            or NOT_READ.get(os.path.splitext(path)[1].lower()) == _CAMERA):
-        raise UserError(f"{path}: {_CAMERA}: format not read here, and what else the file holds "
-                        "are previews; convert it to PNG, JPEG or TIFF")
-    pages = []
-    with contextlib.suppress(Exception):  # the end, or a page that cannot be read
-        for page in itertools.count():
-            image.seek(page)
-            if not _is_reduced(image):
-                pages.append(page)
-    if not pages:
-        raise UserError(f"{path}: what can be read of it is only a smaller copy of the picture "
-                        "(a thumbnail); convert it to PNG, JPEG or another TIFF")
-    image.seek(pages[0])
-    image.info["icc_profile"] = image.tag_v2.get(TiffImagePlugin.ICCPROFILE)  # of this page
-    image.info["pictures"] = len(pages)
-
-
-def _is_reduced(image: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether a page says that it is a smaller copy or a mask, or has a larger one below it."""
-    tags = image.tag_v2
-    with contextlib.suppress(Exception):  # what is damaged says nothing
-        if tags.get(_NEW_SUBFILE_TYPE, 0) & 5 or tags.get(_SUBFILE_TYPE) == 2:
-            return True
-        below = tags.get(TiffImagePlugin.SUBIFD, ())
-        for offset in below if isinstance(below, tuple) else (below,):
-            directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=tags.prefix)
-            image.fp.seek(offset)  # type: ignore[union-attr]
-            directory.load(image.fp)  # type: ignore[arg-type]
-            if directory.get(TiffImagePlugin.IMAGEWIDTH, 0) > tags[TiffImagePlugin.IMAGEWIDTH]:
-                return True
-    return False
+def _suffix_not_read(path) -> str | None:
+    return NOT_READ.get(os.path.splitext(path)[1].lower())
 
 
 def _count_pictures(image: Image.Image) -> int:
@@ -297,7 +262,7 @@ def _decode(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, Im
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
-            _read_planes(image)
+            tiff.read_planes(image)
     raw = image.tile[0].args if image.tile else ""
     raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
     deep = ";16" in raw and not raw.startswith("RGBa")
@@ -312,22 +277,13 @@ def _decode(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, Im
             raise ValueError("32-bit samples have no agreed range; convert it to 8 or 16 bits")
         if raw.startswith("I;12"):
             samples = (samples.astype(np.uint32) * 65535 + 2047) // 4095
-        if tags.get(_PHOTOMETRIC) == 0:  # 0 is white
+        if tags.get(tiff.PHOTOMETRIC) == 0:  # 0 is white
             samples = 65535 - samples
         samples = samples.astype(np.uint16)
         return Image.fromarray(samples), _opacity(image, samples)
     if raw in ("L;2", "L;4") and "transparency" in image.info:  # is given in 2 or 4 bits
         image.info["transparency"] *= 85 if raw == "L;2" else 17
     return colour.split(image)
-
-
-def _read_planes(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Lets libtiff read colours of 16 bits stored one after the other, which Pillow takes for 8."""
-    if set(image.tag_v2[TiffImagePlugin.BITSPERSAMPLE]) == {16} and image.tile[0][0] == "raw":
-        image.use_load_libtiff = True
-        image.tile = [image.tile[0]._replace(
-            codec_name="libtiff", extents=(0, 0, *image._tile_size), offset=0,
-            args=(f"{image.mode};16N", False, image.tag_v2.offset))]
 
 
 def _decode_deep(image: ImageFile.ImageFile, file: BinaryIO, raw: str
@@ -341,7 +297,7 @@ def _decode_deep(image: ImageFile.ImageFile, file: BinaryIO, raw: str
     if image.tell():
         low.seek(image.tell())
     if isinstance(low, TiffImagePlugin.TiffImageFile) and low.tile[0][0] != image.tile[0][0]:
-        _read_planes(low)
+        tiff.read_planes(low)
     order = "B" if raw[-1] == "L" or (raw[-1] == "N" and sys.byteorder == "little") else "L"
     other = "RGBA" if raw.startswith("LA") else raw[:-1] + order  # LA: four bytes, as they are
     low.tile = [
@@ -434,45 +390,3 @@ def to_png(image: np.ndarray) -> bytes:
 def to_uint8(image: tf.Tensor) -> tf.Tensor:
     """Rounds a float image in [0, 1] to the uint8 image that a file would hold."""
     return tf.cast(tf.round(tf.clip_by_value(image, 0.0, 1.0) * 255.0), tf.uint8)
-
-
-def pad_to_multiple(x: tf.Tensor, multiple: int) -> tf.Tensor:
-    """Repeats the last row and column until height and width are multiples of `multiple`.
-
-    Replication works for every size (reflection needs more pixels than it adds), and a constant
-    border costs few bits.
-
-    Args:
-      x: [B, H, W, C], any H, W >= 1.
-      multiple: positive int.
-    """
-    for axis in (1, 2):
-        size = x.shape[axis]
-        if size is not None and size % multiple == 0:
-            continue
-        size = tf.shape(x)[axis]
-        padded = -(-size // multiple) * multiple
-        x = tf.gather(x, tf.minimum(tf.range(padded), size - 1), axis=axis)
-    return x
-
-
-def crop_to(x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Crops `x` [B, H', W', C] at the bottom and the right to the height and width of `like`."""
-    if x.shape[1:3].is_fully_defined() and x.shape[1:3] == like.shape[1:3]:
-        return x
-    return crop(x, (0, 0), tf.unstack(tf.shape(like)[1:3]))
-
-
-def crop(x: tf.Tensor, begin: Sequence, sides: Sequence) -> tf.Tensor:
-    """A part of `x` [B, H, W, C]; as x[:, top:top + height, left:left + width].
-
-    The gradient of that takes ten times as long: it writes element by element.
-
-    Args:
-      x: any tensor.
-      begin: top and left.
-      sides: height and width of the part.
-    """
-    part = tf.slice(x, [0, *begin, 0], [-1, *sides, -1])
-    part.set_shape([x.shape[0], None, None, x.shape[3]])
-    return part

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import coding_tables, data, images, quantizers, tiles, transforms
+from common import coding_tables, data, images, padding, quantizers, tiles, transforms
 from common.coders import Decoder, Encoder
 from common.coding_tables import CodingTables
 from common.errors import UserError
@@ -244,7 +244,7 @@ class Codec(tf.keras.Model):
     def call(self, x: tf.Tensor, level=None) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
         generated = self.generate(self.infer(x, level=level), quantizers.Round())
-        return generated._replace(x_hat=images.crop_to(generated.x_hat, x))
+        return generated._replace(x_hat=padding.crop_to(generated.x_hat, x))
 
     def to_latent(self, x: tf.Tensor, training: bool = False, level=None) -> tf.Tensor:
         """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride.
@@ -255,7 +255,7 @@ class Codec(tf.keras.Model):
 
         def in_range(x):
             x = data.to_float(x) if x.dtype == np.uint8 else x
-            return images.pad_to_multiple(x, stride) * self._contrast + self._black
+            return padding.pad_to_multiple(x, stride) * self._contrast + self._black
 
         with self._at(self.level_latent(level, _batch(x)).get("level")):
             return tiles.run(self.analysis, x, down=stride, before=in_range, training=training)

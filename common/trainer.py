@@ -13,7 +13,7 @@ What comes between steps is in common/training_loop.py.
 import tensorflow as tf
 from ml_collections import config_dict
 
-from common import distribution, ema, images, objectives, quantizers, rate_control, schedules
+from common import distribution, ema, objectives, padding, quantizers, rate_control, schedules
 from common.model import Codec
 
 
@@ -85,7 +85,7 @@ class Trainer(tf.Module):
             measured = self.objective(
                 x, generated, rd_lambda, weight=weight, rate_weight=rate_weight)
             additional, judged = self.additional_loss(
-                x, images.crop_to(generated.x_hat, x), generated.latents["y"])
+                x, padding.crop_to(generated.x_hat, x), generated.latents["y"])
             # The optimiser adds up the gradients of all replicas.
             loss = (measured["rd_loss"] + additional) / distribution.replica()[0]
         weights = self.codec.trainable_variables

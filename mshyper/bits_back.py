@@ -32,8 +32,8 @@ from common import (
     arguments,
     conditional,
     escapes,
-    images,
     model,
+    padding,
     priors,
     quantizers,
 )
@@ -101,7 +101,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         """Mean "z" and "z_log_scale" of q(z | y), by the hyper-analysis, for y that is rounded."""
         hyper = self.hyper_analysis
         mean, log_scale = tf.split(
-            hyper(images.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
+            hyper(padding.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
         return {"z": mean, "z_log_scale": tfc.upper_bound(log_scale, _LARGEST_LOG_SCALE)}
 
     def generate(self, latents, quantizer: quantizers.Quantizer, training=False):
@@ -111,7 +111,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         posterior = latents if quantizer.differentiable else self.posterior(y_hat)
         noise = quantizers.normal_noise(quantizer, posterior["z"], "z")
         z = posterior["z"] + tf.exp(posterior["z_log_scale"]) * noise
-        psi = images.crop_to(self.hyper_synthesis(z, training=training), y_hat)
+        psi = padding.crop_to(self.hyper_synthesis(z, training=training), y_hat)
         p_y = self.y_prior.given(psi, quantizer.differentiable)
         log_q = -(noise**2 / 2 + posterior["z_log_scale"]) - math.log(2 * math.pi) / 2
         latents = {**latents, "y": y_hat}
@@ -200,7 +200,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         key = y.tobytes(), y.shape, steps
         if self._memo[0] == key:  # a chain tries how many bits its first image needs
             return self._memo[1]
-        padded = images.pad_to_multiple(tf.constant(y), self.hyper_analysis.stride)
+        padded = padding.pad_to_multiple(tf.constant(y), self.hyper_analysis.stride)
         mean, index = (x.numpy().astype(np.int32)
                        for x in self.networks["hyper_analysis"](padded))
         if steps:

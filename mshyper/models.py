@@ -20,8 +20,8 @@ import tensorflow as tf
 from common import (
     arguments,
     conditional,
-    images,
     model,
+    padding,
     priors,
     tiles,
     transforms,
@@ -79,7 +79,7 @@ class Hyperprior(model.Codec):
         stride = self.hyper_analysis.stride
 
         def prepared(y):
-            return images.pad_to_multiple(tf.abs(y) if self.y_prior.symmetric else y, stride)
+            return padding.pad_to_multiple(tf.abs(y) if self.y_prior.symmetric else y, stride)
 
         return {"z": tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
                                side=tiles.LATENT_SIDE, training=training)}
@@ -87,7 +87,7 @@ class Hyperprior(model.Codec):
     def generate(self, latents, quantizer: Quantizer, training=False):
         z, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
-        psi = images.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
+        psi = padding.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
         y, y_hat, offset, p_y = self._quantize(latents["y"], psi, quantizer)
         latents = {**latents, "y": y_hat, "z": z_hat}
         bits = {**self._level_bits(latents), "y": p_y.bits(y), "z": self.z_prior.bits(z)}

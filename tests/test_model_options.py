@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, export, images, objectives, quantizers, range_coding, tiles
+from common import data, export, objectives, padding, quantizers, range_coding, tiles
 from common.ans import AnsStack
 from common.errors import UserError
 from hific.mixture import HiFiCMixture
@@ -141,7 +141,7 @@ def test_the_context_in_integers_is_that_of_the_floats_and_causal(photograph):
 
 def test_pixels_are_shown_in_the_range(photograph):
     x = test_models.picture(photograph, 45, 77)
-    padded = images.pad_to_multiple(x, 16)
+    padded = padding.pad_to_multiple(x, 16)
     for name, low, high in (("mean_scale", 0, 1), ("scale_only", -1, 1), ("logistic", -0.5, 0.5)):
         model = make(name)
         np.testing.assert_allclose(

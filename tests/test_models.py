@@ -11,7 +11,7 @@ import factorized.models
 import hific.models
 import joint_ar.models
 import mshyper.models
-from common import data, images, objectives, priors, quantizers, range_coding
+from common import data, objectives, padding, priors, quantizers, range_coding
 from common.errors import CodingError
 
 ANALYSIS = dict(cls="MBT2018Analysis", channels=(8, 8, 8, 12))
@@ -190,7 +190,7 @@ def test_call_crops_to_the_image(model, photo, height, width):
     assert generated.x_hat.shape == x.shape
     whole = model.generate(model.infer(x), quantizers.Round())
     assert whole.x_hat.shape == (1, -(-height // 16) * 16, -(-width // 16) * 16, 3)
-    np.testing.assert_array_equal(generated.x_hat, images.crop_to(whole.x_hat, x))
+    np.testing.assert_array_equal(generated.x_hat, padding.crop_to(whole.x_hat, x))
 
 
 def test_gradient_reaches_every_trainable_weight(model, photo):

@@ -7,7 +7,7 @@ operations differ, for on CPUs TensorFlow's have traps:
                        hundred times as long: pad before instead
     1x1, strided       the gradient of the kernel writes beyond its memory, and crashes now and
                        then: take every other position first
-    x[:, a:b]          has a gradient that writes element by element: see `images.crop`
+    x[:, a:b]          has a gradient that writes element by element: see `padding.crop`
     few outputs        of a transposed convolution, as the three of an image, leave most of a
                        vector register idle: they are computed as one convolution with an output
                        for each phase, `polyphase`
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import images
+from common import padding
 from common.integer_networks import ConversionError
 from common.reach import taps, transposed
 from common.transforms import contract
@@ -171,7 +171,7 @@ def _upsample(x, kernel, stride):
     filters = kernel.shape[3]
     y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]),
                                [batch, *whole, filters], stride, "VALID")
-    y = images.crop(y, begin, sides)
+    y = padding.crop(y, begin, sides)
     y.set_shape([None, *(None if side is None else side * stride for side in x.shape[1:3]), None])
     return y
 

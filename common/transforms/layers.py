@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from common import images
+from common import padding
 from common.integer_networks import ConversionError
 from common.reach import Reach, beside, blocks, taps
 from common.transforms import contract
@@ -183,7 +183,7 @@ def _in_zeros(x, spans):
     # A kernel wholly on one side of the position does not read the input's other end.
     unread = [(max(0, first), max(0, -last)) for first, last in spans]
     if any(map(any, unread)):
-        x = images.crop(x, [before for before, _ in unread], [
+        x = padding.crop(x, [before for before, _ in unread], [
             side - sum(ends) for side, ends in zip(tf.unstack(tf.shape(x)[1:3]), unread)])
     around = ([max(0, -first), max(0, last)] for first, last in spans)
     return tf.pad(x, [[0, 0], *around, [0, 0]])
@@ -317,7 +317,7 @@ class Padded(Stack):
         self.multiple = multiple
 
     def call(self, x):
-        return images.crop_to(super().call(images.pad_to_multiple(x, self.multiple)), x)
+        return padding.crop_to(super().call(padding.pad_to_multiple(x, self.multiple)), x)
 
     def reach(self):
         return Reach(grid=self.multiple).then(super().reach())

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from common import images
+from common import images, padding
 from common.errors import UserError
 from tests.common import pictures
 
@@ -652,14 +652,14 @@ def test_padding_repeats_the_edge_and_is_undone_by_cropping(photo, size, padded)
     x = photo[None, :height, :width].astype(np.float32)
     expected = np.pad(
         x, [(0, 0), (0, padded[0] - height), (0, padded[1] - width), (0, 0)], mode="edge")
-    static = images.pad_to_multiple(tf.constant(x), 16)
+    static = padding.pad_to_multiple(tf.constant(x), 16)
     np.testing.assert_array_equal(static, expected)
-    np.testing.assert_array_equal(images.crop_to(static, x), x)
+    np.testing.assert_array_equal(padding.crop_to(static, x), x)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3])])
     def there_and_back(x):
-        there = images.pad_to_multiple(x, 16)
-        return there, images.crop_to(there, x)
+        there = padding.pad_to_multiple(x, 16)
+        return there, padding.crop_to(there, x)
 
     dynamic, back = there_and_back(x)
     np.testing.assert_array_equal(dynamic, expected)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import images, precision, transforms, weights
+from common import padding, precision, transforms, weights
 from common.errors import UserError
 from common.transforms import attention, convolution, layers, mbconv
 
@@ -264,7 +264,7 @@ def test_windowed_attention_is_that_of_each_window(height, width):
     inner = layer.layers[0].layers
     theta, phi, g = (w.kernel.numpy()[0, 0] for w in (
         inner[0]._theta, inner[0]._phi, inner[0]._g))
-    padded = images.pad_to_multiple(tf.constant(x), n).numpy()
+    padded = padding.pad_to_multiple(tf.constant(x), n).numpy()
     for top in range(0, height, n):
         for left in range(0, width, n):
             window = padded[0, top:top + n, left:left + n].reshape(-1, 6)
