@@ -165,6 +165,12 @@ def _run_stack(stack, x, place, outputs):
 
 
 @_run.register
+def _(transform: layers.Transform, x, place, outputs):
+    y = _run_stack(transform, x, place, outputs)
+    return y if transform.linear is None else y + _run(transform.linear, x, place, outputs)
+
+
+@_run.register
 def _(layer: layers.Residual, x, place, outputs):
     return _crop(x, place, outputs) + _run_stack(layer, x, place, outputs)
 

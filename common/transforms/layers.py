@@ -17,18 +17,24 @@ class Transform(tf.keras.Sequential):
     Where layers compute in bfloat16, the outer ones do not: pixels, and values that are rounded,
     have more digits than that.
 
+    Args:
+      layers: one after another.
+      out_channels: channels of the last one.
+      linear: None, or a layer without weights whose output is added to theirs.
+
     Attributes:
       stride: ratio of the sides of its larger and smaller end.
-      out_channels: channels of its output.
+      out_channels, linear: see above.
     """
 
     stride: int
 
-    def __init__(self, layers, out_channels: int):
+    def __init__(self, layers, out_channels: int, linear: Layer | None = None):
         for layer in (layers[0], layers[-1]):
             _set_float32(layer)
         super().__init__(layers)
         self.out_channels = out_channels
+        self.__dict__["linear"] = linear  # not by Keras's setattr, which would append it to layers
 
     def call(self, inputs, training=None, mask=None):
         # Not as Sequential does, which makes a symbolic graph of itself for new sizes.
@@ -36,7 +42,13 @@ class Transform(tf.keras.Sequential):
         x = inputs
         for layer in self.layers:
             x = layer(x)
-        return x
+        return x if self.linear is None else x + self.linear(inputs)
+
+
+@contract.reach.register
+def _(transform: Transform):
+    stack = contract.reach_of_stack(transform.layers)
+    return stack if transform.linear is None else beside([stack, reach(transform.linear)])
 
 
 def _set_float32(layer):
@@ -76,7 +88,7 @@ def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: 
 
 
 def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
-           align: str = "centre"):
+           align: str = "centre", kernel_initializer="variance_scaling"):
     """Transposed convolution, up-sampling by `stride`.
 
     Kernels are centred on the first of the `stride` outputs of an input. Where they are too small
@@ -92,10 +104,11 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias
     if _is_keras(align) or (kernel - 1) // 2 < stride - 1:
         return tf.keras.layers.Conv2DTranspose(
             filters, kernel, stride, "same", activation=get_activation(activation),
-            use_bias=use_bias, kernel_initializer="variance_scaling")
+            use_bias=use_bias, kernel_initializer=kernel_initializer)
     return SignalConv2D(
         filters, (kernel, kernel), corr=False, strides_up=stride, use_bias=use_bias,
-        activation=get_activation(activation), kernel_parameter="variable")
+        activation=get_activation(activation), kernel_parameter="variable",
+        kernel_initializer=kernel_initializer)
 
 
 def _is_keras(align):

@@ -11,6 +11,7 @@ convolution goes to a quarter of the resolution at once, and most of the work is
 sixteenth.
 """
 
+from common.transforms.dct import DCT, InverseDCT
 from common.transforms.layers import Residual, Transform, conv, deconv
 
 
@@ -22,17 +23,20 @@ class ResidualAnalysis(Transform):
       blocks: number of bottlenecks after each strided layer.
       kernel: of the strided layers but the first.
       activation: of the strided layers, "gdn" or None.
+      dct: whether the discrete cosine transform is added (common/transforms/dct.py).
     """
 
     stride = 16
 
-    def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None):
+    def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None,
+                 dct=False):
         *inner, last = channels
         layers = []
         for width, number, size, stride in zip(
                 inner, blocks, (9, kernel, kernel), (4, 2, 2), strict=True):
             layers += [conv(width, size, stride, activation), *_bottlenecks(width, number)]
-        super().__init__([*layers, conv(last, 1)], out_channels=last)
+        layers.append(conv(last, 1, kernel_initializer="zeros" if dct else "variance_scaling"))
+        super().__init__(layers, out_channels=last, linear=DCT(last) if dct else None)
 
 
 class ResidualSynthesis(Transform):
@@ -43,19 +47,22 @@ class ResidualSynthesis(Transform):
       blocks: number of bottlenecks before each strided layer.
       kernel: of the strided layers but the last.
       activation: of the strided layers but the last, "igdn" or None.
+      dct: of how many channels of y the inverse of the discrete cosine transform is added; 0: none.
     """
 
     stride = 16
 
-    def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None):
+    def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None,
+                 dct=0):
         *inner, last = channels
         first, second, third = inner
         layers = [conv(first, 1)]
         for width, number, arguments in zip(inner, blocks, (
-                (second, kernel, 2, activation), (third, kernel, 2, activation), (last, 9, 4)),
-                strict=True):
-            layers += [*_bottlenecks(width, number), deconv(*arguments)]  # type: ignore[arg-type]
-        super().__init__(layers, out_channels=last)
+                (second, kernel, 2, activation), (third, kernel, 2, activation)), strict=False):
+            layers += [*_bottlenecks(width, number), deconv(*arguments)]
+        layers += [*_bottlenecks(third, blocks[2]), deconv(
+            last, 9, 4, kernel_initializer="zeros" if dct else "variance_scaling")]
+        super().__init__(layers, out_channels=last, linear=InverseDCT(dct) if dct else None)
 
 
 def _bottlenecks(channels, number):
