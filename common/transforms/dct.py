@@ -47,7 +47,7 @@ def basis(block: int, number: int) -> np.ndarray:
 
 
 class DCT(Layer):
-    """Image [B, block h, block w, 3] -> coefficients [B, h, w, channels], times `SCALE`.
+    """Image [B, H, W, 3] -> `SCALE` times coefficients [B, H/block, W/block, channels].
 
     Args:
       channels: how many of the 3 block^2.
@@ -60,7 +60,11 @@ class DCT(Layer):
         self._matrix = SCALE * basis(block, channels).reshape(channels, -1).T.astype(np.float32)
 
     def call(self, x):
-        return tf.nn.conv2d(tf.nn.space_to_depth(x, self._block), self._matrix[None, None], 1, "SAME")
+        sides = tf.shape(x)[1:3]
+        after = -sides % self._block  # zeros, as convolutions have them
+        x = tf.pad(x, [[0, 0], [0, after[0]], [0, after[1]], [0, 0]])
+        blocks = tf.nn.space_to_depth(x, self._block)
+        return tf.nn.conv2d(blocks, self._matrix[None, None], 1, "SAME")
 
     def reach(self):
         return reach.taps(0, self._block - 1, self._block)
@@ -80,7 +84,8 @@ class InverseDCT(Layer):
         self._matrix = basis(block, channels).reshape(channels, -1).astype(np.float32) / SCALE
 
     def call(self, x):
-        return tf.nn.depth_to_space(tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME"), self._block)
+        blocks = tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME")
+        return tf.nn.depth_to_space(blocks, self._block)
 
     def reach(self):
         return reach.blocks(self._block)
