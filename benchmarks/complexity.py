@@ -24,9 +24,10 @@ the image. What the profiler does otherwise than one may think:
 * The coder evaluates hyper-synthesis, context and entropy parameters as integer networks
   (common/integer_networks.py), every position once. That is as many operations, of another kind.
 
-Receptive fields are measured with fresh weights, as the pixels of the image where the derivative is
-not zero: for analysis, of one position of y by the image; for synthesis, of the image by one
-position of y; and of one position of z by the image. The image is a strip, once tall, once wide.
+Receptive fields are measured with fresh weights (ones in kernels of zeros), as the pixels of the
+image where the derivative is not zero: for analysis, of one position of y by the image; for
+synthesis, of the image by one position of y; and of one position of z by the image. The image is a
+strip, once tall, once wide.
 Squeeze and excitation sees the whole image; the extent given beside is that with its means held
 constant. With attention in windows, the extent depends on the position, and the largest is given.
 """
@@ -70,8 +71,8 @@ _UNCOUNTED = {"Abs": 1, "Elu": 1, "LeakyRelu": 1, "Relu": 1, "Sigmoid": 1, "Soft
 _NO_ARITHMETIC = {
     "Cast", "ConcatV2", "Const", "DepthToSpace", "ExpandDims", "FloorDiv", "FloorMod", "GatherV2",
     "Identity", "IdentityN", "MirrorPad", "NoOp", "Pack", "Pad", "Placeholder", "Range",
-    "ReadVariableOp", "Reshape", "ReverseV2", "Shape", "Slice", "SplitV", "Squeeze", "StridedSlice",
-    "Transpose", "Unpack"}
+    "ReadVariableOp", "Reshape", "ReverseV2", "Shape", "Slice", "SpaceToDepth", "SplitV", "Squeeze",
+    "StridedSlice", "Transpose", "Unpack"}
 _MATTERS = 1e-3
 
 _STRIP = 64  # pixels of its shorter side; the stride of z
@@ -240,6 +241,11 @@ def influence(synthesis: tf.keras.Model, channels: int) -> dict:
 
 
 def _field(support: Support, stages: Sequence[tf.keras.Model]) -> dict:
+    support((_STRIP, _STRIP), 0)  # which makes the weights
+    for stage in stages:
+        for weight in stage.trainable_weights:
+            if "kernel" in weight.name and not np.any(weight):  # that of a path closed at first
+                weight.assign(tf.ones_like(weight))
     # What windows make of a position repeats with the largest of them, at y's stride.
     periods = [layer.window * stages[0].stride for stage in stages for layer in stage.submodules
                if isinstance(layer, transforms.attention.WindowAttention)]

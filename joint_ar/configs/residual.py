@@ -17,6 +17,9 @@ PAPER = "for CPUs; Minnen, Ballé, Toderici 2018"
 def get_config(recipe="cpu"):
     config = residual.get_config(recipe)
     small.add_context(config)
+    # The paper's widths would cost as much as all transforms.
+    config.model.context.channels = 256
+    config.model.entropy_parameters.channels = (512, 384, 2 * config.model.synthesis.dct)
     config.train.num_steps = 20_000
     config.train.optimizer.learning_rate = 1e-3
     return config
