@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common import data, export, lpips
-from tests import test_models
+from tests.helpers import small_models
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +35,10 @@ def one_rate_models(tmp_path_factory, photo) -> list[pathlib.Path]:
 
 def _export(path, photo, rd_lambda, spread=3.0, **more):
     """Exports a model of random weights, whose y has the standard deviation `spread`."""
-    arguments = {**test_models.CONFIGS["mean_scale"], **more}
-    model, x = test_models.CLASSES["mean_scale"](**arguments), photo[None, :128, :192]
+    arguments = {**small_models.CONFIGS["mean_scale"], **more}
+    model, x = small_models.CLASSES["mean_scale"](**arguments), photo[None, :128, :192]
     model.initialize()
-    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], spread)
+    small_models.standardize(model.analysis, lambda: model.infer(x)["y"], spread)
     record = {"package": "mshyper", "module": "models", "model": arguments,
               "train": {"rd_lambda": rd_lambda}}
     export.save(model, record, path)

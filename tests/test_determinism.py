@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from common import coding, export, integer_networks, priors, transforms
 from common.transforms import contract, mbt2018
-from tests import test_models
+from tests.helpers import small_models
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = {"unpadded": (128, 192), "padded": (67, 131)}  # z has a stride of 64
@@ -60,8 +60,8 @@ print(json.dumps(found))
 def decoded(request, tmp_path_factory, photo):
     """By setting: digests of what the same files decode to, in processes of their own."""
     folder = tmp_path_factory.mktemp(request.param)
-    model = test_models.shared(request.param)
-    config = {"package": "joint_ar", "model": test_models.CONFIGS[request.param]}
+    model = small_models.shared(request.param)
+    config = {"package": "joint_ar", "model": small_models.CONFIGS[request.param]}
     model.fingerprint = export.save(model, config, folder / "model")
     files = []
     for name, (height, width) in SIZES.items():

@@ -18,27 +18,11 @@ from common.container import Container
 from common.errors import UserError
 from mshyper import chain
 from mshyper.bits_back import BitsBackHyperprior
-from tests import test_models
+from tests.helpers import small_models
+from tests.helpers.damage import mutations
 
 # A mutated file should take no longer than so many seconds, on a machine that does other work too.
 PATIENCE = 20
-
-
-def mutations(content, count, seed=0):
-    """Damaged copies: bits and bytes changed, parts lost, doubled, moved or replaced by noise."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        damaged = bytearray(content)
-        for _ in range(rng.integers(1, 4)):
-            start, length = (int(n) for n in rng.integers(0, [len(damaged) + 1, 24]))
-            part = bytes(damaged[start:start + length])
-            elsewhere = int(rng.integers(len(damaged) + 1))
-            changed = (bytes(byte ^ 1 << rng.integers(8) for byte in part[:1]) + part[1:],
-                       rng.bytes(len(part)), b"", part * 2, rng.bytes(length) + part,
-                       bytes([rng.choice([0, 1, 0x7F, 0x80, 0xFF])]) * len(part),
-                       bytes(damaged[elsewhere:elsewhere + length]))
-            damaged[start:start + length] = changed[rng.integers(len(changed))]
-        yield bytes(damaged)
 
 
 def resealed(content):
@@ -64,7 +48,7 @@ def outcome(call, *arguments):
 
 @pytest.fixture(params=["factorized", "mean_scale", "joint_ar"])
 def model(request, monkeypatch):
-    found = test_models.shared(request.param)
+    found = small_models.shared(request.param)
     monkeypatch.setattr(found, "fingerprint", "0123abcd" * 8)
     return found
 
@@ -131,11 +115,11 @@ def test_mutated_fields(model, ntc):
 @pytest.fixture(scope="module")
 def chained(photo):
     """A bits-back model, and a chain of two images and a payload."""
-    model = BitsBackHyperprior(**test_models.hyperprior(24) | {
+    model = BitsBackHyperprior(**small_models.hyperprior(24) | {
         "hyper_analysis": dict(cls="HyperAnalysis", channels=(8, 8, 20))}, replay_steps=0)
     model.initialize()
-    x = test_models.picture(photo, 64, 64)
-    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    x = small_models.picture(photo, 64, 64)
+    small_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
     model.prepare_coding()
     model.fingerprint = "0123abcd" * 8
     pictures = [photo[:33, :40], photo[100:150, 200:270]]

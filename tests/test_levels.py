@@ -27,16 +27,16 @@ from common.errors import CodingError
 from common.levels import Levels
 from common.transforms.convolution import SignalConv2D
 from common.transforms.layers import ShiftedConv
-from tests import test_mixture, test_models
+from tests.helpers import small_mixture, small_models
 
 COUNT = 21
 LEVELS = dict(count=COUNT, rd_lambda=(0.0015, 0.06))
-BITS_BACK = dict(test_models.hyperprior(24), replay_steps=2,
+BITS_BACK = dict(small_models.hyperprior(24), replay_steps=2,
                  hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 20)))
 MODELS = {
-    **{name: (test_models.CLASSES[name], test_models.CONFIGS[name])
+    **{name: (small_models.CLASSES[name], small_models.CONFIGS[name])
        for name in ("factorized", "mean_scale", "joint_ar", "logistic")},
-    "mixture": (hific.mixture.HiFiCMixture, test_mixture.CONFIG),
+    "mixture": (hific.mixture.HiFiCMixture, small_mixture.CONFIG),
     "bits_back": (mshyper.bits_back.BitsBackHyperprior, BITS_BACK),
 }
 
@@ -47,7 +47,7 @@ def make(name, **levels):
     cls, config = MODELS[name]
     model, rng = cls(**config, levels={**LEVELS, **levels}), np.random.default_rng(0)
     model.initialize()
-    test_models.standardize(model.analysis, lambda: model.to_latent(photograph()), 3.0)
+    small_models.standardize(model.analysis, lambda: model.to_latent(photograph()), 3.0)
     for weight in model.levels.trainable_weights[:2]:
         weight.assign_add(rng.normal(0, 0.1, weight.shape))
     model.prepare_coding()
@@ -62,7 +62,7 @@ def shared(name):
 
 
 def photograph(height=128, width=192):
-    return test_models.picture(test_mixture.photograph(), height, width)
+    return small_models.picture(small_mixture.photograph(), height, width)
 
 
 @pytest.fixture(params=[name for name in MODELS if name != "bits_back"])
@@ -145,14 +145,14 @@ def test_round_trip(model, level, height, width):
     x = photograph(height, width)
     latents = model.infer(x, level=level)
     generated = model.generate(latents, quantizers.Round())
-    stream, crc = test_models.encode(model, latents)
+    stream, crc = small_models.encode(model, latents)
     coder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(coder, height, width)
     assert coder.crc == crc
     assert decoded.keys() == generated.latents.keys() == latents.keys()
     assert decoded["level"].dtype == latents["level"].dtype == tf.int32
     np.testing.assert_array_equal(decoded["level"], [level])
-    assert test_models.encode(model, decoded) == (stream, crc)
+    assert small_models.encode(model, decoded) == (stream, crc)
     if model.context is None:  # whose random weights make much of another last bit
         np.testing.assert_allclose(decoded["y"], generated.latents["y"], atol=1e-3)
         x_hat = model.to_image(decoded["y"], level=decoded["level"])
@@ -160,7 +160,7 @@ def test_round_trip(model, level, height, width):
 
 
 def test_a_file_is_all_that_decoding_needs(model):
-    image = test_mixture.photograph()[:67, :131]
+    image = small_mixture.photograph()[:67, :131]
     for level in (0, COUNT - 1):
         ntc = coding.compress(model, image, level=level)
         decoded = coding.decode(model, ntc)
@@ -270,7 +270,7 @@ def test_scales_are_bounded_and_come_back():
 
 def test_scales_reach_both_transforms_in_graphs_and_tiles(monkeypatch):
     model, rng = make("mean_scale", scales=True), np.random.default_rng(0)
-    image = test_mixture.photograph()[:130, :210]
+    image = small_mixture.photograph()[:130, :210]
     for weight in model.levels.weights[2:]:
         weight.assign(rng.normal(0, 0.3, weight.shape))
     x = image[None] / np.float32(255)
@@ -312,7 +312,7 @@ def test_the_stated_rate_has_the_level_which_takes_less_than_a_byte(model):
 
 
 def test_tiles(monkeypatch):
-    model, image = shared("mean_scale"), test_mixture.photograph()[:130, :210]
+    model, image = shared("mean_scale"), small_mixture.photograph()[:130, :210]
     whole = coding.infer(model, image, level=18)
     ntc = coding.compress(model, image, level=18)
     x_hat = coding.decompress(model, ntc)
@@ -332,7 +332,7 @@ def test_a_level_that_the_model_does_not_have_is_an_error(model):
         model.decode(range_coding.RangeDecoder(model.tables, coder.finish()), 64, 64)
     for level in (COUNT, -1):
         with pytest.raises(CodingError, match="outside of its table"):
-            test_models.encode(model, {**latents, "level": tf.constant([level])})
+            small_models.encode(model, {**latents, "level": tf.constant([level])})
 
 
 def test_bits_back():
@@ -350,7 +350,7 @@ def test_bits_back():
 
 
 def test_models_of_one_rate_have_no_levels():
-    model = test_models.shared("mean_scale")
+    model = small_models.shared("mean_scale")
     assert model.levels is None and "level" not in model.infer(photograph(64, 64))
     with pytest.raises(ValueError, match="trained for one rate"):
         model.infer(photograph(64, 64), level=3)

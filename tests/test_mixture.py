@@ -1,6 +1,5 @@
 """HiFiC with mixtures: its rate by hand, its softmax in integers, and its files."""
 
-import functools
 import hashlib
 import math
 import os
@@ -16,7 +15,6 @@ from scipy import special, stats
 import mshyper.models
 from common import (
     coding,
-    data,
     export,
     objectives,
     priors,
@@ -27,46 +25,10 @@ from common import (
 )
 from common.errors import UserError
 from hific import mixture
-from tests import test_models
+from tests.helpers import small_models
+from tests.helpers.small_mixture import CHANNELS, COMPONENTS, CONFIG, make, photograph, picture
 
 ROOT = pathlib.Path(__file__).parent.parent
-CHANNELS, COMPONENTS = 12, 4
-CONFIG = dict(
-    analysis=test_models.ANALYSIS, synthesis=test_models.SYNTHESIS,
-    hyper_analysis=test_models.HYPER_ANALYSIS,
-    hyper_synthesis=dict(
-        cls="HiFiCMixtureHyperSynthesis", channels=(8, 8, CHANNELS), components=COMPONENTS))
-
-
-@functools.cache
-def make(likelihood="normal", **options):
-    """A model with tables, whose mixtures are no single Gaussians; tests leave it as it is."""
-    tf.keras.utils.set_random_seed(0)
-    model = mixture.HiFiCMixture(**CONFIG, likelihood=likelihood, **options)
-    rng = np.random.default_rng(0)
-    model.initialize()
-    for weight in model.z_prior.trainable_variables:
-        weight.assign_add(rng.normal(0, 0.3, weight.shape))
-    x = picture(256, 320)
-    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
-    test_models.standardize(model.hyper_analysis, lambda: model.infer(x)["z"], 3.0)
-    z = model.infer(x)["z"]
-    test_models.standardize(model.hyper_synthesis, lambda: model.hyper_synthesis(z), 0.3)
-    _, bias = test_models.kernel_and_bias(model.hyper_synthesis)
-    bias.assign(np.concatenate([
-        rng.normal(mean, deviation, COMPONENTS * CHANNELS)
-        for mean, deviation in ((0, 1), (0, 2), (math.log(2), 0.3))]))
-    model.prepare_coding()
-    return model
-
-
-@functools.cache
-def photograph():
-    return data.find("photos/validation")[0].read()
-
-
-def picture(height, width):
-    return test_models.picture(photograph(), height, width)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +60,11 @@ def test_equal_components_have_the_rate_of_a_scale_hyperprior(model):
     several = mixture.HiFiCMixture(**CONFIG)
     for each in (single, several):
         each.initialize()
-    kernel, bias = test_models.kernel_and_bias(several.hyper_synthesis)
+    kernel, bias = small_models.kernel_and_bias(several.hyper_synthesis)
     kernel.assign(tf.zeros_like(kernel))
     log_scales = np.linspace(-1.5, 3, CHANNELS)
     bias.assign(np.tile([np.zeros(CHANNELS), np.zeros(CHANNELS), log_scales], COMPONENTS).ravel())
-    kernel, bias = test_models.kernel_and_bias(single.hyper_synthesis)
+    kernel, bias = small_models.kernel_and_bias(single.hyper_synthesis)
     kernel.assign(tf.zeros_like(kernel))
     bias.assign(log_scales)
     latents = model.infer(picture(64, 96))
@@ -182,7 +144,7 @@ def test_parts_that_do_not_fit_are_refused(channels, more, message):
 
 
 def code(model, latents, height, width):
-    stream, crc = test_models.encode(model, latents)
+    stream, crc = small_models.encode(model, latents)
     decoder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(decoder, height, width)
     assert decoder.crc == crc

@@ -12,7 +12,7 @@ from common.ans import AnsStack
 from common.errors import UserError
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior
-from tests import test_mixture, test_models
+from tests.helpers import small_mixture, small_models
 
 OPTIONS = dict(
     density=dict(num_filters=(3, 3, 3, 3)), scale_output="scale", use_offset="stored",
@@ -27,8 +27,8 @@ MODELS = {
 
 @functools.cache
 def make(name):
-    """As `test_models.make`, with medians that are no function of the density."""
-    model = test_models.make(name, **MODELS[name])
+    """As `small_models.make`, with medians that are no function of the density."""
+    model = small_models.make(name, **MODELS[name])
     if model.z_prior.offset.numpy().any():
         return model
     model.z_prior.offset.assign(np.random.default_rng(2).uniform(-0.5, 0.5, 10))
@@ -44,9 +44,9 @@ def photograph():
 @pytest.mark.parametrize("name", MODELS)
 def test_files_hold_the_latents_at_the_stated_rate(name, photograph):
     model = make(name)
-    latents = model.infer(test_models.picture(photograph, 200, 320))
+    latents = model.infer(small_models.picture(photograph, 200, 320))
     generated = model.generate(latents, quantizers.Round())
-    stream, crc = test_models.encode(model, latents)
+    stream, crc = small_models.encode(model, latents)
     decoder = range_coding.RangeDecoder(model.tables, stream)
     decoded = model.decode(decoder, 200, 320)
     assert decoder.crc == crc
@@ -55,7 +55,7 @@ def test_files_hold_the_latents_at_the_stated_rate(name, photograph):
         assert np.mean(np.abs(decoded[key] - expected) > 1e-3) < (
             0.05 if name == "joint_ar" else 1e-3)
     # What was decoded is coded to the same file.
-    assert test_models.encode(model, decoded) == (stream, crc)
+    assert small_models.encode(model, decoded) == (stream, crc)
     # Both of the same latents: here and there a context rounds otherwise.
     bits = sum(float(b) for b in model.generate(decoded, quantizers.Round()).bits.values())
     assert bits > 8000
@@ -64,7 +64,7 @@ def test_files_hold_the_latents_at_the_stated_rate(name, photograph):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_reach_every_weight(name, photograph):
-    model, x = make(name), test_models.picture(photograph, 64, 96)
+    model, x = make(name), small_models.picture(photograph, 64, 96)
     with tf.GradientTape() as tape:
         generated = model.generate(
             model.infer(x), quantizers.UniformNoise(tf.constant([1, 2])), training=True)
@@ -78,11 +78,11 @@ def test_gradients_reach_every_weight(name, photograph):
 
 @pytest.mark.parametrize("name", ["mean_scale", "scale_only", "logistic"])
 def test_integer_networks_pick_the_entries_of_the_floats(name, photograph):
-    model = test_models.make(name, **MODELS[name])
-    z = tf.round(model.infer(test_models.picture(photograph, 512, 512))["z"])
+    model = small_models.make(name, **MODELS[name])
+    z = tf.round(model.infer(small_models.picture(photograph, 512, 512))["z"])
     # Over all of the table, and beyond its lower end.
-    test_models.standardize(model.hyper_synthesis, lambda: model.hyper_synthesis(z), 1.5)
-    _, bias = test_models.kernel_and_bias(model.hyper_synthesis)
+    small_models.standardize(model.hyper_synthesis, lambda: model.hyper_synthesis(z), 1.5)
+    _, bias = small_models.kernel_and_bias(model.hyper_synthesis)
     bias.assign_add(tf.fill(bias.shape, 1.5))
     model.prepare_coding()
     index = model.networks["hyper_synthesis"](z)[-1].numpy()
@@ -94,10 +94,10 @@ def test_integer_networks_pick_the_entries_of_the_floats(name, photograph):
 
 def test_steps_in_tiles_are_the_same(photograph, monkeypatch):
     model = make("mean_scale")
-    latents = model.infer(test_models.picture(photograph, 255, 257))
-    whole = test_models.encode(model, latents)
+    latents = model.infer(small_models.picture(photograph, 255, 257))
+    whole = small_models.encode(model, latents)
     monkeypatch.setattr(tiles, "LATENT_SIDE", 8)
-    assert test_models.encode(model, latents) == whole
+    assert small_models.encode(model, latents) == whole
 
 
 def test_bits_back_with_another_density(photograph):
@@ -109,8 +109,8 @@ def test_bits_back_with_another_density(photograph):
     rng = np.random.default_rng(0)
     for weight in model.z_prior.trainable_variables:
         weight.assign_add(rng.normal(0, 0.3, weight.shape))
-    x = test_models.picture(photograph, 67, 131)
-    test_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
+    x = small_models.picture(photograph, 67, 131)
+    small_models.standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
     model.prepare_coding()
     y = np.round(model.infer(x)["y"])
     bits = rng.bytes(4000)
@@ -123,7 +123,7 @@ def test_bits_back_with_another_density(photograph):
 
 def test_the_context_in_integers_is_that_of_the_floats_and_causal(photograph):
     model = make("joint_ar")
-    latents = model.infer(test_models.picture(photograph, 200, 320))
+    latents = model.infer(small_models.picture(photograph, 200, 320))
     z = tf.round(latents["z"])
     psi, = model.networks["hyper_synthesis"](z)
     psi, y = psi[:, :13, :20], np.round(latents["y"] * 2.0**12)
@@ -140,7 +140,7 @@ def test_the_context_in_integers_is_that_of_the_floats_and_causal(photograph):
 
 
 def test_pixels_are_shown_in_the_range(photograph):
-    x = test_models.picture(photograph, 45, 77)
+    x = small_models.picture(photograph, 45, 77)
     padded = padding.pad_to_multiple(x, 16)
     for name, low, high in (("mean_scale", 0, 1), ("scale_only", -1, 1), ("logistic", -0.5, 0.5)):
         model = make(name)
@@ -155,10 +155,10 @@ def test_pixels_are_shown_in_the_range(photograph):
 
 
 def test_stored_medians_survive_export(tmp_path):
-    cls, options = test_models.CLASSES["mean_scale"], MODELS["mean_scale"]
+    cls, options = small_models.CLASSES["mean_scale"], MODELS["mean_scale"]
     for use_offset, stay in (("stored", True), (True, False)):
         config = dict(package="mshyper", model=dict(
-            test_models.CONFIGS["mean_scale"], **{**options, "use_offset": use_offset}))
+            small_models.CONFIGS["mean_scale"], **{**options, "use_offset": use_offset}))
         model = export.build(cls, config)
         rng = np.random.default_rng(0)
         for weight in model.z_prior.trainable_variables:
@@ -179,11 +179,12 @@ def test_stored_medians_survive_export(tmp_path):
 
 
 EVERY = {
-    **{name: (test_models.CLASSES[name], test_models.CONFIGS[name])
+    **{name: (small_models.CLASSES[name], small_models.CONFIGS[name])
        for name in ("factorized", "mean_scale", "logistic", "joint_ar")},
-    "mixture": (HiFiCMixture, test_mixture.CONFIG),
+    "mixture": (HiFiCMixture, small_mixture.CONFIG),
     "bits_back": (BitsBackHyperprior, dict(
-        test_models.hyperprior(24), hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 20)))),
+        small_models.hyperprior(24),
+        hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 20)))),
 }
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 from common import coding, inspection, methods, refinement, targets
 from common.coding_tables import CodingTables
 from common.errors import UserError
-from tests.test_models import CLASSES, CONFIGS, shared
+from tests.helpers.small_models import CLASSES, CONFIGS, shared
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import tensorflow as tf
 from common import coding_tables, priors, range_coding
 from common.coding_tables import CodingTables, numbered
 from common.errors import CodingError
-from tests.common.test_priors import TABLE, density
+from tests.helpers.small_priors import TABLE, density
 
 
 def test_layout_of_the_tables():

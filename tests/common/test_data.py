@@ -8,7 +8,7 @@ from PIL import Image
 import configs
 from common import data
 from common.errors import UserError
-from tests.common import pictures
+from tests.helpers import pictures
 
 
 def save_plain(folder, count, size=(20, 24)):

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from common import images, padding
 from common.errors import UserError
-from tests.common import pictures
+from tests.helpers import pictures
 
 # Pages of a TIFF file.
 THUMBNAIL = (pictures.tiff_tags(2, 2, _254=(4, [1])), bytes(4))

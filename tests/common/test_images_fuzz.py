@@ -12,7 +12,7 @@ from PIL import Image
 
 from common import images
 from common.errors import UserError
-from tests.common import pictures
+from tests.helpers import pictures
 
 WIDTH, HEIGHT = 24, 20
 MAX_PIXELS = 1_000_000

@@ -11,13 +11,13 @@ from scipy import stats
 from common import coding, data, inspection, priors, quantizers
 from common.errors import UserError
 from mshyper import bits_back
-from tests import test_mixture, test_models
+from tests.helpers import small_mixture, small_models
 
 NAMES = ["factorized", "mean_scale", "scale_only", "logistic", "joint_ar", "mixture"]
 
 
 def model_named(name, monkeypatch):
-    model = test_mixture.make() if name == "mixture" else test_models.shared(name)
+    model = small_mixture.make() if name == "mixture" else small_models.shared(name)
     monkeypatch.setattr(model, "fingerprint", "0" * 64)
     return model
 
@@ -165,7 +165,7 @@ def test_too_many_pixels_are_refused(mean_scale, picture):
 
 def test_a_bits_back_model_has_no_file_of_one_image(picture):
     model = bits_back.BitsBackHyperprior(
-        test_models.ANALYSIS, test_models.SYNTHESIS,
+        small_models.ANALYSIS, small_models.SYNTHESIS,
         dict(cls="HyperAnalysis", channels=(8, 8, 16)),
         dict(cls="HyperSynthesis", channels=(8, 8, 24)))
     model.initialize()

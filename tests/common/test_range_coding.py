@@ -11,7 +11,7 @@ from scipy import stats
 from common import escapes, range_coding
 from common.coding_tables import CodingTables
 from common.errors import CodingError
-from tests.common.test_priors import SCALES, TABLE, density
+from tests.helpers.small_priors import SCALES, TABLE, density
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import factorized.models
 from common import data, methods, objectives, quantizers, range_coding, refinement
 from common.errors import UserError
 from common.transforms.layers import deconv
-from tests import test_models
+from tests.helpers import small_models
 
 LAMBDA = 0.01
 PACKAGES = ["factorized", "mean_scale", "joint_ar"]
@@ -23,12 +23,12 @@ FEW_STEPS = 60
 @functools.cache
 def shared(name):
     """A model for tests that leave its weights as they are."""
-    return train() if name == "trained" else test_models.make(name)
+    return train() if name == "trained" else small_models.make(name)
 
 
 def train():
     """A mean-scale hyperprior that has seen some photographs."""
-    model = test_models.make("mean_scale")
+    model = small_models.make("mean_scale")
     variables = model.trainable_variables
     optimizer = tf.keras.optimizers.Adam(3e-3)
     optimizer.build(variables)
@@ -72,13 +72,13 @@ def _refiner(model, text):
 @pytest.fixture
 def x(photo):
     """Float32 [1, 40, 50, 3]: sides that need padding."""
-    return test_models.picture(photo, 40, 50)
+    return small_models.picture(photo, 40, 50)
 
 
 @pytest.fixture
 def unlike(photo):
     """Two images of one size that have little in common, float32 [2, 40, 50, 3]."""
-    return tf.concat([test_models.picture(photo, 40, 50),
+    return tf.concat([small_models.picture(photo, 40, 50),
                       data.to_float(photo[300:340, 100:150])[None]], axis=0)
 
 
@@ -286,7 +286,7 @@ def test_images_of_a_batch_are_refined_as_if_alone(unlike):
 def test_the_step_is_traced_once(photo):
     several = refinement.Refiner(shared("factorized"), method("sga", num_steps=3), LAMBDA)
     for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1)):
-        batch = tf.tile(test_models.picture(photo, height, width), [count, 1, 1, 1])
+        batch = tf.tile(small_models.picture(photo, height, width), [count, 1, 1, 1])
         found = several(batch)
         shape = (count, -(-height // 16), -(-width // 16), 12)
         assert found.latents["y"].shape == shape and len(found.traces) == count
@@ -334,7 +334,7 @@ def test_as_the_inference_of_a_codec(photo):
 
 @pytest.mark.slow
 def test_refinement_for_ms_ssim(photo):
-    x, found = test_models.picture(photo, 161, 176), {}
+    x, found = small_models.picture(photo, 161, 176), {}
     for distortion, rd_lambda in {"mse": 1.0, "ms_ssim": 1e3}.items():
         latents = refinement.Refiner(shared("factorized"), method(
             "map", num_steps=40), rd_lambda, distortion=distortion)(x).latents
@@ -422,7 +422,7 @@ def test_weights_do_not_change(package, x):
 
 
 def test_batch_normalisation_takes_its_averages(unlike):
-    model = factorized.models.FactorizedPrior(test_models.ANALYSIS, test_models.SYNTHESIS)
+    model = factorized.models.FactorizedPrior(small_models.ANALYSIS, small_models.SYNTHESIS)
     normalization = tf.keras.layers.BatchNormalization(momentum=0.5)
     model.synthesis = tf.keras.Sequential([normalization, deconv(3, 31, stride=16)])
     model.synthesis.stride = 16

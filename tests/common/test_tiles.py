@@ -24,8 +24,8 @@ from common.reach import NotLocal
 from common.transforms import attention, contract, layers
 from common.transforms.layers import Padded, Residual, Stack, Transform, conv, deconv
 from mshyper import chain
-from tests.common.test_transforms import NARROW, narrow, pixels, shrinks, trained
-from tests.test_models import CLASSES, CONFIGS, shared
+from tests.helpers.narrow_transforms import NARROW, narrow, pixels, shrinks, trained
+from tests.helpers.small_models import CLASSES, CONFIGS, shared
 
 K = tf.keras.layers
 GLOBAL = K.GlobalAveragePooling2D, layers.InstanceNorm

@@ -16,7 +16,7 @@ import mshyper.models
 from common import export, weights
 from common.errors import UserError
 from common.transforms import layers
-from tests.common.test_transforms import NARROW, narrow, pixels, trained
+from tests.helpers.narrow_transforms import NARROW, narrow, pixels, trained
 
 # What a name may have besides numbers. With another word, files of today cannot be read any more.
 WORDS = {"activation", "trunk", "mask", "theta", "phi", "g", "project", "body", "depthwise",

@@ -10,8 +10,8 @@ from common.errors import UserError
 from convert.__main__ import main
 from mshyper.models import MeanScaleHyperprior
 from tests.convert import torch_writer
+from tests.convert.compressai_states import STATES
 from tests.convert.models import load
-from tests.convert.test_compressai import STATES, image  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_damaged_model_leaves_nothing(checkpoint, tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
-def test_refinement_of_an_imported_model(model, image):  # noqa: F811
+def test_refinement_of_an_imported_model(model, image):
     method = methods.method("sga")
     method.num_steps = 120
     pixels = np.round(255 * image).astype(np.uint8)
@@ -99,7 +99,7 @@ def test_refinement_of_an_imported_model(model, image):  # noqa: F811
     assert loss["after"] < loss["before"]
 
 
-def test_an_imported_model_in_tiles(model, image, monkeypatch):  # noqa: F811
+def test_an_imported_model_in_tiles(model, image, monkeypatch):
     whole = model.infer(image[None])
     picture = model.to_image(tf.round(whole["y"]))
     monkeypatch.setattr(tiles, "SIDE", 32)

@@ -19,7 +19,7 @@ from convert import torch_files
 from convert.files import Array
 from tests.convert import torch_writer
 from tests.convert.torch_writer import Name, Parameter, View, write, write_pickle
-from tests.test_hostile import mutations
+from tests.helpers.damage import mutations
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 

@@ -2,30 +2,11 @@
 
 import pathlib
 
-import numpy as np
 import pytest
 
-from common import images, training
-from mshyper.configs import small
+from common import training
 from mshyper.models import MeanScaleHyperprior
-
-
-def tiny_config():
-    """The `small` config with a few channels, crops and steps."""
-    config = small.get_config()
-    config.model.analysis.channels = (8, 8, 8, 12)
-    config.model.synthesis.channels = (8, 8, 8, 3)
-    config.model.hyper_analysis.channels = (8, 8, 8)
-    config.model.hyper_synthesis.channels = (8, 8, 24)
-    config.data.patch_size = 64
-    config.data.batch_size = 2
-    config.train.optimizer.cls = "Adam"  # SOAP's graph takes twice as long to build
-    config.train.num_steps = 20
-    config.train.log_interval = 5
-    config.train.checkpoint_interval = 10
-    config.train.precision = "float32"  # on every machine
-    config.train.export_dtype = "float32"  # files have the very weights of training
-    return config
+from tests.helpers.tiny import tiny_config
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +23,3 @@ def tiny_model(tiny_run) -> pathlib.Path:
     return tiny_run / "model"
 
 
-def assert_pictures_agree(decoded, x_hat):
-    """A decoded file, uint8 [H, W, 3], is what evaluation says that it will be.
-
-    Means are integers when coding and floats in evaluation, so a few pixels round otherwise.
-    """
-    assert decoded.shape == x_hat.shape
-    difference = np.abs(decoded.astype(int) - images.to_uint8(x_hat).numpy())
-    assert np.max(difference) <= 1 and np.mean(difference) < 0.01

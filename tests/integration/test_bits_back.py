@@ -18,7 +18,7 @@ from common import coding, container, images, methods, priors, refinement, train
 from common.ans import AnsStack
 from common.errors import CodingError, UserError
 from mshyper import bits_back, chain
-from tests.integration.conftest import tiny_config
+from tests.helpers.tiny import tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 SIZES = ((67, 131), (1, 1), (64, 64), (1, 65), (100, 33))

@@ -20,7 +20,8 @@ from common import coding, data, export, images, precision, quantizers, zoo
 from common.container import Container
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
-from tests.integration.conftest import assert_pictures_agree
+from tests.helpers.commands import fails
+from tests.helpers.tiny import assert_pictures_agree
 
 PORTABLE = ["--precision", "float32"]  # the same pixels on every machine
 
@@ -44,18 +45,6 @@ def only_these_models(tiny_model, tmp_path_factory, monkeypatch):
     if not path.exists():
         shutil.copytree(tiny_model, path / "tiny" / "1")
     monkeypatch.setattr(configs, "ZOO_DIR", path)
-
-
-def fails(arguments, capsys, *words):
-    """Asserts one clear line and exit code 2."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as failure:
-        codec.main([str(argument) for argument in arguments])
-    assert failure.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), lines
-    for word in words:
-        assert word in lines[0]
 
 
 def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):

@@ -5,7 +5,7 @@ from PIL import Image
 
 import codec
 from common import images
-from tests.integration.test_codec import fails
+from tests.helpers.commands import fails
 
 
 @pytest.fixture

@@ -13,20 +13,20 @@ from common import coding, export, images, quantizers, sweeps, training, zoo
 from common.errors import UserError
 from joint_ar.configs import gated, masked_stack, mbt2018, small
 from joint_ar.models import JointAutoregressive
-from tests.integration import conftest
+from tests.helpers import tiny
 
 
 def tiny_config(module=small):
     config = module.get_config()
-    tiny = conftest.tiny_config()
+    mean_scale = tiny.tiny_config()
     for name in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis"):
-        config.model[name].channels = tiny.model[name].channels
+        config.model[name].channels = mean_scale.model[name].channels
     config.model.entropy_parameters.channels = (20, 16, 24)
     config.model.context.channels = (8, 24) if module is masked_stack else 24
     if module is gated:
         config.model.context.update(latents=12, width=8, blocks=1)
-    config.data = tiny.data
-    config.train = tiny.train
+    config.data = mean_scale.data
+    config.train = mean_scale.train
     config.train.num_steps = 10
     return config
 
@@ -63,7 +63,7 @@ def test_files_of_odd_sizes(run, photo, height, width):
     image = photo[50:50 + height, 100:100 + width]
     ntc = coding.compress(model, image)
     decoded = coding.decompress(model, ntc)
-    conftest.assert_pictures_agree(decoded, model(image[None] / np.float32(255)).x_hat[0])
+    tiny.assert_pictures_agree(decoded, model(image[None] / np.float32(255)).x_hat[0])
 
 
 def test_commands(run, tiny_run, tmp_path, photo, capsys):

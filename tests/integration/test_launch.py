@@ -16,7 +16,7 @@ import pytest
 import evaluate
 import launch
 from common import export, images, launching, run_states
-from tests.tiny import TINY, TRAINING
+from tests.helpers.tiny import TINY, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]

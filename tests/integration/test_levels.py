@@ -40,7 +40,7 @@ from hific.models import HiFiC
 from joint_ar.configs import small_levels as joint_levels
 from mshyper.configs import mbt2018_levels, small_levels
 from mshyper.models import MeanScaleHyperprior
-from tests.integration.conftest import tiny_config
+from tests.helpers.tiny import tiny_config
 
 PORTABLE = ["--precision", "float32"]
 COUNT = 41

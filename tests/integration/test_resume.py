@@ -19,8 +19,7 @@ from common.training_log import Log
 from common.training_loop import Training
 from hific.models import HiFiC
 from mshyper.models import MeanScaleHyperprior
-from tests.integration.conftest import tiny_config
-from tests.tiny import TINY, TRAINING
+from tests.helpers.tiny import TINY, TRAINING, tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -26,7 +26,7 @@ from common import (
 from common.errors import UserError
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
-from tests.integration.conftest import tiny_config
+from tests.helpers.tiny import tiny_config
 
 
 def metrics(workdir):

@@ -5,9 +5,9 @@ import pathlib
 import pytest
 
 from common import training
-from tests.common.test_distribution import assert_alike
-from tests.slurm.test_launch import launch
-from tests.tiny import TINY, TRAINING
+from tests.helpers.launches import launch
+from tests.helpers.runs import assert_alike
+from tests.helpers.tiny import TINY, TRAINING
 
 
 @pytest.mark.slow

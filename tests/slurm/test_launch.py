@@ -2,16 +2,15 @@
 
 import csv
 import json
-import os
 import pathlib
 import subprocess
-import sys
 import time
 
 import pytest
 
 from common import export, launching, run_states
-from tests.tiny import TINY, TRAINING
+from tests.helpers.launches import launch
+from tests.helpers.tiny import TINY, TRAINING
 
 ROOT = pathlib.Path(__file__).parents[2]
 COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
@@ -28,14 +27,6 @@ def get_config():
 def get_hyper():
     return [{"train.rd_lambda": value} for value in (0.01, 0.02, 0.04, 0.08)]
 '''
-
-
-def launch(folder, *arguments):
-    """Exit code, what it printed, and its errors; `launch` is run in `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "launch", *arguments], cwd=folder, text=True,
-        capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    return done.returncode, done.stdout, done.stderr
 
 
 def wait_for(condition, seconds=300):

@@ -1,0 +1,50 @@
+"""A model small enough to train within seconds: its config, and its command line."""
+
+import numpy as np
+
+from common import images
+from mshyper.configs import small
+
+# The same on the command line.
+TRAINING = ["--main", "mshyper.train", "--config", "mshyper/configs/small.py"]
+TINY = [
+    "--config.data.train=photos/train",
+    "--config.data.validation=photos/validation",
+    "--config.data.patch_size=64",
+    "--config.data.batch_size=2",
+    "--config.model.analysis.channels=(8,8,8,12)",
+    "--config.model.synthesis.channels=(8,8,8,3)",
+    "--config.model.hyper_analysis.channels=(8,8,8)",
+    "--config.model.hyper_synthesis.channels=(8,8,24)",
+    "--config.train.optimizer.cls=Adam",
+    "--config.train.log_interval=5",
+    "--config.train.precision=float32",
+]
+
+
+def tiny_config():
+    """The `small` config with a few channels, crops and steps."""
+    config = small.get_config()
+    config.model.analysis.channels = (8, 8, 8, 12)
+    config.model.synthesis.channels = (8, 8, 8, 3)
+    config.model.hyper_analysis.channels = (8, 8, 8)
+    config.model.hyper_synthesis.channels = (8, 8, 24)
+    config.data.patch_size = 64
+    config.data.batch_size = 2
+    config.train.optimizer.cls = "Adam"  # SOAP's graph takes twice as long to build
+    config.train.num_steps = 20
+    config.train.log_interval = 5
+    config.train.checkpoint_interval = 10
+    config.train.precision = "float32"  # on every machine
+    config.train.export_dtype = "float32"  # files have the very weights of training
+    return config
+
+
+def assert_pictures_agree(decoded, x_hat):
+    """A decoded file, uint8 [H, W, 3], is what evaluation says that it will be.
+
+    Means are integers when coding and floats in evaluation, so a few pixels round otherwise.
+    """
+    assert decoded.shape == x_hat.shape
+    difference = np.abs(decoded.astype(int) - images.to_uint8(x_hat).numpy())
+    assert np.max(difference) <= 1 and np.mean(difference) < 0.01
