@@ -12,6 +12,7 @@ import configs
 from benchmarks import (
     complexity,
     inference_speed,
+    latents,
     optimizers,
     precision,
     scaling,
@@ -21,7 +22,7 @@ from benchmarks import (
     transforms,
     versus_jpeg,
 )
-from common import coding, export, images, zoo
+from common import coding, export, images, metrics, zoo
 from common.transforms import REGISTRY
 
 
@@ -178,6 +179,17 @@ def small_picture(photo, tmp_path):
     path = tmp_path / "photo.png"
     images.write(path, photo[100:196, 200:296])
     return path
+
+
+def test_bits_of_channels_are_those_of_the_file(photo):
+    model, image = zoo.load(zoo.DEFAULT), photo[:128, :192]
+    row, bits = latents.look(model, image, level=63)
+    ntc = coding.compress(model, image, level=63)
+    assert bits.shape == (model.analysis.out_channels,)
+    assert bits.sum() < row["bpp"] * 128 * 192 == pytest.approx(8 * len(ntc), rel=0.02, abs=160)
+    decoded = coding.decompress(model, ntc)
+    assert row["psnr"] == pytest.approx(metrics.psnr(image, decoded), abs=0.02)
+    assert row["unrounded"] > row["psnr"] + 0.1
 
 
 def test_what_is_quoted_is_not_overwritten_unasked(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ try:
 finally:
     print("imported:", *[name for name in {SLOW!r} if name in sys.modules])
 """
-BENCHMARKS = ("coding", "complexity", "dials", "imports", "optimizers", "precision",
+BENCHMARKS = ("coding", "complexity", "dials", "imports", "latents", "optimizers", "precision",
               "rate_distortion", "report", "scaling", "sga_landscape", "tiling", "training_step",
               "transforms", "versus_jpeg")
 
