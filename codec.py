@@ -32,7 +32,7 @@ from common import precision as precisions
 from common.cli import advising, printable, report
 from common.container import SUFFIX, Container
 from common.errors import NotInZoo, OutOfReach, UserError
-from common.lazy import Codec, Latents, coding, data, inspection, refinement, targets
+from common.lazy import Codec, Latents, coding, data, inspection, metrics, refinement, targets
 
 
 def load_encoder(args: argparse.Namespace
@@ -140,7 +140,7 @@ def benchmark(args: argparse.Namespace) -> None:
     rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset), level=level)]
     rows.append(tables.mean_row(rows))
     print(tables.render(rows, columns=(
-        "image", "bytes", "bpp", "estimated_bpp", "integer_bpp", "psnr", "ms_ssim",
+        "image", "bytes", "bpp", "estimated_bpp", "integer_bpp", *metrics.METRICS,
         *sorted(key for key in rows[0] if "_time" in key))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
     cost = rows[-1]["integer_bpp"] / rows[-1]["estimated_bpp"] - 1

@@ -456,7 +456,7 @@ def _collect(curves, published, folder, args, judges):
         if sources:
             draw_crops(folder / "crops.png", sources[:args.figure], _columns(curves, folder))
     print(tables.render(rows, columns=(
-        "curve", "run", "bpp", "estimated_bpp", "psnr", "psnr_y", "ms_ssim", *judges.scores,
+        "curve", "run", "bpp", "estimated_bpp", *metrics.METRICS, *judges.scores,
         "encoding_time", "decoding_time")))
     print(f"written: {folder}")
 

@@ -44,9 +44,6 @@ PUBLISHED = pathlib.Path(__file__).with_name("published.json")
 _DATASET = "kodak"  # of the published curves
 _SHOWN = ("bpg", "vtm", "bmshj2018-factorized", "mbt2018-mean", "yang2020-sga")
 
-# Of the means, what is kept of a point.
-_SCORES = ("bpp", "psnr", "psnr_y", "ms_ssim", "lpips")
-
 
 def _decibels(ms_ssim):
     """Near 1, where all codecs are, differences would not be seen."""
@@ -128,7 +125,8 @@ def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path
 
 def _curve(kind: str, about: dict, results: list[dict]) -> Curve:
     points = [{"run": result["run"],
-               **{score: result["mean"][score] for score in _SCORES if score in result["mean"]}}
+               **{score: result["mean"][score] for score in ("bpp", *metrics.METRICS, "lpips")
+                  if score in result["mean"]}}
               for result in results]
     return {"kind": kind, **about, "points": sorted(points, key=lambda point: point["bpp"])}
 

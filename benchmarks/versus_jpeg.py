@@ -56,8 +56,8 @@ def main() -> None:
         for (name, row), size in zip(measured.items(), sizes):
             rows[name].append({
                 "image": source.name,
-                **{key: row[key] for key in ("bytes", "bpp", "estimated_bpp", "integer_bpp", "psnr",
-                                             "ms_ssim")},
+                **{key: row[key] for key in ("bytes", "bpp", "estimated_bpp", "integer_bpp",
+                                             *metrics.METRICS)},
                 "file / estimate": row["bpp"] / row["estimated_bpp"],
                 "JPEG bytes": size,
                 "saved": 1 - row["bytes"] / size,

@@ -47,6 +47,10 @@ def lpips(a: np.ndarray, b: np.ndarray, network: Lpips) -> float:
     return float(network(*(tf.cast(image[None], tf.float32) / 255 for image in (a, b)))[0])
 
 
+# What every table and file of results has. One more metric of two images is one more entry.
+METRICS = {"psnr": psnr, "psnr_y": psnr_y, "mse": mse, "ms_ssim": ms_ssim}
+
+
 def all_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Every distortion of uint8 image `b` against `a` [H, W, 3], by name."""
-    return {"psnr": psnr(a, b), "psnr_y": psnr_y(a, b), "mse": mse(a, b), "ms_ssim": ms_ssim(a, b)}
+    return {name: metric(a, b) for name, metric in METRICS.items()}
