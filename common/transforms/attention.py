@@ -41,7 +41,7 @@ class WindowAttention(Layer):
         self._theta, self._phi, self._g = (
             conv(channels, 1, use_bias=False, kernel_initializer="he_normal") for _ in range(3))
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         theta, phi, g = (self._windows(f(x)) for f in (self._theta, self._phi, self._g))
         phi, g = (tf.nn.max_pool1d(value, 2, 2, "VALID") for value in (phi, g))
         # In float32, as large logits differ by little of themselves.
@@ -49,7 +49,7 @@ class WindowAttention(Layer):
         y = tf.matmul(tf.cast(tf.nn.softmax(logits), g.dtype), g)
         return self._image(y, tf.shape(x))
 
-    def reach(self):
+    def reach(self) -> Reach:
         margin = Fraction(self.window - 1)
         return Reach(margin, margin, grid=self.window)
 
@@ -96,11 +96,11 @@ def nlam(channels: int, window: int = 16) -> tf.keras.layers.Layer:
 class Blur(Layer):
     """Mean of each position and those above and to the left, against a sub-pixel pattern."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         padded = tf.pad(x, [[0, 0], [1, 0], [1, 0], [0, 0]], "SYMMETRIC")
         return tf.nn.avg_pool2d(padded, 2, 1, "VALID")
 
-    def reach(self):
+    def reach(self) -> Reach:
         return taps(-1, 0)
 
 
@@ -121,7 +121,7 @@ class GroupedConv(Layer):
             3, padding="same", depth_multiplier=size, use_bias=False,
             depthwise_initializer="he_normal")
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         y = self._depthwise(x)
         shape = tf.shape(y)
         # Each input of a group has `size` outputs.
@@ -129,7 +129,7 @@ class GroupedConv(Layer):
         return tf.reshape(tf.reduce_sum(y, axis=-2),
                           [shape[0], shape[1], shape[2], self._groups * self._size])
 
-    def reach(self):
+    def reach(self) -> Reach:
         return taps(-1, 1)
 
 
@@ -158,11 +158,11 @@ class DualPath(Layer):
             tf.keras.layers.Activation(activation),
             conv(both, 1)])
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         x, y = self._project(x), self._body(x)
         x_residual, x_dense = tf.split(x, [self._channels, -1], axis=-1)
         y_residual, y_dense = tf.split(y, [self._channels, -1], axis=-1)
         return tf.concat([x_residual + y_residual, x_dense, y_dense], axis=-1)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return beside(map(reach, (self._project, self._body)))

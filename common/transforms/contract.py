@@ -32,7 +32,7 @@ class Layer(tf.keras.layers.Layer):
 class Pointwise(Layer):
     """A layer that acts on every position by itself."""
 
-    def reach(self):
+    def reach(self) -> Reach:
         return Reach()
 
 

@@ -21,8 +21,8 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import padding
-from common.integer_networks import ConversionError
-from common.reach import taps, transposed
+from common.integer_networks import Builder, ConversionError, Value
+from common.reach import Reach, taps, transposed
 from common.transforms import contract
 
 # Of float32 in a vector register (AVX-512). Transposed convolutions with fewer filters are faster
@@ -61,7 +61,7 @@ class Convolution(contract.Layer):
 
     level_scale = None
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         kernel, bias = self.kernel, self.bias if self.use_bias else None
         scale = self._scale(x.dtype)
         if scale is not None and scale.shape[0] == 1:  # for all of the batch: spare a pass over y
@@ -122,13 +122,13 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
             return polyphase(x, kernel, self._stride)
         return _upsample(x, kernel, self._stride)
 
-    def reach(self):
+    def reach(self) -> Reach:
         size = max(self.kernel_support)
         own = (taps(-(size // 2), (size - 1) // 2, self._stride) if self.corr
                else transposed(size, size // 2, self._stride))
         return own.then(contract.reach_of_activation(self))
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         kernel = self.kernel.numpy()
         rows, columns, channels, filters = kernel.shape
         if self.corr:

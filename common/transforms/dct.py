@@ -13,7 +13,7 @@ hold is at most 34 dB on photographs, however many bits there are.
 import numpy as np
 import tensorflow as tf
 
-from common import reach
+from common.reach import Reach, blocks, taps
 from common.transforms.contract import Layer
 
 # One over the step of quantisation, in pixels of range 1, that is best for mse * 255^2 at lambda
@@ -59,15 +59,15 @@ class DCT(Layer):
         self._block = block
         self._matrix = SCALE * basis(block, channels).reshape(channels, -1).T.astype(np.float32)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         sides = tf.shape(x)[1:3]
         after = -sides % self._block  # zeros, as convolutions have them
         x = tf.pad(x, [[0, 0], [0, after[0]], [0, after[1]], [0, 0]])
-        blocks = tf.nn.space_to_depth(x, self._block)
-        return tf.nn.conv2d(blocks, self._matrix[None, None], 1, "SAME")
+        x = tf.nn.space_to_depth(x, self._block)
+        return tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME")
 
-    def reach(self):
-        return reach.taps(0, self._block - 1, self._block)
+    def reach(self) -> Reach:
+        return taps(0, self._block - 1, self._block)
 
 
 class InverseDCT(Layer):
@@ -83,9 +83,9 @@ class InverseDCT(Layer):
         self._block = block
         self._matrix = basis(block, channels).reshape(channels, -1).astype(np.float32) / SCALE
 
-    def call(self, x):
-        blocks = tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME")
-        return tf.nn.depth_to_space(blocks, self._block)
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        pixels = tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME")
+        return tf.nn.depth_to_space(pixels, self._block)
 
-    def reach(self):
-        return reach.blocks(self._block)
+    def reach(self) -> Reach:
+        return blocks(self._block)

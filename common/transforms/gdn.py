@@ -29,7 +29,7 @@ class GDN(Pointwise, tfc.GDN):
         super().__init__(inverse, **exponents)
         self.square = square
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         gamma, beta = (tf.cast(parameter(), x.dtype)
                        for parameter in (self.gamma_parameter, self.beta_parameter))
         gamma = tf.reshape(gamma, [1, 1, *gamma.shape])

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from common import padding
-from common.integer_networks import ConversionError
+from common.integer_networks import Builder, ConversionError, Value
 from common.reach import Reach, beside, blocks, taps
 from common.transforms import contract
 from common.transforms.contract import Layer, Pointwise, convert, reach
@@ -163,7 +163,7 @@ class ShiftedConv(Convolution):
             tf.constant([float(tap in self.taps) for tap in offsets]), [*kernel_size, 1, 1])
         self.activation = get_activation(activation) or tf.keras.activations.linear
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         self.kernel = self.add_weight(
             "kernel", [*self._kernel_size, input_shape[-1], self.filters],
             initializer=self._initializer)
@@ -175,13 +175,13 @@ class ShiftedConv(Convolution):
         x = (_reflected if self.padding == "reflect" else _in_zeros)(x, self._spans)
         return correlate(x, kernel * tf.cast(self._mask, self.compute_dtype), self.stride)
 
-    def reach(self):
+    def reach(self) -> Reach:
         first, last = min(map(min, self.taps)), max(map(max, self.taps))
         if self.padding == "reflect":  # what is beyond the border lies as far within
             first, last = min(first, -last), max(last, -first)
         return taps(first, last, self.stride).then(contract.reach_of_activation(self))
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         if self.padding != "zeros":
             raise ConversionError(f"layer {self.name}: padding '{self.padding}' has no integer "
                                   "form; 'zeros' has")
@@ -215,10 +215,10 @@ def _reflected(x, spans):
 class ConcatElu(Pointwise):
     """[elu(x), elu(-x)], twice the channels (Salimans et al. 2017)."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.elu(tf.concat([x, -x], axis=-1))
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.pointwise(builder.concat(x, builder.negate(x)), tf.nn.elu, linear=True)
 
 
@@ -229,27 +229,27 @@ class DepthToSpace(Layer):
         super().__init__()
         self.block = block
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.depth_to_space(x, self.block)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return blocks(self.block)
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.depth_to_space(x, self.block)
 
 
 class AppendOnes(Pointwise):
     """One more channel, of ones: a convolution's constant basis function."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
 
 
 class EverySecondChannel(Pointwise):
     """Channels 0, 2, 4, ... of an even number."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         pairs = [*tf.unstack(tf.shape(x)[:-1]), x.shape[-1] // 2, 2]
         return tf.unstack(tf.reshape(x, pairs), axis=-1)[0]
 
@@ -292,28 +292,28 @@ class Stack(Layer):
         super().__init__()
         self.layers = layers
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         for layer in self.layers:
             x = layer(x)
         return x
 
-    def reach(self):
+    def reach(self) -> Reach:
         return contract.reach_of_stack(self.layers)
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return contract.convert_stack(builder, self.layers, x)
 
 
 class Residual(Stack):
     """x + layers(x)."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return x + super().call(x)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return beside([Reach(), super().reach()])
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.add(x, super().integers(builder, x))
 
 
@@ -329,13 +329,13 @@ class Padded(Stack):
         super().__init__(layers)
         self.multiple = multiple
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return padding.crop_to(super().call(padding.pad_to_multiple(x, self.multiple)), x)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return Reach(grid=self.multiple).then(super().reach())
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         raise ConversionError(f"layer {self.name}: padding has no integer form")
 
 
@@ -350,13 +350,13 @@ class Gated(Layer):
         super().__init__()
         self.trunk, self.mask = Stack(trunk), Stack(mask)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return self.trunk(x) * self.mask(x)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return beside(map(reach, (self.trunk, self.mask)))
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.multiply(*(convert(builder, part, x) for part in (self.trunk, self.mask)))
 
 
@@ -371,23 +371,23 @@ class Sum(Layer):
         super().__init__()
         self.branches = [Stack(branch) for branch in branches]
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.add_n([branch(x) for branch in self.branches])
 
-    def reach(self):
+    def reach(self) -> Reach:
         return beside(map(reach, self.branches))
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.add(*(convert(builder, branch, x) for branch in self.branches))
 
 
 class Branches(Sum):
     """Their outputs not added, but their channels one after another."""
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.concat([branch(x) for branch in self.branches], axis=-1)
 
-    def integers(self, builder, x):
+    def integers(self, builder: Builder, x: Value) -> Value:
         return builder.concat(*(convert(builder, branch, x) for branch in self.branches))
 
 
@@ -405,7 +405,7 @@ class ChannelNorm(Pointwise):
         super().__init__()
         self._epsilon = epsilon
 
-    def build(self, input_shape):
+    def build(self, input_shape) -> None:
         self.gamma = self.add_weight("gamma", [input_shape[-1]], initializer="ones")
         self.beta = self.add_weight("beta", [input_shape[-1]], initializer="zeros")
 
@@ -414,7 +414,7 @@ class ChannelNorm(Pointwise):
         mean = tf.reduce_mean(x, axis=-1, keepdims=True)
         return mean, tf.reduce_sum((x - mean)**2, axis=-1, keepdims=True) / (x.shape[-1] - 1)
 
-    def call(self, x):
+    def call(self, x: tf.Tensor) -> tf.Tensor:
         wide = tf.cast(x, tf.float32)
         mean, variance = self._moments(wide)
         normal = (wide - mean) * tf.math.rsqrt(variance + self._epsilon)
@@ -430,7 +430,7 @@ class InstanceNorm(ChannelNorm):
     def _moments(self, x):
         return tf.nn.moments(x, axes=(1, 2), keepdims=True)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return Layer.reach(self)
 
 
