@@ -23,20 +23,21 @@ class ResidualAnalysis(Transform):
       blocks: number of bottlenecks after each strided layer.
       kernel: of the strided layers but the first.
       activation: of the strided layers, "gdn" or None.
-      dct: whether the discrete cosine transform is added (common/transforms/dct.py).
+      dct: the first channel of y to which the discrete cosine transform is added
+        (common/transforms/dct.py); None: to none.
     """
 
     stride = 16
 
     def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None,
-                 dct=False):
+                 dct: int | None = None):
         *inner, last = channels
         layers = []
         for width, number, size, stride in zip(
                 inner, blocks, (9, kernel, kernel), (4, 2, 2), strict=True):
             layers += [conv(width, size, stride, activation), *_bottlenecks(width, number)]
-        layers.append(conv(last, 1, kernel_initializer="zeros" if dct else "variance_scaling"))
-        super().__init__(layers, out_channels=last, linear=DCT(last) if dct else None)
+        layers.append(conv(last, 1, kernel_initializer=_initializer(dct)))
+        super().__init__(layers, last, linear=None if dct is None else DCT(last, dct))
 
 
 class ResidualSynthesis(Transform):
@@ -47,13 +48,13 @@ class ResidualSynthesis(Transform):
       blocks: number of bottlenecks before each strided layer.
       kernel: of the strided layers but the last.
       activation: of the strided layers but the last, "igdn" or None.
-      dct: of how many channels of y the inverse of the discrete cosine transform is added; 0: none.
+      dct: as of the analysis.
     """
 
     stride = 16
 
     def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None,
-                 dct=0):
+                 dct: int | None = None):
         *inner, last = channels
         first, second, third = inner
         layers = [conv(first, 1)]
@@ -61,8 +62,13 @@ class ResidualSynthesis(Transform):
                 (second, kernel, 2, activation), (third, kernel, 2, activation)), strict=False):
             layers += [*_bottlenecks(width, number), deconv(*arguments)]
         layers += [*_bottlenecks(third, blocks[2]), deconv(
-            last, 9, 4, kernel_initializer="zeros" if dct else "variance_scaling")]
-        super().__init__(layers, out_channels=last, linear=InverseDCT(dct) if dct else None)
+            last, 9, 4, kernel_initializer=_initializer(dct))]
+        super().__init__(layers, last, linear=None if dct is None else InverseDCT(dct))
+
+
+def _initializer(dct):
+    """Of the last kernel: zeros where the cosine transform is all there is at first."""
+    return "variance_scaling" if dct is None else "zeros"
 
 
 def _bottlenecks(channels, number):

@@ -19,7 +19,7 @@ def get_config(recipe="cpu"):
     small.add_context(config)
     # The paper's widths would cost as much as all transforms.
     config.model.context.channels = 256
-    config.model.entropy_parameters.channels = (512, 384, 2 * config.model.synthesis.dct)
+    config.model.entropy_parameters.channels = (512, 384, 2 * config.model.analysis.channels[-1])
     config.train.num_steps = 20_000
     config.train.optimizer.learning_rate = 1e-3
     return config

@@ -29,27 +29,28 @@ def test_first_is_the_mean_and_luminance_comes_before_colour():
 @pytest.mark.parametrize("channels", [0, 193])
 def test_number_of_channels(channels):
     with pytest.raises(ValueError, match=f"{channels} channels; blocks of 8 x 8 have 192"):
-        dct.DCT(channels, 8)
+        dct.DCT(channels, block=8)
 
 
 def test_inverse(rng):
     image = rng.uniform(-0.5, 0.5, [2, 16, 24, 3]).astype(np.float32)
-    y = dct.DCT(192, 8)(image)
+    y = dct.DCT(192, block=8)(image)
     assert y.shape == (2, 2, 3, 192)
-    np.testing.assert_allclose(dct.InverseDCT(192, 8)(y), image, atol=1e-5)
+    np.testing.assert_allclose(dct.InverseDCT(block=8)(y), image, atol=1e-5)
 
 
 def test_fewer_channels_are_the_projection_to_them(rng):
     image = rng.uniform(-0.5, 0.5, [1, 8, 8, 3]).astype(np.float32)
     rows = dct.basis(8, 5).reshape(5, -1)
     expected = (rows.T @ rows @ image.ravel()).reshape(image.shape)
-    np.testing.assert_allclose(dct.InverseDCT(5, 8)(dct.DCT(5, 8)(image)), expected, atol=1e-5)
+    projected = dct.InverseDCT(block=8)(dct.DCT(5, block=8)(image))
+    np.testing.assert_allclose(projected, expected, atol=1e-5)
 
 
-def transforms():
+def transforms(first=0):
     channels = (4, 6, 6, CHANNELS)
-    return (ResidualAnalysis(channels, dct=True),
-            ResidualSynthesis((6, 6, 4, 3), dct=CHANNELS))
+    return (ResidualAnalysis(channels, dct=first),
+            ResidualSynthesis((6, 6, 4, 3), dct=first))
 
 
 def test_fresh_transforms_are_the_cosine_transform(rng):
@@ -57,7 +58,16 @@ def test_fresh_transforms_are_the_cosine_transform(rng):
     image = rng.uniform(-0.5, 0.5, [1, 32, 48, 3]).astype(np.float32)
     y = analysis(image)
     np.testing.assert_allclose(y, dct.DCT(CHANNELS)(image), atol=1e-5)
-    np.testing.assert_allclose(synthesis(y), dct.InverseDCT(CHANNELS)(y), atol=1e-5)
+    np.testing.assert_allclose(synthesis(y), dct.InverseDCT()(y), atol=1e-5)
+
+
+def test_first_channels_are_left_to_the_layers(rng):
+    analysis, synthesis = transforms(first=5)
+    image = rng.uniform(-0.5, 0.5, [1, 32, 48, 3]).astype(np.float32)
+    y, whole = analysis(image).numpy(), dct.DCT(CHANNELS)(image).numpy()
+    assert not np.any(y[..., :5])
+    np.testing.assert_allclose(y[..., 5:], whole[..., 5:], atol=1e-5)
+    np.testing.assert_allclose(synthesis(whole), dct.InverseDCT()(y), atol=1e-5)
 
 
 def test_it_has_no_weights_and_all_layers_learn(rng):
