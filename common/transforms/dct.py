@@ -46,10 +46,8 @@ def basis(block: int, number: int) -> np.ndarray:
     return images.reshape(-1, block, block, 3)[order[:number]]
 
 
-def _rows(block, channels, first):
-    rows = basis(block, channels).reshape(channels, -1).astype(np.float32)
-    rows[:first] = 0
-    return rows
+def _rows(block, channels):
+    return basis(block, channels).reshape(channels, -1).astype(np.float32)
 
 
 class DCT(Layer):
@@ -57,14 +55,13 @@ class DCT(Layer):
 
     Args:
       channels: how many of the 3 block^2.
-      first: channels before this one are zero, and left to the layers beside.
       block: pixels a side.
     """
 
-    def __init__(self, channels: int, first: int = 0, block: int = 16):
+    def __init__(self, channels: int, block: int = 16):
         super().__init__(dtype="float32")
         self._block = block
-        self._matrix = (SCALE * _rows(block, channels, first)).T
+        self._matrix = (SCALE * _rows(block, channels)).T
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         sides = tf.shape(x)[1:3]
@@ -81,15 +78,15 @@ class InverseDCT(Layer):
     """Coefficients [B, h, w, channels] -> image [B, block h, block w, 3]: the inverse of `DCT`.
 
     Args:
-      first, block: as of `DCT`.
+      block: pixels a side.
     """
 
-    def __init__(self, first: int = 0, block: int = 16):
+    def __init__(self, block: int = 16):
         super().__init__(dtype="float32")
-        self._first, self._block = first, block
+        self._block = block
 
     def build(self, input_shape) -> None:
-        self._matrix = _rows(self._block, input_shape[-1], self._first) / SCALE
+        self._matrix = _rows(self._block, input_shape[-1]) / SCALE
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         pixels = tf.nn.conv2d(x, self._matrix[None, None], 1, "SAME")

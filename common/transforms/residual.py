@@ -23,21 +23,20 @@ class ResidualAnalysis(Transform):
       blocks: number of bottlenecks after each strided layer.
       kernel: of the strided layers but the first.
       activation: of the strided layers, "gdn" or None.
-      dct: the first channel of y to which the discrete cosine transform is added
-        (common/transforms/dct.py); None: to none.
+      dct: whether the discrete cosine transform is added (common/transforms/dct.py).
     """
 
     stride = 16
 
     def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None,
-                 dct: int | None = None):
+                 dct=False):
         *inner, last = channels
         layers = []
         for width, number, size, stride in zip(
                 inner, blocks, (9, kernel, kernel), (4, 2, 2), strict=True):
             layers += [conv(width, size, stride, activation), *_bottlenecks(width, number)]
         layers.append(conv(last, 1, kernel_initializer=_initializer(dct)))
-        super().__init__(layers, last, linear=None if dct is None else DCT(last, dct))
+        super().__init__(layers, last, linear=DCT(last) if dct else None)
 
 
 class ResidualSynthesis(Transform):
@@ -48,13 +47,13 @@ class ResidualSynthesis(Transform):
       blocks: number of bottlenecks before each strided layer.
       kernel: of the strided layers but the last.
       activation: of the strided layers but the last, "igdn" or None.
-      dct: as of the analysis.
+      dct: whether its inverse is added.
     """
 
     stride = 16
 
     def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None,
-                 dct: int | None = None):
+                 dct=False):
         *inner, last = channels
         first, second, third = inner
         layers = [conv(first, 1)]
@@ -63,12 +62,12 @@ class ResidualSynthesis(Transform):
             layers += [*_bottlenecks(width, number), deconv(*arguments)]
         layers += [*_bottlenecks(third, blocks[2]), deconv(
             last, 9, 4, kernel_initializer=_initializer(dct))]
-        super().__init__(layers, last, linear=None if dct is None else InverseDCT(dct))
+        super().__init__(layers, last, linear=InverseDCT() if dct else None)
 
 
 def _initializer(dct):
     """Of the last kernel: zeros where the cosine transform is all there is at first."""
-    return "variance_scaling" if dct is None else "zeros"
+    return "zeros" if dct else "variance_scaling"
 
 
 def _bottlenecks(channels, number):

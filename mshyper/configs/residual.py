@@ -17,9 +17,9 @@ def get_config(recipe="cpu"):
     config = recipes.build(recipe)
     config.model = dict(
         analysis=dict(cls="ResidualAnalysis", channels=(96, 160, 192, _LATENTS), blocks=(2, 3, 0),
-                      activation="gdn", dct=0),
+                      activation="gdn", dct=True),
         synthesis=dict(cls="ResidualSynthesis", channels=(192, 160, 96, 3), blocks=(0, 3, 2),
-                       activation="igdn", dct=0),
+                       activation="igdn", dct=True),
         hyper_analysis=dict(cls="HyperAnalysis", channels=(128, 128, 128),
                             activation="leaky_relu"),
         hyper_synthesis=dict(cls="HyperSynthesis", channels=(128, 288, 2 * _LATENTS),
