@@ -30,7 +30,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.reach import Box, Reach
-from common.transforms import convolution, layers
+from common.transforms import composites, convolution
 from common.transforms.contract import reach
 
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes
@@ -149,7 +149,7 @@ def _run(layer, x: tf.Tensor, place: Sequence[int], outputs: Box):
 
 
 @_run.register(tf.keras.Sequential)
-@_run.register(layers.Stack)
+@_run.register(composites.Stack)
 def _run_stack(stack, x, place, outputs):
     rests = [Reach()]
     for layer in stack.layers[:0:-1]:
@@ -165,17 +165,17 @@ def _run_stack(stack, x, place, outputs):
 
 
 @_run.register
-def _(transform: layers.Transform, x, place, outputs):
+def _(transform: composites.Transform, x, place, outputs):
     y = _run_stack(transform, x, place, outputs)
     return y if transform.linear is None else y + _run(transform.linear, x, place, outputs)
 
 
 @_run.register
-def _(layer: layers.Residual, x, place, outputs):
+def _(layer: composites.Residual, x, place, outputs):
     return _crop(x, place, outputs) + _run_stack(layer, x, place, outputs)
 
 
-_run.register(layers.Padded, _run.dispatch(object))
+_run.register(composites.Padded, _run.dispatch(object))
 
 
 def _crop(x, place, box):

@@ -7,7 +7,8 @@ from benchmarks import complexity
 from common import transforms
 from common.errors import UserError
 from common.transforms.attention import non_local
-from common.transforms.layers import Transform, conv
+from common.transforms.composites import Transform
+from common.transforms.layers import conv
 from hific.configs import stage1_low, stage1_med
 from mshyper.configs import jpegl
 

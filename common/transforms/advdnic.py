@@ -38,15 +38,8 @@ import functools
 import tensorflow as tf
 
 from common.transforms.attention import DualPath, nlam, non_local
-from common.transforms.layers import (
-    GDN,
-    Branches,
-    EverySecondChannel,
-    Transform,
-    conv,
-    deconv,
-    subpixel,
-)
+from common.transforms.composites import Branches, Transform
+from common.transforms.layers import GDN, EverySecondChannel, conv, deconv, subpixel
 from common.transforms.mbconv import batch_norm, mbconv
 
 # Channels, kernel and stride of the blocks, for y of 192 channels; EfficientNet-B0's first five

@@ -14,8 +14,9 @@ from fractions import Fraction
 import tensorflow as tf
 
 from common.reach import Reach, beside, taps
+from common.transforms.composites import Gated, Padded, Residual, Stack
 from common.transforms.contract import Layer, reach
-from common.transforms.layers import Gated, Padded, Residual, Stack, conv, subpixel
+from common.transforms.layers import conv, subpixel
 from common.transforms.mbconv import mbconv
 
 

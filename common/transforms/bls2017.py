@@ -6,7 +6,8 @@
 As in tensorflow-compression's bls2017 example: the paper has a GDN at y on either side too.
 """
 
-from common.transforms.layers import Transform, conv, deconv
+from common.transforms.composites import Transform
+from common.transforms.layers import conv, deconv
 
 
 class BLS2017Analysis(Transform):

@@ -20,15 +20,8 @@ means and scales of one, as its "anchor" in CompressAI.
 
 import tensorflow as tf
 
-from common.transforms.layers import (
-    Gated,
-    Residual,
-    Stack,
-    Sum,
-    Transform,
-    conv,
-    subpixel,
-)
+from common.transforms.composites import Gated, Residual, Stack, Sum, Transform
+from common.transforms.layers import conv, subpixel
 
 _LEAKY = "leaky_relu_0.01"
 

@@ -58,15 +58,16 @@ def convert(builder: Builder, layer, *inputs: Value) -> Value:
     Raises:
       ConversionError: it has no integer form; the message names the layer.
     """
-    return _convert(layer, builder, *inputs)
+    return integers(layer, builder, *inputs)
 
 
 @functools.singledispatch
-def _convert(layer, builder, *inputs):
+def integers(layer, builder: Builder, *inputs: Value) -> Value:
+    """What `convert` does, by the class of the layer."""
     return _convert_unknown(layer, builder, *inputs)
 
 
-@_convert.register
+@integers.register
 def _(layer: Layer, builder, *inputs):
     return layer.integers(builder, *inputs)
 
@@ -100,7 +101,7 @@ def _(model: tf.keras.Sequential):
     return reach_of_stack(model.layers)
 
 
-@_convert.register
+@integers.register
 def _(model: tf.keras.Sequential, builder, x):
     return convert_stack(builder, model.layers, x)
 
@@ -113,7 +114,7 @@ def _(model: tf.keras.Model):
                    lambda layer, *reaches: beside(reaches).then(reach(layer)))
 
 
-@_convert.register
+@integers.register
 def _(model: tf.keras.Model, builder, *inputs):
     if not _is_functional(model):
         raise ConversionError(f"model {model.name} ({type(model).__name__}) is neither Sequential "
@@ -167,7 +168,7 @@ def _unknown_padding(layer):
                     "there are no tiles")
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Conv2DTranspose, builder, x):
     rows, columns = layer.kernel_size
     stride, = {*layer.strides} if len({*layer.strides}) == 1 else (0,)
@@ -207,7 +208,7 @@ def convert_transposed(layer, builder: Builder, x: Value, kernel: np.ndarray, st
     return builder.depth_to_space(y, stride) if stride > 1 else y
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Conv2D, builder, x):
     _require_same(layer)
     kernel, stride = layer.kernel.numpy(), layer.strides[0]
@@ -218,7 +219,7 @@ def _(layer: tf.keras.layers.Conv2D, builder, x):
     return activate(layer, builder, y)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.DepthwiseConv2D, builder, x):
     kernel = layer.depthwise_kernel.numpy()
     rows, columns, channels, multiplier = kernel.shape
@@ -262,7 +263,7 @@ def _require_channels(layer, axis):
         raise ConversionError(f"layer {layer.name}: only the last axis has an integer form")
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.BatchNormalization, builder, x):
     _require_channels(layer, *layer.axis)
     deviation = np.sqrt(layer.moving_variance.numpy() + layer.epsilon)
@@ -271,40 +272,40 @@ def _(layer: tf.keras.layers.BatchNormalization, builder, x):
     return builder.affine(layer.name, x, factor, summand)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Activation, builder, x):
     return activate(layer, builder, x)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.ReLU, builder, x):
     if layer.max_value is not None or layer.threshold:
         raise ConversionError(f"layer {layer.name}: only a plain or leaky ReLU has an integer form")
     return builder.leaky_relu(layer.name, x, float(layer.negative_slope))
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.LeakyReLU, builder, x):
     return builder.leaky_relu(layer.name, x, float(layer.alpha))
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Add, builder, *values):
     return builder.add(*values)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Multiply, builder, *values):
     return functools.reduce(builder.multiply, values)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.Concatenate, builder, *values):
     _require_channels(layer, layer.axis)
     return builder.concat(*values)
 
 
-@_convert.register
+@integers.register
 def _(layer: tf.keras.layers.GlobalAveragePooling2D, builder, x):
     if not layer.keepdims:
         raise ConversionError(f"layer {layer.name}: keepdims=True is needed")

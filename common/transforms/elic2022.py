@@ -9,7 +9,8 @@
 ELIC's entropy model (uneven groups, checkerboard) is not here.
 """
 
-from common.transforms.layers import Gated, Residual, Transform, conv, deconv
+from common.transforms.composites import Gated, Residual, Transform
+from common.transforms.layers import conv, deconv
 
 
 class ElicAnalysis(Transform):

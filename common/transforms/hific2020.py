@@ -17,16 +17,8 @@ import functools
 
 import tensorflow as tf
 
-from common.transforms.layers import (
-    Branches,
-    ChannelNorm,
-    InstanceNorm,
-    Residual,
-    ShiftedConv,
-    Transform,
-    conv,
-    deconv,
-)
+from common.transforms.composites import Branches, Residual, Transform
+from common.transforms.layers import ChannelNorm, InstanceNorm, ShiftedConv, conv, deconv
 
 
 def _conv(filters: int, kernel: int, padding: str = "zeros", activation=None

@@ -8,7 +8,8 @@ the whole image. x is added where sizes allow it (Sandler et al. 2018; Tan & Le 
 
 import tensorflow as tf
 
-from common.transforms.layers import Gated, Residual, Stack, conv, get_activation
+from common.transforms.composites import Gated, Residual, Stack
+from common.transforms.layers import conv, get_activation
 
 
 def mbconv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, *, activation="swish",

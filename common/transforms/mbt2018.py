@@ -16,7 +16,8 @@ ReLU and N channels throughout, and predict scales; Minnen et al. use leaky ReLU
 layers of the image transforms and other activations.
 """
 
-from common.transforms.layers import ShiftedConv, Transform, conv, deconv
+from common.transforms.composites import Transform
+from common.transforms.layers import ShiftedConv, conv, deconv
 
 
 class CNNAnalysis(Transform):

@@ -19,7 +19,8 @@ layers see y, and their taps exclude it.
 
 import tensorflow as tf
 
-from common.transforms.layers import ConcatElu, ShiftedConv, Transform
+from common.transforms.composites import Transform
+from common.transforms.layers import ConcatElu, ShiftedConv
 
 
 class MaskedStack(Transform):

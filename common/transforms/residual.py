@@ -11,8 +11,9 @@ convolution goes to a quarter of the resolution at once, and most of the work is
 sixteenth.
 """
 
+from common.transforms.composites import Residual, Transform
 from common.transforms.dct import DCT, InverseDCT
-from common.transforms.layers import Residual, Transform, conv, deconv
+from common.transforms.layers import conv, deconv
 
 
 class ResidualAnalysis(Transform):

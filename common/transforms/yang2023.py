@@ -12,14 +12,8 @@ The paper compares with the four 5x5 layers of Minnen et al. 2018 with other act
 CNNAnalysis and CNNSynthesis of mbt2018.py.
 """
 
-from common.transforms.layers import (
-    AppendOnes,
-    DepthToSpace,
-    Sum,
-    Transform,
-    conv,
-    deconv,
-)
+from common.transforms.composites import Sum, Transform
+from common.transforms.layers import AppendOnes, DepthToSpace, conv, deconv
 
 
 class JPEGLikeSynthesis(Transform):

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from common import tiles
-from common.transforms import dct
+from common.integer_networks import Builder, ConversionError
+from common.transforms import contract, dct
 from common.transforms.residual import ResidualAnalysis, ResidualSynthesis
 
 CHANNELS = 12
@@ -70,6 +71,15 @@ def test_it_has_no_weights_and_all_layers_learn(rng):
     assert not any("dct" in weight.name for weight in (*analysis.weights, *weights))
     last = tape.gradient(loss, weights[-2:])
     assert all(np.abs(gradient).max() > 0 for gradient in last)
+
+
+def test_it_has_no_integer_form():
+    analysis, _ = transforms()
+    analysis(tf.zeros([1, 16, 16, 3]))
+    builder = Builder()
+    x = builder.input(0, 3, 8, 2**8)
+    with pytest.raises(ConversionError, match="DCT.* has no integer form"):
+        contract.convert(builder, analysis, x)
 
 
 def test_tiles(rng):

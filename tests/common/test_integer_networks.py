@@ -13,16 +13,13 @@ import tensorflow_compression as tfc
 from common import integer_networks, integer_ops
 from common.errors import UserError
 from common.transforms import advdnic, cheng2020, contract, hific2020, mbt2018, yang2023
+from common.transforms.composites import Branches, Gated, Residual, Sum
 from common.transforms.layers import (
     GDN,
-    Branches,
     ConcatElu,
     DepthToSpace,
-    Gated,
-    Residual,
     ShiftedConv,
     SignalConv2D,
-    Sum,
     conv,
     deconv,
 )

@@ -21,8 +21,9 @@ from common import (
 )
 from common.errors import UserError
 from common.reach import NotLocal
-from common.transforms import attention, contract, layers
-from common.transforms.layers import Padded, Residual, Stack, Transform, conv, deconv
+from common.transforms import attention, composites, contract, layers
+from common.transforms.composites import Padded, Residual, Stack, Transform
+from common.transforms.layers import conv, deconv
 from mshyper import chain
 from tests.helpers.narrow_transforms import NARROW, narrow, pixels, shrinks, trained
 from tests.helpers.small_models import CLASSES, CONFIGS, shared
@@ -118,8 +119,8 @@ LAYERS = {
         [conv(4, 3, stride=4), attention.non_local(4, 2), deconv(4, 5, stride=4)])]),
     "nested residuals": lambda: Residual(
         [Residual([conv(4, 3), Residual([conv(4, 4), layers.ChannelNorm()])]), conv(4, 3)]),
-    "branches": lambda: layers.Branches([conv(1, 7)], [conv(1, 3), conv(2, 3)], []),
-    "gate": lambda: layers.Gated([conv(4, 3)], [conv(4, 5, activation="sigmoid")]),
+    "branches": lambda: composites.Branches([conv(1, 7)], [conv(1, 3), conv(2, 3)], []),
+    "gate": lambda: composites.Gated([conv(4, 3)], [conv(4, 5, activation="sigmoid")]),
     "gdn": lambda: Stack([conv(4, 3, activation="gdn"), conv(4, 3, activation="igdn")]),
     "blur": lambda: Stack([attention.Blur(), conv(4, 3)]),
     "sub-pixels": lambda: Stack([layers.subpixel(4, 3), conv(4, 5, stride=2)]),
@@ -157,7 +158,7 @@ def test_tiles_of_a_layer_are_the_whole(name):
 @pytest.mark.parametrize("layer, name", [
     (lambda: layers.InstanceNorm(), "InstanceNorm"),
     (lambda: Stack([conv(4, 3), K.GlobalAveragePooling2D(keepdims=True)]), "GlobalAverage"),
-    (lambda: Residual([layers.Gated([], [layers.InstanceNorm()])]), "InstanceNorm"),
+    (lambda: Residual([composites.Gated([], [layers.InstanceNorm()])]), "InstanceNorm"),
     (lambda: K.LayerNormalization(axis=(1, 2)), "LayerNormalization"),
     (lambda: conv(4, 3, activation=layers.InstanceNorm()), "InstanceNorm"),
     (lambda: K.Conv2D(4, 3, 2, "same"), "conv2d.*padding"),

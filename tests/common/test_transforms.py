@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from common import padding, precision, transforms, weights
 from common.errors import UserError
-from common.transforms import attention, convolution, layers, mbconv
+from common.transforms import attention, composites, convolution, layers, mbconv
 from tests.helpers.narrow_transforms import NARROW, narrow, pixels, shrinks, trained
 
 NAMES = sorted(transforms.REGISTRY)
@@ -453,8 +453,8 @@ def test_attention_may_be_left_out_of_cheng2020():
         plain = transforms.build(dict(cls=f"Cheng2020{end}", channels=6)).layers
         assert [type(layer) for layer in plain] == [
             type(layer) for i, layer in enumerate(attentive) if i not in missing]
-        assert all(isinstance(attentive[i].layers[0], layers.Gated) for i in missing)
-        assert not any(isinstance(part, layers.Gated) for layer in plain
+        assert all(isinstance(attentive[i].layers[0], composites.Gated) for i in missing)
+        assert not any(isinstance(part, composites.Gated) for layer in plain
                        for part in layer.submodules)
 
 
@@ -517,7 +517,7 @@ def test_registry_holds_the_transforms_and_nothing_else():
             "HyperAnalysis", "HyperSynthesis"} <= set(NAMES)
     for name, cls in transforms.REGISTRY.items():
         assert inspect.isclass(cls) and cls.__name__ == name
-        assert issubclass(cls, tf.keras.Model) and cls is not layers.Transform
+        assert issubclass(cls, tf.keras.Model) and cls is not composites.Transform
 
 
 def test_build_passes_the_arguments_on():

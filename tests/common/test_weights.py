@@ -15,7 +15,7 @@ import mshyper.bits_back
 import mshyper.models
 from common import export, weights
 from common.errors import UserError
-from common.transforms import layers
+from common.transforms import composites, layers
 from tests.helpers.narrow_transforms import NARROW, narrow, pixels, trained
 
 # What a name may have besides numbers. With another word, files of today cannot be read any more.
@@ -129,7 +129,7 @@ def test_a_codec_names_all_its_weights_by_its_parts(codec):
 
 
 def test_parts_or_weights_of_one_name_are_an_error():
-    class Two(layers.Stack):
+    class Two(composites.Stack):
         def __init__(self):
             super().__init__([layers.conv(2, 1)])
             self.others = [layers.conv(2, 1)]
@@ -208,7 +208,7 @@ def test_weights_of_another_architecture_are_refused_whole(tmp_path):
     with pytest.raises(UserError, match="do not fit the model .context/0/bias is missing there"):
         weights.restore({"context": longer}, path)
     with pytest.raises(UserError, match="context/1/bias is .* there and missing here"):
-        weights.restore({"context": layers.Stack([])}, path)
+        weights.restore({"context": composites.Stack([])}, path)
 
 
 def test_damaged_files_are_one_clear_error(tmp_path):

@@ -1,0 +1,177 @@
+"""Layers made of layers: what the transforms of all papers are put together with."""
+
+import tensorflow as tf
+
+from common import padding
+from common.integer_networks import Builder, ConversionError, Value
+from common.reach import Reach, beside
+from common.transforms import contract
+from common.transforms.contract import Layer, convert, reach
+from common.transforms.convolution import Convolution
+
+
+class Transform(tf.keras.Sequential):
+    """A stack of layers between image and latent, or between latent and hyper-latent.
+
+    Where layers compute in bfloat16, the outer ones do not: pixels, and values that are rounded,
+    have more digits than that.
+
+    Args:
+      layers: one after another.
+      out_channels: channels of the last one.
+      linear: None, or a layer without weights whose output is added to theirs.
+
+    Attributes:
+      stride: ratio of the sides of its larger and smaller end.
+      out_channels, linear: see above.
+    """
+
+    stride: int
+
+    def __init__(self, layers, out_channels: int, linear: Layer | None = None):
+        for layer in (layers[0], layers[-1]):
+            _set_float32(layer)
+        super().__init__(layers)
+        self.out_channels = out_channels
+        self.__dict__["linear"] = linear  # not by Keras's setattr, which would append it to layers
+
+    def call(self, inputs, training=None, mask=None):
+        # Not as Sequential does, which makes a symbolic graph of itself for new sizes.
+        del training, mask  # Keras hands them on
+        x = inputs
+        for layer in self.layers:
+            x = layer(x)
+        return x if self.linear is None else x + self.linear(inputs)
+
+
+@contract.reach.register
+def _(transform: Transform):
+    stack = contract.reach_of_stack(transform.layers)
+    return stack if transform.linear is None else beside([stack, reach(transform.linear)])
+
+
+@contract.integers.register
+def _(transform: Transform, builder, x):
+    y = contract.convert_stack(builder, transform.layers, x)
+    return y if transform.linear is None else builder.add(y, convert(builder, transform.linear, x))
+
+
+def _set_float32(layer):
+    """Has a layer, with all those within, compute in float32; of a convolution not the activation.
+
+    That is GDN of the largest feature maps there are, which costs more than the convolution.
+    """
+    parts = [] if isinstance(layer, Convolution) else layer.submodules
+    for part in (layer, *parts):
+        if isinstance(part, tf.keras.layers.Layer):
+            part._set_dtype_policy("float32")  # Keras has no public way but the constructor
+
+
+class Stack(Layer):
+    """Layers one after another; unlike a Sequential model, without a graph for every input size.
+
+    Args:
+      layers: a list of layers.
+    """
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def reach(self) -> Reach:
+        return contract.reach_of_stack(self.layers)
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return contract.convert_stack(builder, self.layers, x)
+
+
+class Residual(Stack):
+    """x + layers(x)."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x + super().call(x)
+
+    def reach(self) -> Reach:
+        return beside([Reach(), super().reach()])
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return builder.add(x, super().integers(builder, x))
+
+
+class Padded(Stack):
+    """Layers that need a whole multiple of pixels: x is padded before, cropped after.
+
+    Args:
+      multiple: of the height and the width.
+      layers: a list of layers that keep the size.
+    """
+
+    def __init__(self, multiple: int, layers):
+        super().__init__(layers)
+        self.multiple = multiple
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return padding.crop_to(super().call(padding.pad_to_multiple(x, self.multiple)), x)
+
+    def reach(self) -> Reach:
+        return Reach(grid=self.multiple).then(super().reach())
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        raise ConversionError(f"layer {self.name}: padding has no integer form")
+
+
+class Gated(Layer):
+    """trunk(x) * mask(x); the mask may be one value a channel, [B, 1, 1, C].
+
+    Args:
+      trunk, mask: lists of layers; an empty one is the identity.
+    """
+
+    def __init__(self, trunk, mask):
+        super().__init__()
+        self.trunk, self.mask = Stack(trunk), Stack(mask)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return self.trunk(x) * self.mask(x)
+
+    def reach(self) -> Reach:
+        return beside(map(reach, (self.trunk, self.mask)))
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return builder.multiply(*(convert(builder, part, x) for part in (self.trunk, self.mask)))
+
+
+class Sum(Layer):
+    """The sum of several stacks of layers on one input.
+
+    Args:
+      branches: lists of layers.
+    """
+
+    def __init__(self, *branches):
+        super().__init__()
+        self.branches = [Stack(branch) for branch in branches]
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.add_n([branch(x) for branch in self.branches])
+
+    def reach(self) -> Reach:
+        return beside(map(reach, self.branches))
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return builder.add(*(convert(builder, branch, x) for branch in self.branches))
+
+
+class Branches(Sum):
+    """Their outputs not added, but their channels one after another."""
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.concat([branch(x) for branch in self.branches], axis=-1)
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return builder.concat(*(convert(builder, branch, x) for branch in self.branches))
