@@ -41,21 +41,19 @@ from common import precision as precisions
 from common.cli import add_option, report
 from common.curves import read_published, to_schema
 from common.errors import UserError
+from common.evaluation_figures import columns, decoded_path, draw_crops, plot
 from common.files import replacing, write_json
 from common.lazy import (
     Codec,
-    Figure,
     Inception,
     Lpips,
     coding,
     data,
     fid,
     metrics,
-    pictures,
 )
 
 POINTS = 7  # of the curve of a model with levels; 13 would have these among them
-_CROP = 256  # sides of the figure's crops, in pixels
 
 
 def find_runs(names: list[str], keep_going: bool = False) -> dict[str, list[pathlib.Path]]:
@@ -249,76 +247,6 @@ def run_name(model_path: pathlib.Path) -> str:
     return model_path.parent.name if model_path.name == "model" else model_path.name
 
 
-def decoded_path(folder: pathlib.Path, image: str) -> pathlib.Path:
-    """Where the decoded image is that is called `image` in the rows."""
-    return folder / f"{image.removesuffix('.png')}.png"
-
-
-def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str, dict],
-         title: str) -> None:
-    """PSNR over bits per pixel: our curves in full lines, published ones dashed."""
-    figure = Figure(figsize=(8, 6))
-    axes = figure.subplots()
-    for name, curve in published.items():
-        axes.plot(curve["bpp"], curve["psnr"], "--", linewidth=1, label=name)
-    for name, results in curves.items():
-        means = sorted((result["mean"] for result in results), key=lambda mean: mean["bpp"])
-        axes.plot([m["bpp"] for m in means], [m["psnr"] for m in means], "o-", label=name)
-    if published and curves:
-        # Published curves reach far beyond the rates of interest.
-        rates = [result["mean"]["bpp"] for results in curves.values() for result in results]
-        axes.set_xlim(0, 2 * max(rates))
-    axes.set(xlabel="bits per pixel", ylabel="PSNR (RGB), dB", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, bbox_inches="tight")
-
-
-def draw_crops(path: pathlib.Path, sources: list[data.Source],
-               columns: list[tuple[str, dict, pathlib.Path]]) -> None:
-    """Crops from the middle of images: the original, and what each model makes of it.
-
-    Args:
-      path: file to write.
-      sources: the images, one a row.
-      columns: for each model its name, its results as from `evaluate_model`, and the folder of its
-        decoded images.
-    """
-    rows = []
-    for source in sources:
-        row = {source.name: _crop(source.read())}
-        for name, result, folder in columns:
-            scores = next(row for row in result["images"] if row["image"] == source.name)
-            lpips = f", LPIPS {scores['lpips']:.3f}" if "lpips" in scores else ""
-            title = f"{name}\n{scores['bpp']:.3f} bpp, {scores['psnr']:.2f} dB{lpips}"
-            row[title] = _crop(images.read(decoded_path(folder, source.name)))
-        rows.append(row)
-    pictures.draw(path, rows)
-
-
-def _columns(curves: dict[str, list[dict]], folder: pathlib.Path
-             ) -> list[tuple[str, dict, pathlib.Path]]:
-    """What `draw_crops` shows of curves: every model, each at one level if it has some."""
-    columns = []
-    for name, results in curves.items():
-        if "level" in results[0]:
-            middle = min(results, key=lambda result: abs(result["quality"] - 50))
-            titled = {f"{name}, quality {middle['quality']:g}": middle}
-        elif len(results) == 1:
-            titled = {name: results[0]}
-        else:
-            titled = {f"{name} {result['run']}": result for result in results}
-        columns += [(title, result, folder / name / result["run"])
-                    for title, result in titled.items()]
-    return columns
-
-
-def _crop(image):
-    top, left = (max(0, side - _CROP) // 2 for side in image.shape[:2])
-    return image[top:top + _CROP, left:left + _CROP]
-
-
 def read_all(dataset: str) -> tuple[list[data.Source], dict[str, str]]:
     """The images of a data set that can be read, and why the others cannot, by name.
 
@@ -454,7 +382,7 @@ def _collect(curves, published, folder, args, judges):
                                    for results in curves.values() for result in results))
         sources = [source for source in data.find(args.dataset) if source.name in coded]
         if sources:
-            draw_crops(folder / "crops.png", sources[:args.figure], _columns(curves, folder))
+            draw_crops(folder / "crops.png", sources[:args.figure], columns(curves, folder))
     print(tables.render(rows, columns=(
         "curve", "run", "bpp", "estimated_bpp", *metrics.METRICS, *judges.scores,
         "encoding_time", "decoding_time")))

@@ -12,6 +12,7 @@ import evaluate
 from benchmarks import rate_distortion
 from common import coding, data, export, fid, images, lpips, metrics, tables, zoo
 from common.errors import UserError
+from common.evaluation_figures import columns, decoded_path, plot
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
     result = json.loads((folder / "tiny/wid=0-tiny.json").read_text())
     network, comparison = lpips.Lpips.load(lpips_weights), fid.Comparison(features)
     for row, source in zip(result["images"], data.find("photos/validation")):
-        decoded = images.read(evaluate.decoded_path(folder / "tiny/wid=0-tiny", source.name))
+        decoded = images.read(decoded_path(folder / "tiny/wid=0-tiny", source.name))
         assert row["lpips"] == pytest.approx(metrics.lpips(source.read(), decoded, network))
         comparison.add(source.read(), decoded)
     assert result["mean"]["lpips"] == pytest.approx(
@@ -101,7 +102,7 @@ def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
     # A crop of the original and one of the decoded image lie side by side.
     figure = images.read(folder / "crops.png")
     assert figure.shape[1] > 1.5 * figure.shape[0]
-    crop = images.read(evaluate.decoded_path(folder / "tiny/wid=0-tiny", "coffee.png"))
+    crop = images.read(decoded_path(folder / "tiny/wid=0-tiny", "coffee.png"))
     crop = crop[(crop.shape[0] - 256) // 2:, (crop.shape[1] - 256) // 2:][:256, :256]
     halves = np.array_split(figure[figure.shape[0] // 4:], 2, axis=1)
     errors = [abs(np.mean(half[half.min(axis=2) < 250]) - np.mean(crop)) for half in halves]
@@ -230,7 +231,7 @@ def test_a_figure_shows_a_model_with_levels_at_quality_50(tmp_path):
         "one": [{"run": "1"}], "two": [{"run": "1"}, {"run": "2"}],
         "family-3": [{"run": f"3-level={level}", "level": level, "quality": 5.0 * level}
                      for level in (0, 3, 7, 10, 13, 17, 20)]}
-    assert [(title, folder) for title, _, folder in evaluate._columns(curves, tmp_path)] == [
+    assert [(title, folder) for title, _, folder in columns(curves, tmp_path)] == [
         ("one", tmp_path / "one/1"), ("two 1", tmp_path / "two/1"), ("two 2", tmp_path / "two/2"),
         ("family-3, quality 50", tmp_path / "family-3/3-level=10")]
 
@@ -283,7 +284,7 @@ def test_compressais_and_published_curves(tmp_path, content):
     for names in None, ("a",):
         curves = evaluate.read_published(str(path), names)
         assert curves == {"a": {"bpp": [0.1, 0.2], "psnr": [30, 31], "ms_ssim": [0.9, 0.91]}}
-    evaluate.plot(tmp_path / "plot.png", {}, curves, "all")
+    plot(tmp_path / "plot.png", {}, curves, "all")
 
 
 @pytest.mark.parametrize("content, message", [
