@@ -14,8 +14,9 @@ with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT appear
     curves.json             the same with versions, settings and sources, and the comparison
     curves.png, curves.svg  the plot
 
-What is there is not measured again, so the same command goes on where it was stopped. Published
-curves are those of published.json, and of Kodak.
+The comparison has the seconds to encode and to decode an image too, of models in float32; they mean
+something if the machine was idle. What is there is not measured again, so the same command goes on
+where it was stopped. Published curves are those of published.json, and of Kodak.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import argparse
 import datetime
 import math
 import pathlib
+import statistics
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -40,6 +43,7 @@ from common.errors import UserError
 from common.lazy import Axes, Figure, Lpips, data, metrics
 
 OUTPUT = KEPT / "rate_distortion"
+_SECONDS = ("encoding_time", "decoding_time")
 PUBLISHED = pathlib.Path(__file__).with_name("published.json")
 _DATASET = "kodak"  # of the published curves
 _SHOWN = ("bpg", "vtm", "bmshj2018-factorized", "mbt2018-mean", "yang2020-sga")
@@ -113,9 +117,12 @@ def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path
     rows = []
     for source in tqdm.tqdm(sources, desc=f"{name} {run}", unit="image", disable=None):
         image = source.read()
+        start = time.perf_counter()
         file = codec.encode(image, quality)
-        rows.append({"image": source.name,
-                     **measure(image, len(file), codec.decode(file), judges)})
+        middle = time.perf_counter()
+        decoded = codec.decode(file)
+        seconds = dict(zip(_SECONDS, (middle - start, time.perf_counter() - middle)))
+        rows.append({"image": source.name, **measure(image, len(file), decoded, judges), **seconds})
     result = {"run": run, **facts, **tables.environment(), "mean": tables.mean_row(rows),
               "images": rows}
     output.mkdir(parents=True, exist_ok=True)
@@ -124,10 +131,10 @@ def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path
 
 
 def _curve(kind: str, about: dict, results: list[dict]) -> Curve:
-    points = [{"run": result["run"],
-               **{score: result["mean"][score] for score in ("bpp", *metrics.METRICS, "lpips")
-                  if score in result["mean"]}}
-              for result in results]
+    kept = ("bpp", *metrics.METRICS, "lpips", *_SECONDS)
+    points = [{"run": result["run"], **{
+        score: result["mean"][score] for score in kept if score in result["mean"]}}
+        for result in results]
     return {"kind": kind, **about, "points": sorted(points, key=lambda point: point["bpp"])}
 
 
@@ -167,8 +174,8 @@ def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> li
 
     Returns:
       For each curve its name, kind, number of points, bd_rate in percent, bd_psnr in dB, the ranges
-      these are over (psnrs in dB, rates in bits per pixel), and a note. Numbers that do not exist
-      are NaN.
+      these are over (psnrs in dB, rates in bits per pixel), encoding_time and decoding_time of an
+      image in seconds, means over the points, and a note. Numbers that do not exist are NaN.
 
     Raises:
       UserError: the anchor has fewer than two points.
@@ -185,8 +192,14 @@ def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> li
         rows.append({
             "curve": name, "kind": curve["kind"], "points": len(curve["points"]),
             "bd_rate": delta.rate, "bd_psnr": delta.psnr, "psnrs": delta.psnrs,
-            "rates": delta.rates, "note": _note(curve, of[name], delta, psnrs)})
+            "rates": delta.rates, **_seconds(curve), "note": _note(curve, of[name], delta, psnrs)})
     return sorted(rows, key=lambda row: (math.isnan(row["bd_rate"]), row["bd_rate"]))
+
+
+def _seconds(curve):
+    """Means of a curve's points; NaN where they were not measured."""
+    return {key: statistics.fmean(point.get(key, math.nan) for point in curve["points"])
+            for key in _SECONDS}
 
 
 def _note(curve, used, delta, psnrs):
@@ -208,8 +221,8 @@ def _note(curve, used, delta, psnrs):
 
 def cells(row: tables.Row) -> dict[str, str]:
     """A row of `compare` as people read it, by column."""
-    def number(value, digits):
-        return "" if math.isnan(value) else f"{value:+.{digits}f}"
+    def number(value, digits, sign="+"):
+        return "" if math.isnan(value) else f"{value:{sign}.{digits}f}"
 
     def ends(values, digits):
         low, high = values
@@ -218,6 +231,8 @@ def cells(row: tables.Row) -> dict[str, str]:
     return {"curve": row["curve"], "points": str(row["points"]),
             "BD-rate, %": number(row["bd_rate"], 1), "over dB": ends(row["psnrs"], 1),
             "BD-PSNR, dB": number(row["bd_psnr"], 2), "over bpp": ends(row["rates"], 2),
+            "encode, s": number(row["encoding_time"], 3, ""),
+            "decode, s": number(row["decoding_time"], 3, ""),
             "note": row["note"]}
 
 

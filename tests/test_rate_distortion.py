@@ -130,7 +130,9 @@ def test_comparison_is_of_the_curves(output, capsys, dataset):
     row, = result["comparison"]
     assert row["curve"] == "webp" and row["psnrs"] == [28, 33] == result["range"]
     assert -60 < row["bd_rate"] < -10 and 0.5 < row["bd_psnr"] < 4
+    assert 0 < row["decoding_time"] < row["encoding_time"] < 5
     printed = capsys.readouterr().out
+    assert f"{row['encoding_time']:.3f}" in printed
     assert f"{row['bd_rate']:+.1f}" in printed and "from 28 to 33 dB" in printed
 
 
@@ -147,7 +149,12 @@ def test_goes_on_where_it_was_stopped(output, dataset, monkeypatch):
     assert not encoded
     (output / "webp/quality=10.json").unlink()
     (output / "webp/quality=30.json").write_text('{"mean": {"bpp"')
-    assert run(dataset, output, "--codecs", "jpeg,webp")["curves"] == before["curves"]
+    after = run(dataset, output, "--codecs", "jpeg,webp")
+    for result in (before, after):
+        for found in result["curves"].values():
+            for point in found["points"]:
+                assert point.pop("encoding_time") > 0 < point.pop("decoding_time")
+    assert after["curves"] == before["curves"]
     assert encoded == [10, 10, 30, 30]
     # What another version or other settings made does not serve.
     monkeypatch.setitem(classical.CODECS, "webp", dataclasses.replace(
@@ -216,6 +223,7 @@ def test_best_curves_come_first_and_notes_say_what_is_special():
     cells = rate_distortion.cells(rows[-1])
     assert cells["BD-rate, %"] == cells["over dB"] == ""
     assert rate_distortion.cells(rows[0])["BD-rate, %"] == "-50.0"
+    assert rate_distortion.cells(rows[0])["encode, s"] == ""  # not measured
 
 
 def test_an_anchor_needs_two_points():
