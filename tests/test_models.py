@@ -1,13 +1,12 @@
 """The four verbs of every model: infer, generate, encode, decode."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import objectives, padding, quantizers, range_coding
+from common import objectives, padding, quantizers, range_coding, weights
 from common.errors import CodingError
-from tests.helpers.small_models import CONFIGS, encode, make, picture, shared
+from tests.helpers.small_models import CLASSES, CONFIGS, encode, make, picture, shared
 
 SIZES = [(1, 1), (1, 65), (67, 131)]
 
@@ -20,6 +19,20 @@ def model(request):
 @pytest.fixture
 def mean_scale():
     return shared("mean_scale")
+
+
+def test_a_context_that_adds_to_psi_starts_as_the_hyperprior(photo):
+    hyperprior = shared("mean_scale")
+    joint = CLASSES["joint_add_psi"](**CONFIGS["joint_add_psi"])
+    x = picture(photo, 64, 96)
+    joint(x)
+    common = weights.named({name: part for name, part in weights.parts(joint).items()
+                            if name in weights.parts(hyperprior)})
+    for name, weight in weights.named(weights.parts(hyperprior)).items():
+        common[name].assign(weight)
+    ours, theirs = joint(x), hyperprior(x)
+    np.testing.assert_allclose(ours.element_bits["y"], theirs.element_bits["y"], atol=1e-3)
+    np.testing.assert_allclose(ours.x_hat, theirs.x_hat, atol=1e-5)
 
 
 @pytest.mark.parametrize("height, width", [*SIZES, (255, 257)])

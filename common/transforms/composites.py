@@ -29,7 +29,7 @@ class Transform(tf.keras.Sequential):
     stride: int
 
     def __init__(self, layers, out_channels: int, linear: Layer | None = None):
-        for layer in (layers[0], layers[-1]):
+        for layer in (layers[0], layers[-1], *filter(None, [linear])):
             _set_float32(layer)
         super().__init__(layers)
         self.out_channels = out_channels

@@ -59,7 +59,7 @@ class DCT(Layer):
     """
 
     def __init__(self, channels: int, block: int = 16):
-        super().__init__(dtype="float32")
+        super().__init__()
         self._block = block
         self._matrix = (SCALE * _rows(block, channels)).T
 
@@ -82,7 +82,7 @@ class InverseDCT(Layer):
     """
 
     def __init__(self, block: int = 16):
-        super().__init__(dtype="float32")
+        super().__init__()
         self._block = block
 
     def build(self, input_shape) -> None:

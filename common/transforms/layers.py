@@ -196,6 +196,20 @@ class AppendOnes(Pointwise):
         return tf.concat([x, tf.ones_like(x[..., :1])], axis=-1)
 
 
+class LastChannels(Pointwise):
+    """The last `number` channels."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self._number = number
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return x[..., -self._number:]
+
+    def integers(self, builder: Builder, x: Value) -> Value:
+        return builder.slice(x, x.channels - self._number, x.channels)
+
+
 class EverySecondChannel(Pointwise):
     """Channels 0, 2, 4, ... of an even number."""
 

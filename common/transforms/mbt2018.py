@@ -17,7 +17,7 @@ layers of the image transforms and other activations.
 """
 
 from common.transforms.composites import Transform
-from common.transforms.layers import ShiftedConv, conv, deconv
+from common.transforms.layers import LastChannels, ShiftedConv, conv, deconv
 
 
 class CNNAnalysis(Transform):
@@ -144,12 +144,15 @@ class EntropyParameters(Transform):
     Args:
       channels: outputs of the layers; (10/3 M, 8/3 M, 2 M) in the paper.
       activation: name of the activation between them.
+      add_psi: whether psi, of channels[-1] channels, is added, to which the layers add nothing at
+        first. So a model that starts from a mean-scale hyperprior starts with its parameters.
     """
 
     stride = 1
 
-    def __init__(self, channels=(640, 512, 384), activation="leaky_relu"):
+    def __init__(self, channels=(640, 512, 384), activation="leaky_relu", add_psi=False):
         *inner, last = channels
         super().__init__(
-            [conv(c, 1, activation=activation) for c in inner] + [conv(last, 1)],
-            out_channels=last)
+            [*(conv(c, 1, activation=activation) for c in inner),
+             conv(last, 1, kernel_initializer="zeros" if add_psi else "variance_scaling")],
+            out_channels=last, linear=LastChannels(last) if add_psi else None)

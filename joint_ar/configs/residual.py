@@ -4,7 +4,8 @@
         --config.train.warm_start=experiments/mshyper-residual
 
 The transforms are those of mshyper/configs/residual.py and go on from there; context and entropy
-parameters start fresh. All are trained.
+parameters start fresh, and at first add nothing to what the mean-scale model predicts. All are
+trained.
 """
 
 from joint_ar.configs import small
@@ -19,7 +20,8 @@ def get_config(recipe="cpu"):
     small.add_context(config)
     # The paper's widths would cost as much as all transforms.
     config.model.context.channels = 256
-    config.model.entropy_parameters.channels = (512, 384, 2 * config.model.analysis.channels[-1])
+    config.model.entropy_parameters.update(
+        channels=(512, 384, 2 * config.model.analysis.channels[-1]), add_psi=True)
     config.train.num_steps = 20_000
     config.train.optimizer.learning_rate = 1e-3
     return config

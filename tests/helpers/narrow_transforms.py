@@ -35,6 +35,7 @@ NARROW = {
     "ElicAnalysis": dict(channels=(4, 6, 8, 10)),
     "ElicSynthesis": dict(channels=(8, 6, 4, 3), latents=CHANNELS),
     "EntropyParameters": dict(channels=(8, 6, 4)),
+    "EntropyParameters add_psi": dict(channels=(8, 6, 4), add_psi=True),
     "GatedContext": dict(latents=CHANNELS, width=4, blocks=1, channels=6),
     "HiFiCAnalysis": dict(channels=(3, 4, 5, 6)),
     "HiFiCAnalysis instance": dict(channels=(3, 4, 5, 6), norm="instance"),

@@ -31,6 +31,7 @@ CLASSES = {
     "logistic": hific.models.HiFiC,
     "joint_ar": joint_ar.models.JointAutoregressive,
     "joint_gated": joint_ar.models.JointAutoregressive,
+    "joint_add_psi": joint_ar.models.JointAutoregressive,
 }
 CONFIGS = {
     "factorized": dict(analysis=ANALYSIS, synthesis=SYNTHESIS),
@@ -42,6 +43,8 @@ CONFIGS = {
     "joint_gated": hyperprior(
         24, context=dict(cls="GatedContext", latents=12, width=8, blocks=1, channels=24),
         entropy_parameters=ENTROPY_PARAMETERS),
+    "joint_add_psi": hyperprior(24, context=dict(cls="MaskedContext", channels=24),
+                                entropy_parameters=dict(**ENTROPY_PARAMETERS, add_psi=True)),
 }
 
 
@@ -62,7 +65,7 @@ def make(name, **options):
         standardize(model.hyper_analysis, lambda: model.infer(x)["z"], 3.0)
         predictor = getattr(model, "entropy_parameters", model.hyper_synthesis)
         kernel, bias = kernel_and_bias(predictor)
-        kernel.assign(kernel * 0.1)
+        kernel.assign(kernel * 0.1 if np.any(kernel) else rng.normal(0, 0.03, kernel.shape))
         scales = rng.normal(math.log(3), 0.2, 12)
         if options.get("scale_output") == "scale":
             scales = np.exp(scales)
