@@ -46,7 +46,7 @@ def claim(workdir: pathlib.Path, record: dict, begun: bool, content: dict[str, s
     same = [key for key in content if before.get(key, content[key]) == content[key]]
     changes = runs.claim(
         workdir, record, begun, may_change={*MAY_CHANGE, *same},
-        advice=" to begin anew, from its weights with --config.train.warm_start="
+        advice=" to begin anew, from its weights with train.warm_start="
                f"{workdir}", **facts, content=content)
     for key in content:
         if begun and key not in changes and key not in same:
@@ -70,7 +70,7 @@ def has_results(workdir: pathlib.Path) -> bool:
     if exported or any(line["step"] > 0 and line["split"] != "train" for line in lines):
         raise UserError(
             f"{workdir} has results, of {max(steps, default=0)} steps, but no checkpoint to go on "
-            "from; put its checkpoints/ back, or choose another --xid to begin anew" + (
-                f", from its model with --config.train.warm_start={workdir}"
+            "from; put its checkpoints/ back, or choose another folder to begin anew" + (
+                f", from its model with train.warm_start={workdir}"
                 if (workdir / "model").exists() else ""))
     return bool(steps)
