@@ -13,6 +13,7 @@ CNNAnalysis and CNNSynthesis of mbt2018.py.
 """
 
 from common.transforms.composites import Sum, Transform
+from common.transforms.dct import InverseDCT
 from common.transforms.layers import AppendOnes, DepthToSpace, conv, deconv
 
 
@@ -64,10 +65,12 @@ class TwoLayerResSynthesis(Transform):
       residual: "conv", another transposed convolution; or "d2s", three times depth to space with
         1x1 convolutions between, for y of 4 n channels.
       align: how the kernels lie, see `layers.deconv`.
+      dct: whether the inverse of the cosine transform is added (common/transforms/dct.py), for an
+        analysis that has it.
     """
 
     def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn",
-                 residual="conv", align="centre"):
+                 residual="conv", align="centre", dct=False):
         (hidden, last), (first, second) = channels, strides
         if residual == "conv":
             linear = [deconv(hidden, kernels[0], stride=first, align=align)]
@@ -80,8 +83,9 @@ class TwoLayerResSynthesis(Transform):
         super().__init__([
             Sum([deconv(hidden, kernels[0], stride=first, activation=activation, align=align)],
                 linear),
-            deconv(last, kernels[1], stride=second, align=align),
-        ], out_channels=last)
+            deconv(last, kernels[1], stride=second, align=align,
+                   kernel_initializer="zeros" if dct else "variance_scaling"),
+        ], out_channels=last, linear=InverseDCT() if dct else None)
         self.stride = first * second
 
 

@@ -67,6 +67,7 @@ NARROW = {
     "ResidualSynthesis igdn": dict(channels=(8, 6, 4, 3), kernel=3, activation="igdn"),
     "SeparateHyperSyntheses": dict(channels=(4, 5, 6)),
     "TwoLayerResSynthesis": dict(channels=(6, 3)),
+    "TwoLayerResSynthesis dct": dict(channels=(6, 3), dct=True),
     "TwoLayerResSynthesis d2s": dict(channels=(6, 3), residual="d2s"),
     "TwoLayerResSynthesis keras": dict(channels=(6, 3), align="keras"),
     "TwoLayerSynthesis": dict(channels=(6, 3)),
