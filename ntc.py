@@ -2,7 +2,7 @@
 
     import ntc
 
-    model = ntc.load("mshyper")             # of the zoo, or the folder of a run or model
+    model = ntc.load("mshyper")                     # of the zoo, or the folder of a run or model
     file = model.compress("photo.png", quality=40)  # or an array, or Pillow's image; gives bytes
     image = ntc.decompress(file)                    # uint8 [height, width, 3]; finds the model
     y = ntc.decode(file).latents["y"]               # float32 [1, h, w, channels]

@@ -3,7 +3,8 @@
 Each image is coded by each model to a real file. JPEG (4:2:0, optimised Huffman tables) codes it
 at every quality from 1 to 95; its size at the model's PSNR is interpolated, in the logarithm,
 between the two qualities around it. Sizes are compared image by image; images at whose PSNR there
-is no JPEG are left out and counted. A model with levels codes at quality 50.
+is no JPEG are left out and counted. A model with levels codes at quality 50, or at those of
+--quality, and each is a row.
 """
 
 from __future__ import annotations
@@ -44,9 +45,15 @@ def main() -> None:
     add_option(parser, ["--model"], ["--models"], nargs="+", default=coded_alone(),
                metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
+    parser.add_argument("--quality", type=float, nargs="+", metavar="Q",
+                        help="0 to 100, of models with levels only")
     args = parser.parse_args()
-    models = {name: zoo.load(name) for name in args.model}
-    levels = {name: targets.level(model, None) for name, model in models.items()}
+    models, levels = {}, {}
+    for name in args.model:
+        model = zoo.load(name)
+        for quality in args.quality or [None]:
+            title = name if quality is None else f"{name}, quality {quality:g}"
+            models[title], levels[title] = model, targets.level(model, quality)
     rows = {name: [] for name in models}
     for source in tqdm.tqdm(data.find(args.dataset), unit="image", disable=None):
         image = source.read()

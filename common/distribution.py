@@ -57,8 +57,8 @@ def build(name: str) -> tf.distribute.Strategy:
     if "TF_CONFIG" in os.environ:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if "SLURM_STEP_NUM_TASKS" not in os.environ:
-        raise UserError("train.strategy multi_worker runs in the tasks of a Slurm job, of which "
-                        "it has several (ntasks_per_node=2), or where TF_CONFIG is set")
+        raise UserError("train.strategy multi_worker needs a Slurm job of several tasks, as by "
+                        "ntasks_per_node=2, or TF_CONFIG in the environment")
     os.environ["TF_CONFIG"] = json.dumps(_slurm_config())
     return tf.distribute.MultiWorkerMirroredStrategy()
 

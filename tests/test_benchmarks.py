@@ -224,6 +224,14 @@ def test_a_released_model_with_levels_is_compared_with_jpeg(
     assert results["fingerprints"] == {"family-3": export.fingerprint(levels_model)}
     model, image = zoo.load(levels_model), images.read(small_picture)
     assert results["rows"]["family-3"][0]["bytes"] == len(coding.compress(model, image, level=10))
+    monkeypatch.setattr("sys.argv", ["versus_jpeg", "--dataset", str(small_picture),
+                                     "--quality", "0", "100"])
+    versus_jpeg.main()
+    rows = json.loads((tmp_path / "versus_jpeg.json").read_text())["rows"]
+    for quality in (0, 100):
+        level = model.levels.at_quality(quality)
+        assert rows[f"family-3, quality {quality}"][0]["bytes"] == len(
+            coding.compress(model, image, level=level))
 
 
 def test_lambda_of_a_model_with_levels_is_that_of_the_level(

@@ -19,7 +19,8 @@ class Transform(tf.keras.Sequential):
     Args:
       layers: one after another.
       out_channels: channels of the last one.
-      linear: None, or a layer without weights whose output is added to theirs.
+      linear: None, or a layer without weights whose output is added to theirs. (A `Sum` of both
+        would be the outer layer, and all of it compute in float32.)
 
     Attributes:
       stride: ratio of the sides of its larger and smaller end.

@@ -5,9 +5,10 @@
 
 With the last of the layers zero at first, training starts as the transform coding of JPEG with a
 learned entropy model, and the layers learn what is better. The path has no weights and next to no
-cost. Without it, of 192 channels of y 105 survived a training for a range of rates: those that do
-not help at once are driven to zero by their rate, and nothing brings them back. What 105 channels
-hold is at most 34 dB on photographs, however many bits there are.
+cost. Without it, nearly half of the channels of y died in a training for a range of rates: those
+that do not help at once are driven to zero by their rate, and nothing brings them back. What they
+would have held is lost, however many bits there are (benchmarks/README.md, "Choosing what to
+train").
 """
 
 import numpy as np

@@ -57,13 +57,13 @@ class ResidualSynthesis(Transform):
                  dct=False):
         *inner, last = channels
         first, second, third = inner
-        layers = [conv(first, 1)]
-        for width, number, arguments in zip(inner, blocks, (
-                (second, kernel, 2, activation), (third, kernel, 2, activation)), strict=False):
-            layers += [*_bottlenecks(width, number), deconv(*arguments)]
-        layers += [*_bottlenecks(third, blocks[2]), deconv(
-            last, 9, 4, kernel_initializer=_initializer(dct))]
-        super().__init__(layers, last, linear=InverseDCT() if dct else None)
+        at_16, at_8, at_4 = blocks
+        super().__init__([
+            conv(first, 1),
+            *_bottlenecks(first, at_16), deconv(second, kernel, 2, activation),
+            *_bottlenecks(second, at_8), deconv(third, kernel, 2, activation),
+            *_bottlenecks(third, at_4), deconv(last, 9, 4, kernel_initializer=_initializer(dct)),
+        ], last, linear=InverseDCT() if dct else None)
 
 
 def _initializer(dct):

@@ -18,7 +18,6 @@ PAPER = "for CPUs; Mentzer et al. 2020"
 def get_config(recipe="cpu"):
     config = residual.get_config(recipe)
     config.train.lpips_weight = 1.0
-    config.train.quantizer = dict(cls="Mixed", noisy=("z",))
     config.train.adversarial = regimes.SMALL_ADVERSARIAL
     config.train.num_steps = 10_000
     config.train.optimizer.learning_rate = 5e-4

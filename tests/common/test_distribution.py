@@ -174,7 +174,7 @@ def test_the_noise_of_replicas_is_that_of_the_batch(monkeypatch):
 
 @pytest.mark.parametrize("options, message", [
     ({"strategy": "cluster"}, "'cluster'; use one, mirrored or multi_worker"),
-    ({"strategy": "multi_worker"}, "tasks of a Slurm job"),
+    ({"strategy": "multi_worker"}, "Slurm job of several tasks"),
 ])
 def test_mistakes_are_named(tmp_path, monkeypatch, options, message):
     for name in ("TF_CONFIG", "SLURM_STEP_NUM_TASKS"):
