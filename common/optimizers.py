@@ -33,6 +33,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
       update_interval: steps between two updates of the eigenbasis, one power iteration each.
       max_size: axes longer than this are not rotated.
       epsilon: added to the root of the second moment.
+      precision: of the rotations, "float32" or "bfloat16"; what is kept from step to step is in
+        float32.
       **kwargs: as for every Keras optimiser, e.g. `global_clipnorm`, `use_ema`.
     """
 
@@ -40,8 +42,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
     _moments: Sequence = ()
 
     def __init__(self, learning_rate=2e-3, beta_1=0.95, beta_2=0.95, shampoo_beta=0.95,
-                 gram_interval=2, update_interval=10, max_size=512, epsilon=1e-8, name="SOAP",
-                 **kwargs):
+                 gram_interval=2, update_interval=10, max_size=512, epsilon=1e-8,
+                 precision="float32", name="SOAP", **kwargs):
         kwargs.setdefault("jit_compile", False)  # eigh and qr gain nothing from XLA
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)
@@ -52,6 +54,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self.update_interval = update_interval
         self.max_size = max_size
         self.epsilon = epsilon
+        self.precision = precision
 
     def build(self, var_list):
         super().build(var_list)
@@ -87,10 +90,12 @@ class SOAP(tf.keras.optimizers.Optimizer):
         if bases:
             self._update_grams(step, gradient, grams)
             self._update_bases(step, m, grams, bases)
-        rotated = _rotate(gradient, bases)
+        # Casts of the gradient and the bases, which the step reads anyway, for cheaper products.
+        rough = {axis: tf.cast(basis, self.precision) for axis, basis in bases.items()}
+        rotated = _rotate(gradient, rough)
         m.assign(self.beta_1 * m + (1 - self.beta_1) * rotated)
         v.assign(self.beta_2 * v + (1 - self.beta_2) * tf.square(rotated))
-        update = _rotate(m / (tf.sqrt(v) + self.epsilon), bases, inverse=True)
+        update = _rotate(m / (tf.sqrt(v) + self.epsilon), rough, inverse=True)
         t = tf.cast(step, variable.dtype)
         correction = tf.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         # The first step only initialises the bases.
@@ -136,6 +141,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
             "update_interval": self.update_interval,
             "max_size": self.max_size,
             "epsilon": self.epsilon,
+            "precision": self.precision,
         }
 
 
@@ -159,8 +165,10 @@ def _gram(gradient, axis):
 
 
 def _rotate(gradient, bases, inverse=False):
-    """Multiplies each axis by its basis, transposed or, inversely, as it is."""
+    """Multiplies each axis by its basis, transposed or, inversely, as it is; in their dtype."""
     x = _taps(gradient)
+    for basis in bases.values():
+        x = tf.cast(x, basis.dtype)
     shape = x.shape
     if "taps" in bases:
         x = tf.matmul(bases["taps"], tf.reshape(x, [shape[0], -1]), transpose_a=not inverse)
@@ -168,7 +176,7 @@ def _rotate(gradient, bases, inverse=False):
         x = tf.matmul(bases["inputs"], tf.reshape(x, shape), transpose_a=not inverse)
     if "outputs" in bases:
         x = tf.matmul(tf.reshape(x, [-1, shape[-1]]), bases["outputs"], transpose_b=inverse)
-    return tf.reshape(x, gradient.shape)
+    return tf.cast(tf.reshape(x, gradient.shape), gradient.dtype)
 
 
 def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
@@ -196,19 +204,23 @@ def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.9
     return values, [m, v]
 
 
-def build(config, learning_rate) -> tf.keras.optimizers.Optimizer:
+def build(config, learning_rate, precision: str = "float32") -> tf.keras.optimizers.Optimizer:
     """Builds the optimiser that `config` names, e.g. dict(cls="Adam", global_clipnorm=1.0).
 
     Args:
       config: `cls`, and the arguments of that class.
       learning_rate: float or schedule; the config's own entry was its peak.
+      precision: that of the training (common/precision.py), which SOAP takes for its rotations.
 
     Raises:
       UserError: there is no such optimiser, or it does not take these arguments.
     """
     arguments = {**config, "learning_rate": learning_rate}
     name = arguments.pop("cls", None)
-    cls = SOAP if name == "SOAP" else getattr(tf.keras.optimizers, str(name), None)
+    if name == "SOAP":
+        cls, arguments = SOAP, {"precision": precision, **arguments}
+    else:
+        cls = getattr(tf.keras.optimizers, str(name), None)
     if not (isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)):
         raise UserError(f"unknown optimizer '{name}'; use SOAP or a Keras one, e.g. Adam")
     return construct(f"optimizer {name}", cls, **arguments)

@@ -180,7 +180,7 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
         average = export.build(model_class, config.to_dict())
     rate = schedules.learning_rate(
         config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
-    optimizer = optimizers.build(config.train.optimizer, rate)
+    optimizer = optimizers.build(config.train.optimizer, rate, chosen)
     quantizers.for_training(  # is there one?
         config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)
     (average or codec).prepare_coding()  # can it be coded?

@@ -1,5 +1,7 @@
 """Layers made of layers: what the transforms of all papers are put together with."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from common import padding
@@ -14,7 +16,8 @@ class Transform(tf.keras.Sequential):
     """A stack of layers between image and latent, or between latent and hyper-latent.
 
     Where layers compute in bfloat16, the outer ones do not: pixels, and values that are rounded,
-    have more digits than that.
+    have more digits than that. (Parameters of distributions need not; see `float32`.) What it
+    returns is float32.
 
     Args:
       layers: one after another.
@@ -25,12 +28,14 @@ class Transform(tf.keras.Sequential):
     Attributes:
       stride: ratio of the sides of its larger and smaller end.
       out_channels, linear: see above.
+      float32: of a class, the numbers of the layers that always compute in float32.
     """
 
     stride: int
+    float32: Sequence[int] = (0, -1)
 
     def __init__(self, layers, out_channels: int, linear: Layer | None = None):
-        for layer in (layers[0], layers[-1], *filter(None, [linear])):
+        for layer in (*(layers[i] for i in self.float32), *filter(None, [linear])):
             _set_float32(layer)
         super().__init__(layers)
         self.out_channels = out_channels
@@ -42,6 +47,7 @@ class Transform(tf.keras.Sequential):
         x = inputs
         for layer in self.layers:
             x = layer(x)
+        x = tf.cast(x, tf.float32)
         return x if self.linear is None else x + self.linear(inputs)
 
 

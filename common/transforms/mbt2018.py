@@ -88,6 +88,7 @@ class HyperAnalysis(Transform):
     """
 
     stride = 4
+    float32 = (-1,)
 
     def __init__(self, channels=(192, 192, 192), activation="relu", last_bias=True,
                  align="centre", padding="zeros"):
@@ -111,6 +112,7 @@ class HyperSynthesis(Transform):
     """
 
     stride = 4
+    float32 = ()
 
     def __init__(self, channels=(192, 288, 384), activation="relu", align="centre"):
         first, second, last = channels
@@ -130,6 +132,7 @@ class MaskedContext(Transform):
     """
 
     stride = 1
+    float32 = ()
 
     def __init__(self, channels=384, kernel=5):
         super().__init__([
@@ -149,6 +152,7 @@ class EntropyParameters(Transform):
     """
 
     stride = 1
+    float32 = ()
 
     def __init__(self, channels=(640, 512, 384), activation="leaky_relu", add_psi=False):
         *inner, last = channels

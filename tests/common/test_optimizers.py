@@ -98,6 +98,24 @@ def test_long_axes_are_left_to_adam():
     assert np.max(np.abs(rotated - matrix)) > 0.05
 
 
+def test_rotations_may_be_rough():
+    # What is kept, and Adam for what is not rotated, are in float32.
+    (*_, kernel), gradients = setup()
+    before = kernel.numpy()
+    steps = {}
+    for precision in ("float32", "bfloat16"):
+        variables, _ = setup()
+        optimizer = optimizers.build(dict(cls="SOAP"), 0.1, precision)
+        train(optimizer, variables, gradients)
+        assert {v.dtype for v in optimizer.variables} == {tf.float32, tf.int64}
+        steps[precision] = [v.numpy() for v in variables]
+    for exact, rough in zip(steps["float32"][:2], steps["bfloat16"][:2]):
+        np.testing.assert_array_equal(exact, rough)
+    exact, rough = (np.ravel(steps[precision][3] - before) for precision in steps)
+    assert np.any(exact != rough)
+    assert np.linalg.norm(exact - rough) < 0.02 * np.linalg.norm(exact)
+
+
 def test_rows_of_vectors_are_left_to_adam():
     # The last column has no gradient. Rotated, it would be moved all the same.
     gradients = np.random.default_rng(0).normal(size=(20, 1, 2, 6)).astype(np.float32)
@@ -229,7 +247,8 @@ def test_adam_leaves_what_it_is_given():
 def test_config_rebuilds_the_optimizer():
     optimizer = optimizers.SOAP(
         schedules.WarmupCosine(0.01, 100), beta_1=0.8, beta_2=0.7, shampoo_beta=0.6,
-        gram_interval=3, update_interval=3, max_size=20, epsilon=1e-4, global_clipnorm=2.0)
+        gram_interval=3, update_interval=3, max_size=20, epsilon=1e-4, precision="bfloat16",
+        global_clipnorm=2.0)
     config = optimizer.get_config()
     again = optimizers.SOAP.from_config(
         dict(config), custom_objects={"WarmupCosine": schedules.WarmupCosine})
