@@ -166,7 +166,8 @@ def _upsample(x, kernel, stride):
     begin = [size // 2 for size in kernel.shape[:2]]
     sides = [height * stride, width * stride]
     # What is cut off lies before the first output; and after the last, where a tap reaches there.
-    whole = [tf.maximum(side + before, side - stride + size)
+    # Of whole multiples of the stride: oneDNN takes up to twice as long for others.
+    whole = [-(-tf.maximum(side + before, side - stride + size) // stride) * stride
              for side, before, size in zip(sides, begin, kernel.shape[:2])]
     filters = kernel.shape[3]
     y = tf.nn.conv2d_transpose(x, tf.transpose(kernel, [0, 1, 3, 2]),

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_compression as tfc
 from scipy import special, stats
 
 from common import integer_networks, priors
@@ -179,6 +180,25 @@ def test_bits_of_a_table_entry_are_those_of_its_pmf():
         bits = TABLE.bits(value, tf.constant(index, tf.float32))
         expected = np.minimum(-np.log2(pmf), priors.MAX_BITS)
         np.testing.assert_allclose(bits, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("table, distribution", [
+    (priors.ScaleTable(), tfc.NoisyNormal), (priors.LogisticTable(), tfc.NoisyLogistic)])
+def test_bits_and_their_gradients_are_those_of_the_noisy_distribution(table, distribution):
+    value, index = np.meshgrid(
+        [-200, -20.5, -3.3, -1, -0.5, -1e-3, 1e-3, 0.2, 0.5, 2, 9, 40], np.linspace(0, 63, 22))
+    value, index = tf.constant(value, tf.float32), tf.constant(index, tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch((value, index))
+        bits = table.bits(value, index)
+        noisy = distribution(loc=0.0, scale=table._scale(index))
+        expected = tfc.upper_bound(noisy.log_prob(value) / -np.log(2), priors.MAX_BITS)
+    np.testing.assert_allclose(bits, expected, rtol=1e-4, atol=2e-4)
+    assert np.sum(bits == priors.MAX_BITS) > 20  # and in the far tails
+    for variable in (value, index):
+        own, other = (tape.gradient(y, variable).numpy() for y in (bits, expected))
+        assert np.all(np.isfinite(own))
+        np.testing.assert_allclose(own, other, rtol=2e-3, atol=2e-3)
 
 
 def test_bits_between_entries_are_those_of_the_scale_between():
