@@ -3,7 +3,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from benchmarks import complexity
+from benchmarks import complexity, receptive_fields
 from common import transforms
 from common.errors import UserError
 from common.transforms.attention import non_local
@@ -120,34 +120,35 @@ def field(extent, whole_image=False, largest=False):
 def test_receptive_field_of_four_layers():
     # 1 + 4 (1 + 2 + 4 + 8)
     analysis = transforms.build(config("CNNAnalysis", (4, 4, 4, 4)))
-    assert complexity.receptive_field([analysis]) == field(61)
+    assert receptive_fields.receptive_field([analysis]) == field(61)
     synthesis = transforms.build(config("CNNSynthesis", (4, 4, 4, 3)))
-    assert complexity.influence(synthesis, 4) == field(61)
+    assert receptive_fields.influence(synthesis, 4) == field(61)
 
 
 def test_receptive_fields_in_the_alignment_of_keras_are_as_large():
     analysis = transforms.build(config("CNNAnalysis", (4, 4, 4, 4), align="keras"))
-    assert complexity.receptive_field([analysis]) == field(61)
+    assert receptive_fields.receptive_field([analysis]) == field(61)
     synthesis = transforms.build(config(
         "CNNSynthesis", (4, 4, 4, 3), align="keras", activation="igdn_square"))
-    assert complexity.influence(synthesis, 4) == field(61)
+    assert receptive_fields.influence(synthesis, 4) == field(61)
 
 
 def test_receptive_field_of_the_jpeg_like_synthesis():
     synthesis = transforms.build(config("JPEGLikeSynthesis"))
-    assert complexity.influence(synthesis, 4) == field(18)
+    assert receptive_fields.influence(synthesis, 4) == field(18)
 
 
 def test_receptive_field_with_squeeze_and_excitation_is_the_image():
     # That of four layers, and 3x3 at strides 2, 4 and 8.
     analysis = transforms.build(config("AdvDNICMod1Analysis", (4, 4, 4, 4)))
-    assert complexity.receptive_field([analysis]) == field(61 + 2 * (2 + 4 + 8), whole_image=True)
+    expected = field(61 + 2 * (2 + 4 + 8), whole_image=True)
+    assert receptive_fields.receptive_field([analysis]) == expected
 
 
 def test_receptive_field_with_attention_is_the_window():
     analysis = Transform([conv(4, 16, stride=16), non_local(4, window=4)], out_channels=4)
     analysis.stride = 16
-    assert complexity.receptive_field([analysis]) == field(4 * 16, largest=True)
+    assert receptive_fields.receptive_field([analysis]) == field(4 * 16, largest=True)
 
 
 # --- Results ----------------------------------------------------------------------------------
