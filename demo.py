@@ -40,7 +40,7 @@ def show_training(path: pathlib.Path, rows: list[tables.Row]) -> None:
 
 
 @report
-def main(_) -> None:
+def main(_: list[str]) -> None:
     """Runs the demo; everything lands in the folder `demo`."""
     config = demo.get_config()
     workdir = OUTPUT / "run"

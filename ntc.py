@@ -46,7 +46,7 @@ def decompress(file: bytes | str | os.PathLike, model: Codec | None = None,
 
 
 def decode(file: bytes | str | os.PathLike, model: Codec | None = None,
-           max_pixels: int = MAX_PIXELS):
+           max_pixels: int = MAX_PIXELS) -> coding.Decoded:
     """The latents in a .ntc file, with the image's size: see `common.coding.Decoded`.
 
     Args and errors as of `decompress`.

@@ -33,7 +33,8 @@ _OPTIMISED = 200
 _START = np.random.default_rng(0).bytes(1_000_000)
 
 
-def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior) -> int:
+def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior: tuple[np.ndarray, np.ndarray]
+             ) -> int:
     """What a stack grows by when it takes int32 y with this posterior."""
     stack = AnsStack(model.exported[0], _START)
     before = stack.bits

@@ -26,15 +26,16 @@ import tqdm
 from benchmarks import side_by_side
 from common import tables, zoo
 from common.cli import report
-from common.lazy import coding, data, metrics, targets
+from common.lazy import Codec, coding, data, metrics, targets
 
 _OUTPUT = side_by_side.KEPT / "dials"
 _PLACES = (0.2, 0.5, 0.8)
 _REPEATS = 30
 
 
-def reach(model, image: np.ndarray) -> dict[str, tuple[float, float]]:
+def reach(model: Codec, image: np.ndarray) -> dict[str, tuple[float, float]]:
     """The smallest and the largest value of each target that files of an image can have."""
+    assert model.levels is not None
     small, large = (coding.compress(model, image, level=level)
                     for level in (0, model.levels.count - 1))
     return {"max_bytes": (len(small), len(large)),
@@ -50,7 +51,7 @@ def between(kind: str, ends: tuple[float, float], place: float) -> float:
     return float(math.floor(low * (high / low)**place))
 
 
-def meet(model, image: np.ndarray, target: targets.Target) -> dict[str, float]:
+def meet(model: Codec, image: np.ndarray, target: targets.Target) -> dict[str, float]:
     """Codes an image so that it meets a target, and measures how it does."""
     with mock.patch.object(coding, "encode", side_effect=coding.encode) as encode:
         start = time.perf_counter()

@@ -28,6 +28,7 @@ of all takes longer for graphs that are built for all images.
 import argparse
 import statistics
 import sys
+from collections.abc import Sequence
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -45,7 +46,7 @@ _STEPS = (500, 3000)  # of our default, and of Yang & Mandt 2023
 _RESULTS = "benchmarks/results/inference_speed"
 
 
-def build(channels: int, differences=()) -> MeanScaleHyperprior:
+def build(channels: int, differences: Sequence[str] = ()) -> MeanScaleHyperprior:
     """mbt2018 with N = M = `channels` and the same random weights in every form."""
     tf.keras.utils.set_random_seed(0)
     config = mbt2018.get_config().model

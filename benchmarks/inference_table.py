@@ -22,6 +22,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import config_dict
@@ -30,7 +31,7 @@ from chain import load_model
 from common import export, methods, tables, zoo
 from common.cli import report
 from common.errors import UserError
-from common.lazy import coding, data, metrics, refinement, targets
+from common.lazy import Codec, Latents, coding, data, metrics, refinement, targets
 from mshyper import chain
 
 ROWS = {"M1": "sga", "M2": "bb_sga", "M3": "base", "A1": "map", "A2": "ste", "A3": "unoise",
@@ -49,7 +50,8 @@ def settings(method: str, steps: int) -> dict:
     return config.to_dict()
 
 
-def measure(model, infer, rd_lambda: float, method: str, image: np.ndarray) -> dict:
+def measure(model: Codec, infer: Callable[[Codec, np.ndarray, int | None], Latents],
+            rd_lambda: float, method: str, image: np.ndarray) -> dict:
     """One image by one method: actual rate, quality, and seconds of encoding."""
     code = _bits_back if method.startswith("bb_") else _file
     coded, estimated_bits, decoded, seconds = code(model, method, image, infer)

@@ -23,13 +23,14 @@ import tqdm
 from benchmarks import side_by_side
 from common import images, tables, zoo
 from common.cli import report
-from common.lazy import data, metrics, quantizers, tf, transforms
+from common.lazy import Codec, data, metrics, quantizers, tf, transforms
 
 _OUTPUT = side_by_side.KEPT / "latents"
 _SHARE = 1e-4
 
 
-def look(model, image: np.ndarray, level: int | None) -> tuple[dict[str, float], np.ndarray]:
+def look(model: Codec, image: np.ndarray, level: int | None
+         ) -> tuple[dict[str, float], np.ndarray]:
     """bpp and both PSNRs of an image [H, W, 3], and the bits of y's channels, [C]."""
     x = data.to_float(image)[None]
     latents = model.infer(x, level=level)

@@ -30,6 +30,7 @@ import pathlib
 import statistics
 
 import numpy as np
+from ml_collections import config_dict
 
 from benchmarks import side_by_side
 from common import export, files, tables, zoo
@@ -53,7 +54,8 @@ MODELS = {
 PUBLISHED_RATE, SOAP_RATE = 1e-4, 2e-3
 
 
-def config_of(model: str, optimizer: str, rate: float, steps: int, args: argparse.Namespace):
+def config_of(model: str, optimizer: str, rate: float, steps: int, args: argparse.Namespace
+              ) -> config_dict.ConfigDict:
     """The config of one run: yang2023's recipe on small crops."""
     module, overrides, *_ = MODELS[model]
     config = module.get_config("yang2023")
@@ -186,7 +188,8 @@ def main() -> None:
     write(curves, trials, seconds, vars(args))
 
 
-def write(curves, trials, seconds, options) -> None:
+def write(curves: dict[str, dict[str, list]], trials: dict[str, dict[float, list]],
+          seconds: dict[str, dict[str, list[float]]], options: dict) -> None:
     """Prints the tables, and writes optimizers.json and optimizers.svg."""
     rows = {model: compare(curves[model], seconds[model]) for model in curves}
     for model in rows:

@@ -26,6 +26,7 @@ import math
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def draw_sources(count: int) -> tf.Tensor:
     return tf.constant(np.concatenate([[SOURCE], others]), tf.float32)
 
 
-def integers(low, high) -> tf.Tensor:
+def integers(low: Sequence[int] | np.ndarray, high: Sequence[int] | np.ndarray) -> tf.Tensor:
     """All integer latents from one corner to another, both included: float32 [n, 2]."""
     axes = [np.arange(first, last + 1) for first, last in zip(low, high)]
     return tf.constant(np.stack(np.meshgrid(*axes), -1).reshape(-1, 2), tf.float32)
@@ -88,13 +89,13 @@ def least(source: tf.Tensor) -> np.ndarray:
 # --- Inference --------------------------------------------------------------------------------
 
 
-def relax(y: tf.Tensor, temperature, seed) -> tf.Tensor:
+def relax(y: tf.Tensor, temperature: float | tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """A sample of SGA for each latent [..., 2]; seed is int32 [2]."""
     relaxed, _ = quantizers.StochasticGumbel(temperature, seed)(y, 0.0, "y")
     return relaxed
 
 
-def temperature(step) -> tf.Tensor:
+def temperature(step: int | tf.Tensor) -> tf.Tensor:
     """That of SGA at `step`, as `itinf` has it."""
     config = methods.method("sga")
     return schedules.temperature(step, config.num_steps, **config.temperature)
@@ -142,7 +143,8 @@ def infer(method: str, source: tf.Tensor, seed: int = 0) -> Inferred:
 # --- The picture ------------------------------------------------------------------------------
 
 
-def expected(y: tf.Tensor, source: tf.Tensor, temperature, samples: int = 64) -> np.ndarray:
+def expected(y: tf.Tensor, source: tf.Tensor, temperature: float | tf.Tensor, samples: int = 64
+             ) -> np.ndarray:
     """Mean loss [...] of `samples` that SGA draws for each latent [..., 2]."""
     drawn = relax(tf.tile(y[None], [samples, 1, 1, 1]), temperature, tf.constant([1, 0]))
     return tf.reduce_mean(objective(drawn, source), 0).numpy()

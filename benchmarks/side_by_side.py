@@ -21,7 +21,9 @@ import platform
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "benchmarks"  # what is measured here; not tracked by git
@@ -62,7 +64,7 @@ class Worker:
         assert process.stdin and process.stdout
         self._process, self._requests, self._answers = process, process.stdin, process.stdout
 
-    def call(self, method: str, **arguments):
+    def call(self, method: str, **arguments) -> Any:
         """Calls a method of the worker and waits for its result."""
         with contextlib.suppress(BrokenPipeError):  # then there is no answer
             print(json.dumps([method, arguments]), file=self._requests, flush=True)
@@ -186,7 +188,7 @@ def _serve(side, build):
         print(json.dumps(methods[method](**arguments)), file=answers, flush=True)
 
 
-def tensorflow(threads: int):
+def tensorflow(threads: int) -> types.ModuleType:
     """Imports TensorFlow for `threads` threads, with fixed seeds."""
     import tensorflow as tf
 
@@ -196,7 +198,7 @@ def tensorflow(threads: int):
     return tf
 
 
-def torch(threads: int):
+def torch(threads: int) -> types.ModuleType:
     """Imports PyTorch and CompressAI for `threads` threads, with fixed seeds."""
     import compressai  # noqa: F401  (before the number of threads is set, lest it sets its own)
     import torch

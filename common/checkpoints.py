@@ -8,6 +8,7 @@ import contextlib
 import pathlib
 import re
 import shutil
+from collections.abc import Iterator
 
 import tensorflow as tf
 from absl import logging
@@ -105,7 +106,7 @@ class Checkpoints:
 
 
 @contextlib.contextmanager
-def writing(path):
+def writing(path: str | pathlib.Path) -> Iterator[None]:
     """Makes one line of the errors of TensorFlow's own files: UserError, naming `path`."""
     try:
         yield

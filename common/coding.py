@@ -172,7 +172,7 @@ def decode(model: Codec, ntc: bytes, max_pixels: int = images.MAX_PIXELS) -> Dec
     return Decoded(latents, container.height, container.width)
 
 
-def check_size(model, height, width, max_pixels):
+def check_size(model: Codec, height: int, width: int, max_pixels: int) -> None:
     """Raises UserError for more pixels than allowed, or than the model can take.
 
     They are counted after padding: a line becomes a strip.

@@ -89,7 +89,7 @@ def split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     return image, opaque_but(samples, key)
 
 
-def opaque_but(samples: np.ndarray, colour) -> Image.Image:
+def opaque_but(samples: np.ndarray, colour: int | tuple[int, ...]) -> Image.Image:
     """Opacity (mode L) of an image of which one colour is transparent.
 
     Args:

@@ -7,7 +7,7 @@ the order of sums. (Batch normalisation sees the share only.)
 
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -97,7 +97,7 @@ def replica() -> tuple[int, int | tf.Tensor]:
     return context.num_replicas_in_sync, context.replica_id_in_sync_group
 
 
-def mean(values):
+def mean(values: Any) -> Any:
     """The mean over all replicas of each tensor of a nested structure."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:

@@ -20,7 +20,7 @@ _MAX_DIGITS = 8
 LIMIT = 8**_MAX_DIGITS
 
 
-def require_codable(latents) -> np.ndarray:
+def require_codable(latents: np.ndarray | tf.Tensor) -> np.ndarray:
     """Returns `latents` as an array. Raises CodingError for what no model produces."""
     latents = np.asarray(latents)
     # NaN fails both comparisons. The library does not return from NaN or values above 2^31.

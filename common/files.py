@@ -14,6 +14,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from common.errors import UserError
 
@@ -109,7 +110,7 @@ def _descriptor(path) -> int | None:
         path = os.path.join(folder, os.readlink(path))
 
 
-def write_json(path: str | os.PathLike, value) -> None:
+def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON with a final newline; NaN and infinity become null."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")

@@ -121,7 +121,8 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
     return pixels
 
 
-def to_array(image, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def to_array(image: np.ndarray | Image.Image | str | os.PathLike, max_pixels: int = MAX_PIXELS
+             ) -> np.ndarray:
     """The pixels of an image file by its path, and of an image of Pillow's; all else as it is.
 
     An image of Pillow's is taken as a file of it would be read, and so is one with transparency.

@@ -7,6 +7,7 @@ are exact. Rounding and requantising count as the identity, clipping as a wall.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,7 +18,9 @@ from common.integer_networks import ACCUMULATOR_BITS, ConversionError, Network
 _MOST_BITS = 24
 
 
-def pull_back(network: Network, x: np.ndarray, gradients_of) -> tuple[list, np.ndarray]:
+def pull_back(network: Network, x: np.ndarray,
+              gradients_of: Callable[[list[np.ndarray]], Sequence[np.ndarray]]
+              ) -> tuple[list, np.ndarray]:
     """Evaluates a network of one argument, and the gradient of a function of its outputs.
 
     Args:

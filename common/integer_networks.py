@@ -20,6 +20,8 @@ model and never recomputed; common/transforms/contract.py makes it of Keras laye
 import dataclasses
 import json
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -125,7 +127,7 @@ class Network:
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays) -> "Network":
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "Network":
         """The inverse of `to_arrays`. Raises KeyError, TypeError or ValueError for other arrays."""
         program, channels, outputs = json.loads(str(arrays["program"]))
         ops = []
@@ -134,8 +136,10 @@ class Network:
             fields["inputs"] = tuple(fields["inputs"])
             if not all(0 <= i < len(ops) for i in fields["inputs"]):
                 raise ValueError(f"operation {len(ops)} reads outputs of later ones")
-            ops.append(kind(**{name: arrays[value["array"]] if isinstance(value, dict) else value
-                               for name, value in fields.items()}))
+            values: dict[str, Any] = {
+                name: arrays[value["array"]] if isinstance(value, dict) else value
+                for name, value in fields.items()}
+            ops.append(kind(**values))
         outputs = tuple(Value(**value) for value in outputs)
         if not outputs or not all(0 <= value.index < len(ops) for value in outputs):
             raise ValueError("the network has no outputs, or some that are not there")
@@ -182,7 +186,8 @@ class Builder:
         op = integer_ops.Requantize((x.index,), x.bits - bits, float(low), float(high))
         return self._append(op, x.channels, bits, max(abs(low), abs(high)))
 
-    def conv(self, name: str, x: Value, offsets, kernel, bias, stride: int = 1) -> Value:
+    def conv(self, name: str, x: Value, offsets: Sequence[tuple[int, int]], kernel: np.ndarray,
+             bias: np.ndarray, stride: int = 1) -> Value:
         """Convolution of float weights `kernel` [T, C, filters] and `bias` [filters]."""
         scale, weights, biases, bound = self._fit(
             name, x, kernel, bias, 2.0**(WEIGHT_BITS - 1) - 1, axis=(0, 1))
@@ -191,8 +196,8 @@ class Builder:
         return self.requantize(
             self._append(op, weights.shape[-1], x.bits + scale, bound))
 
-    def depthwise(self, name: str, x: Value, offsets, kernel, bias, stride: int = 1,
-                  **requantize) -> Value:
+    def depthwise(self, name: str, x: Value, offsets: Sequence[tuple[int, int]],
+                  kernel: np.ndarray, bias: np.ndarray, stride: int = 1, **requantize) -> Value:
         """Channel by channel, with float weights `kernel` [T, C] and `bias` [C]."""
         scale, weights, biases, bound = self._fit(name, x, kernel, bias, 2.0**24, axis=0)
         op = integer_ops.Depthwise((x.index,), np.asarray(offsets, np.int32),
@@ -200,7 +205,8 @@ class Builder:
         return self.requantize(
             self._append(op, x.channels, x.bits + scale, bound), **requantize)
 
-    def affine(self, name: str, x: Value, factor, summand, **requantize) -> Value:
+    def affine(self, name: str, x: Value, factor: float | np.ndarray,
+               summand: float | np.ndarray, **requantize) -> Value:
         """x * factor + summand, for each channel. More arguments go to `requantize`."""
         factor, summand = (np.broadcast_to(np.asarray(v, np.float64), x.channels)
                            for v in (factor, summand))
@@ -292,7 +298,8 @@ class Builder:
         return self._append(
             integer_ops.LeakyRelu((x.index,), round(slope * 2**16)), x.channels, x.bits, x.bound)
 
-    def pointwise(self, x: Value, function, linear: bool) -> Value:
+    def pointwise(self, x: Value, function: Callable[[tf.Tensor], tf.Tensor], linear: bool
+                  ) -> Value:
         """A function by its table; `linear` if beyond +-16 it is max(x, 0) plus a constant."""
         if x.bits < _LEAST_TABLE_BITS:
             x = self.requantize(x, _LEAST_TABLE_BITS)
@@ -307,7 +314,7 @@ class Builder:
         value = self._append(op, x.channels, x.bits, bound)
         return self.requantize(value) if linear else value
 
-    def steps(self, name: str, x: Value, edges) -> Value:
+    def steps(self, name: str, x: Value, edges: Sequence[float] | np.ndarray) -> Value:
         """How many of `edges`, ascending floats [N], are not above x: an integer from 0 to N.
 
         Raises:

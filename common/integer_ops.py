@@ -66,13 +66,13 @@ class Spatial(Op):
     stride: int = 1
 
     @functools.cached_property
-    def taps(self):
+    def taps(self) -> tuple[tuple[int, int], ...]:
         return tuple((int(row), int(column)) for row, column in self.offsets)
 
     def __call__(self, x):
         return self.apply(tf.concat([*_shifted(x, self.taps, self.stride)], axis=-1))
 
-    def apply(self, patches):
+    def apply(self, patches: tf.Tensor) -> tf.Tensor:
         """The taps of every position side by side [..., T * C] -> outputs [..., filters]."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class Conv(Spatial):
     def _matrix(self):
         return self.kernel.astype(np.float64)
 
-    def apply(self, patches):
+    def apply(self, patches: tf.Tensor) -> tf.Tensor:
         kernel, bias = _tensor(self, "kernel"), _tensor(self, "bias")
         rows = tf.reshape(patches, [-1, kernel.shape[1]])
         shape = tf.concat([tf.shape(patches)[:-1], kernel.shape[:1]], axis=0)
@@ -108,7 +108,7 @@ class Conv(Spatial):
 class Depthwise(Spatial):
     """Convolution of each channel by itself; `kernel` is int32 [T, C]."""
 
-    def apply(self, patches):
+    def apply(self, patches: tf.Tensor) -> tf.Tensor:
         kernel, bias = _tensor(self, "kernel"), _tensor(self, "bias")
         shape = tf.concat([tf.shape(patches)[:-1], kernel.shape], axis=0)
         return tf.reduce_sum(tf.reshape(patches, shape) * kernel, axis=-2) + bias
@@ -236,7 +236,7 @@ class DepthToSpace(Op):
     def __call__(self, x):
         return tf.nn.depth_to_space(x, self.block)
 
-    def reach(self):
+    def reach(self) -> Reach:
         return blocks(self.block)
 
 
@@ -253,7 +253,7 @@ class Mean(Op):
         return quotient + tf.cast(2 * rest >= count, x.dtype) - tf.cast(
             2 * rest < -count, x.dtype) + tf.cast(2 * rest >= 3 * count, x.dtype)
 
-    def reach(self):
+    def reach(self) -> Reach:
         raise NotLocal("a mean over all positions, in an integer network, depends on the whole "
                        "image")
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tqdm
 
 from common import images
@@ -325,7 +326,7 @@ def read(path: pathlib.Path) -> bytes:
         raise UserError(f"{path}: {error.strerror}") from None
 
 
-def read_image(path: pathlib.Path, max_pixels: int):
+def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
     """As `images.read`, also of standard input and of pipes, in which one cannot go back."""
     return images.read(read(path) if is_pipe(path) else path, max_pixels)
 
@@ -345,7 +346,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_image(path: pathlib.Path, image) -> None:
+def write_image(path: pathlib.Path, image: np.ndarray) -> None:
     """As `images.write`, also to standard output, pipes and devices, which get PNG."""
     if is_pipe(path):
         write(path, images.to_png(image))

@@ -23,6 +23,7 @@ which is all that they need. The level is a latent of its own, int32 [B], that t
 all others.
 """
 
+import contextlib
 import math
 
 import numpy as np
@@ -92,11 +93,11 @@ class Levels(tf.keras.layers.Layer):
         """So many levels from the lowest to the highest, or all if there are fewer."""
         return sorted({round(level) for level in np.linspace(0, self.count - 1, number)})
 
-    def latent(self, level, batch) -> tf.Tensor:
+    def latent(self, level: int | tf.Tensor, batch: int | tf.Tensor) -> tf.Tensor:
         """The latent of a level for all images, or of one for each: int32 [batch]."""
         return tf.broadcast_to(tf.cast(level, tf.int32), [batch])
 
-    def draw(self, seed: tf.Tensor, batch) -> tf.Tensor:
+    def draw(self, seed: tf.Tensor, batch: int | tf.Tensor) -> tf.Tensor:
         """Random levels int32 [batch], a function of `seed` (int32 [2]) and the image's index.
 
         Each is uniform within its share of the range, so that a batch covers all of it.
@@ -109,11 +110,11 @@ class Levels(tf.keras.layers.Layer):
         level = places / tf.cast(batch, tf.float32) * self.count
         return tf.minimum(tf.cast(level, tf.int32), self.count - 1)
 
-    def rd_lambda(self, level) -> tf.Tensor:
+    def rd_lambda(self, level: int | tf.Tensor) -> tf.Tensor:
         """Lambda of each level, float32 of the shape of `level`."""
         return tf.exp(self._lowest + self._range * self._position(level))
 
-    def weight(self, level) -> tf.Tensor:
+    def weight(self, level: int | tf.Tensor) -> tf.Tensor:
         """The weight of a level in the loss, float32 of the shape of `level`.
 
         That is (lambda / middle lambda)^(-1/2). Losses grow with about sqrt(lambda); so weighted,
@@ -135,7 +136,7 @@ class Levels(tf.keras.layers.Layer):
         for key, layer in weights.within(transform).items():
             self.condition(f"{name}.{key}", layer)
 
-    def at(self, level: tf.Tensor):
+    def at(self, level: tf.Tensor) -> contextlib.AbstractContextManager[None]:
         """A block within which transforms work at levels [B]."""
         return convolution.at(2 * self._position(level) - 1)
 

@@ -15,12 +15,14 @@ so do encode and decode (common/tiles.py).
 
 import contextlib
 import math
+import os
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from common import coding_tables, data, images, padding, quantizers, tiles, transforms
 from common.coders import Decoder, Encoder
@@ -155,7 +157,8 @@ class Codec(tf.keras.Model):
         """The transforms that take large images in tiles."""
         return [self.analysis, self.synthesis]
 
-    def infer(self, x: tf.Tensor, training: bool = False, level=None) -> Latents:
+    def infer(self, x: tf.Tensor, training: bool = False, level: int | tf.Tensor | None = None
+              ) -> Latents:
         """Image [B, H, W, 3] -> latents [B, ceil(H / stride), ceil(W / stride), C].
 
         Args:
@@ -165,7 +168,8 @@ class Codec(tf.keras.Model):
         """
         return self.at_level(self.to_latent(x, training, level), training, level)
 
-    def at_level(self, y: tf.Tensor, training: bool = False, level=None) -> Latents:
+    def at_level(self, y: tf.Tensor, training: bool = False, level: int | tf.Tensor | None = None
+                 ) -> Latents:
         """The latents at a level, of an image for which `to_latent` returned `y`.
 
         That is the same for all levels unless convolutions have scales. Arguments as of `infer`.
@@ -175,7 +179,7 @@ class Codec(tf.keras.Model):
             y = self.levels.apply_gain(y, latents["level"])
         return {**latents, "y": y, **self._infer_hyper(y, training)}
 
-    def level_latent(self, level, batch) -> Latents:
+    def level_latent(self, level: int | tf.Tensor | None, batch: int | tf.Tensor) -> Latents:
         """The latent "level" int32 [batch], in a model with levels; else none.
 
         Raises:
@@ -215,7 +219,8 @@ class Codec(tf.keras.Model):
         """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
         raise NotImplementedError
 
-    def compress(self, image, *, quality: float | None = None, bpp: float | None = None,
+    def compress(self, image: np.ndarray | Image.Image | str | os.PathLike, *,
+                 quality: float | None = None, bpp: float | None = None,
                  max_bytes: float | None = None, psnr: float | None = None, closest: bool = False,
                  max_pixels: int = images.MAX_PIXELS) -> bytes:
         """Codes an image; `ntc.decompress` is the inverse.
@@ -241,12 +246,13 @@ class Codec(tf.keras.Model):
         image = images.to_array(image, max_pixels)
         return targets.compress(self, image, target, closest=closest, max_pixels=max_pixels).ntc
 
-    def call(self, x: tf.Tensor, level=None) -> Generated:
+    def call(self, x: tf.Tensor, level: int | tf.Tensor | None = None) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
         generated = self.generate(self.infer(x, level=level), quantizers.Round())
         return generated._replace(x_hat=padding.crop_to(generated.x_hat, x))
 
-    def to_latent(self, x: tf.Tensor, training: bool = False, level=None) -> tf.Tensor:
+    def to_latent(self, x: tf.Tensor, training: bool = False, level: int | tf.Tensor | None = None
+                  ) -> tf.Tensor:
         """Image [B, H, W, 3] -> y, padded inside to a multiple of the analysis' stride.
 
         In a model with levels it is y before its gain; see `at_level`. Arguments as of `infer`.

@@ -53,15 +53,16 @@ class Objective:
         return list(self(blank, generated, 1.0))
 
 
-def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda, **options
+def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, **options
                     ) -> dict[str, tf.Tensor]:
     """Means over the batch of what `per_image` returns."""
     return {name: tf.reduce_mean(value)
             for name, value in per_image(x, generated, rd_lambda, **options).items()}
 
 
-def per_image(x: tf.Tensor, generated: Generated, rd_lambda, *, distortion: str = "mse",
-              rate_weight=1.0, lpips_weight: float = 0.0, weight=1.0, eight_bit: bool = False
+def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, *,
+              distortion: str = "mse", rate_weight: float | tf.Tensor = 1.0,
+              lpips_weight: float = 0.0, weight: float | tf.Tensor = 1.0, eight_bit: bool = False
               ) -> dict[str, tf.Tensor]:
     """The loss and its parts,
 

@@ -1,7 +1,8 @@
 """Optimisers by name: Keras's own, and SOAP."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -56,7 +57,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self.epsilon = epsilon
         self.precision = precision
 
-    def build(self, var_list):
+    def build(self, var_list: Sequence[tf.Variable]) -> None:
         super().build(var_list)
         if self._moments:
             return
@@ -82,7 +83,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         sizes = {"taps": math.prod(rows_and_columns), "inputs": inputs, "outputs": outputs}
         return {axis: size for axis, size in sizes.items() if 1 < size <= self.max_size}
 
-    def update_step(self, gradient, variable):
+    def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
         i = self._index_dict[self._var_key(variable)]
         m, v = self._moments[i]
         grams, bases = self._grams[i], self._bases[i]
@@ -130,7 +131,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         due = step % self.update_interval == 0
         tf.cond(step == 1, initialize, lambda: tf.cond(due, iterate, lambda: False))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return {
             **super().get_config(),
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
@@ -179,7 +180,9 @@ def _rotate(gradient, bases, inverse=False):
     return tf.cast(tf.reshape(x, gradient.shape), gradient.dtype)
 
 
-def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.999, epsilon=1e-8):
+def adam(values: Any, gradients: Any, moments: Sequence, step: int | tf.Tensor,
+         learning_rate: float | tf.Tensor, beta_1: float = 0.9, beta_2: float = 0.999,
+         epsilon: float = 1e-8) -> tuple[Any, list]:
     """A step of Adam (Kingma & Ba 2015, in the order at the end of section 2) on any tensors.
 
     Keras's Adam, which does the same, keeps its moments in variables, whose shapes are fixed.
@@ -204,7 +207,9 @@ def adam(values, gradients, moments, step, learning_rate, beta_1=0.9, beta_2=0.9
     return values, [m, v]
 
 
-def build(config, learning_rate, precision: str = "float32") -> tf.keras.optimizers.Optimizer:
+def build(config: Mapping,
+          learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule,
+          precision: str = "float32") -> tf.keras.optimizers.Optimizer:
     """Builds the optimiser that `config` names, e.g. dict(cls="Adam", global_clipnorm=1.0).
 
     Args:

@@ -180,7 +180,7 @@ class FineFactorized(DeepFactorized):
         """-log2 of the density at every element of `value` [..., channels]; may be negative."""
         return _bits(self._noisy.base.log_prob(value))
 
-    def symbol_bits(self, symbols, channels):
+    def symbol_bits(self, symbols: np.ndarray, channels: np.ndarray) -> np.ndarray:
         pmfs, minima = self.pmfs()
         padded = np.zeros([self.channels, max(map(len, pmfs))], np.float32)
         for row, pmf in zip(padded, pmfs):
@@ -188,7 +188,7 @@ class FineFactorized(DeepFactorized):
         position = np.clip(symbols - minima[channels], 0, padded.shape[1] - 1).astype(np.int32)
         return np.minimum(-np.log2(np.maximum(padded[channels, position], 1e-30)), MAX_BITS)
 
-    def pmfs(self):
+    def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         lower, upper = (
             np.round(self._quantiles(q).numpy() / self.step).astype(np.int32)
             for q in (TAIL_MASS / 2, 1 - TAIL_MASS / 2))
@@ -350,11 +350,11 @@ class ShiftedScaleTable(ScaleTable):
         """The inverse of `number`."""
         return divmod(number, NUM_SCALES)
 
-    def symbol_bits(self, symbols, distributions):
+    def symbol_bits(self, symbols: np.ndarray, distributions: np.ndarray) -> np.ndarray:
         shift, index = self.shift_and_index(distributions)
         return super().symbol_bits(symbols - shift / self.shifts, index)
 
-    def pmfs(self):
+    def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         scales = np.exp(np.arange(NUM_SCALES) * self._step + math.log(MIN_SCALE))
         bounds = np.ceil(scales * self._reach + 0.5).astype(np.int32)
         pmfs = []

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 _REPAINT = 0.5  # seconds
 
@@ -24,7 +25,7 @@ class Progress:
         self._painted = 0.0
         self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
-    def step(self, step: int, means) -> None:
+    def step(self, step: int, means: Callable[[], dict[str, float]]) -> None:
         """Takes note that `step` is done; `means` returns what was measured of late."""
         now = time.monotonic()
         if self._begun is None:

@@ -5,7 +5,7 @@ Training, evaluation and refinement differ only in the `Quantizer` they pass to 
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -21,7 +21,7 @@ _ALGORITHM = "philox"
 _STEEPEST = 1.0 - 1e-6
 
 
-def fold_in(seed: tf.Tensor, number) -> tf.Tensor:
+def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     """A seed, int32 [2], that depends on `seed` [2] and an integer, on every device alike."""
     return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
 
@@ -177,7 +177,8 @@ class SoftRound(UniformNoise):
         self._alpha = alpha
 
     @classmethod
-    def annealed(cls, seed: tf.Tensor, done: tf.Tensor, alpha=(1.0, 16.0)):
+    def annealed(cls, seed: tf.Tensor, done: tf.Tensor,
+                 alpha: float | tuple[float, float] = (1.0, 16.0)) -> "SoftRound":
         """Soft rounding whose sharpness grows linearly in the course of training.
 
         Soft rounding and the conditional mean are the paper's; the line and its ends are a choice
@@ -312,7 +313,7 @@ class OnGrid(Quantizer):
         del offset
         return self._quantizer(value, self._offsets[name], name)
 
-    def noise(self, value, name):
+    def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
         return self._noise(value, name)
 
 
@@ -324,7 +325,8 @@ _TRAINING: dict[str, Callable] = {
 }
 
 
-def for_training(config, seed: tf.Tensor, step, num_steps: int) -> Quantizer:
+def for_training(config: Mapping, seed: tf.Tensor, step: int | tf.Tensor, num_steps: int
+                 ) -> Quantizer:
     """Builds the quantizer that `config` names, e.g. dict(cls="SoftRound", alpha=(1.0, 16.0)).
 
     Args:

@@ -5,7 +5,7 @@ is a number that the gradient does not see.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -148,11 +148,11 @@ class ProportionalIntegral(RateControl):
         return tf.exp(self._start + tf.clip_by_value(
             integral + self._gain * error, -self._spread, self._spread))
 
-    def begin(self, weight):
+    def begin(self, weight: float) -> None:
         self._integral.assign(
             max(-self._spread, min(self._spread, math.log(weight) - self._start)))
 
-    def observe(self, bpp):
+    def observe(self, bpp: float) -> None:
         ratio = self._log_mean_rate.numpy() - math.log(bpp)
         self._log_ratio.assign_add(self._correction * (ratio - self._log_ratio))
 
@@ -160,7 +160,7 @@ class ProportionalIntegral(RateControl):
 _CONTROLS = {cls.__name__: cls for cls in (TwoWeights, ProportionalIntegral)}
 
 
-def build(config, target: float, num_steps: int) -> RateControl:
+def build(config: Mapping, target: float, num_steps: int) -> RateControl:
     """Builds the control that `config` names, e.g. dict(cls="TwoWeights", above=1.0).
 
     Raises:

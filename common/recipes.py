@@ -55,7 +55,8 @@ def yang2023() -> config_dict.ConfigDict:
     ))
 
 
-def add_levels(config: config_dict.ConfigDict, rd_lambda=(0.0015, 0.06)) -> None:
+def add_levels(config: config_dict.ConfigDict, rd_lambda: tuple[float, float] = (0.0015, 0.06)
+               ) -> None:
     """Makes the model of a config one for all rates, from one lambda to another (common/levels.py).
 
     A level for every half of --quality's 0 to 100: files then differ by less than 2 % from one to

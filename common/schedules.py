@@ -4,6 +4,7 @@ All but `ReduceOnPlateau` are pure functions of the training step, given in frac
 """
 
 import math
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -23,7 +24,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, learning_rate: float, num_steps: int, **config):
         self._config = dict(learning_rate=learning_rate, num_steps=num_steps, **config)
 
-    def get_config(self):
+    def get_config(self) -> dict:
         return self._config
 
     def observe(self, loss: float) -> None:
@@ -170,10 +171,10 @@ class ReduceOnPlateau(Schedule, tf.Module):
         del step
         return tf.identity(self._rate)
 
-    def rescale(self, factor):
+    def rescale(self, factor: float) -> None:
         self._rate.assign(self._rate * factor)
 
-    def observe(self, loss):
+    def observe(self, loss: float) -> None:
         c = self._config
         if loss < self._best:
             self._best.assign(loss)
@@ -183,8 +184,8 @@ class ReduceOnPlateau(Schedule, tf.Module):
             self._waited.assign(0)
 
 
-def temperature(step, num_steps: int, rate: float, start: float, largest: float,
-                shape: str = "exponential"):
+def temperature(step: int | tf.Tensor, num_steps: int, rate: float, start: float, largest: float,
+                shape: str = "exponential") -> tf.Tensor:
     """Temperature of annealed rounding at `step`, float32, in [1e-8, largest].
 
     With done = step / num_steps it is largest * exp(-rate * (done - start)), or for the shape
@@ -227,7 +228,7 @@ _LEARNING_RATES = {cls.__name__: cls for cls in (
     Constant, WarmupDrop, WarmupCosine, Exponential, CosineRestarts, ReduceOnPlateau)}
 
 
-def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
+def learning_rate(config: Mapping, learning_rate: float, num_steps: int) -> Schedule:
     """Builds the schedule that `config` names, e.g. dict(cls="WarmupDrop", drop_at=0.8).
 
     Raises:
@@ -236,7 +237,8 @@ def learning_rate(config, learning_rate: float, num_steps: int) -> Schedule:
     return arguments.build("schedule", _LEARNING_RATES, config, learning_rate, num_steps)
 
 
-def rd_lambda(step, value, num_steps: int, factor: float, until: float, at_most: float):
+def rd_lambda(step: int | tf.Tensor, value: float | tf.Tensor, num_steps: int, factor: float,
+              until: float, at_most: float) -> tf.Tensor:
     """Lambda at `step`, float32: `factor` times `value` during the first part of training.
 
     Small lambdas start larger, so that the latents do not collapse (Yang & Mandt 2023).

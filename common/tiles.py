@@ -52,8 +52,9 @@ def fits(height: int, width: int, stride: int, side: int | None = None) -> bool:
     return pixels <= max(side or SIDE, stride)**2
 
 
-def run(transform: Callable, x, *, up: int = 1, down: int = 1, before: Callable = lambda x: x,
-        after: Callable = lambda y: y, side: int | None = None, training: bool | None = None):
+def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: int = 1,
+        before: Callable = lambda x: x, after: Callable = lambda y: y, side: int | None = None,
+        training: bool | None = None) -> tf.Tensor | list[tf.Tensor]:
     """after(transform(before(x))), in tiles if x is large.
 
     In a graph and in training it always is one tile.

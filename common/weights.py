@@ -57,7 +57,7 @@ def named(layers: Parts) -> dict[str, tf.Variable]:
     return found
 
 
-def within(layer) -> Parts:
+def within(layer: tf.keras.layers.Layer) -> Parts:
     """The layers that a layer holds."""
     if isinstance(layer, tf.keras.Model):
         held = {"layers": layer.layers}

@@ -13,9 +13,10 @@ import math
 import numpy as np
 
 from common.errors import UserError
+from convert.files import Array
 
 
-def conv(weight, flip: bool = False) -> np.ndarray:
+def conv(weight: np.ndarray | Array, flip: bool = False) -> np.ndarray:
     """The kernel of PyTorch's Conv2d, whose weight is [outputs, inputs, rows, columns].
 
     Args:
@@ -26,12 +27,12 @@ def conv(weight, flip: bool = False) -> np.ndarray:
     return kernel[::-1, ::-1] if flip else kernel
 
 
-def conv_transpose(weight) -> np.ndarray:
+def conv_transpose(weight: np.ndarray | Array) -> np.ndarray:
     """The kernel of PyTorch's ConvTranspose2d, whose weight is [inputs, outputs, rows, columns]."""
     return np.transpose(weight, (2, 3, 0, 1))
 
 
-def rdft(real, imag) -> np.ndarray:
+def rdft(real: np.ndarray | Array, imag: np.ndarray | Array) -> np.ndarray:
     """A square kernel from its Fourier transform, as tensorflow-compression has it since 2.2.
 
     Args:
@@ -50,7 +51,7 @@ def rdft(real, imag) -> np.ndarray:
     return kernel.transpose(2, 3, 0, 1).astype(np.float32)
 
 
-def kernel_rdft(coefficients, inputs: int) -> np.ndarray:
+def kernel_rdft(coefficients: np.ndarray | Array, inputs: int) -> np.ndarray:
     """A square kernel from `kernel_rdft` of tensorflow-compression 1, and `rdft` of 2.0 and 2.1.
 
     Args:
@@ -96,7 +97,7 @@ def pixel_shuffle(channels: int, factor: int = 2) -> np.ndarray:
     return indices.transpose(1, 2, 0).ravel()
 
 
-def gdn(beta, gamma) -> tuple[np.ndarray, np.ndarray]:
+def gdn(beta: np.ndarray | Array, gamma: np.ndarray | Array) -> tuple[np.ndarray, np.ndarray]:
     """GDN's variables in CompressAI, whose gamma is [outputs, inputs], as those of `layers.GDN`.
 
     Those of all versions of tensorflow-compression are the same as here. All are stored before the
@@ -105,6 +106,6 @@ def gdn(beta, gamma) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(beta), np.transpose(gamma)
 
 
-def offset(medians) -> np.ndarray:
+def offset(medians: np.ndarray | Array) -> np.ndarray:
     """The offset of a density that codes around its medians: what rounding leaves of them."""
     return np.asarray(medians) - np.round(medians)

@@ -104,7 +104,7 @@ def normalisation(node: Object) -> list[Layer]:
     return []
 
 
-def learned_density(prior: Object, median=None) -> Layer:
+def learned_density(prior: Object, median: np.ndarray | None = None) -> Layer:
     """A NoisyDeepFactorized, with the medians that its latents are rounded around."""
     base = prior.find("_base")
     matrices, biases, factors = (

@@ -21,6 +21,7 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ class Unknown(dict):
     def __init__(self, *args, **kwargs):
         pass
 
-    def append(self, item) -> None:
+    def append(self, item: Any) -> None:
         """Drops an item of a list."""
 
     extend = append

@@ -8,7 +8,7 @@ from common import programs
 
 
 @programs.of("factorized")
-def run():
+def run() -> programs.Program:
     """Inference by a config."""
     from common import itinf
     from factorized.models import FactorizedPrior

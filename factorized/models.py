@@ -39,7 +39,8 @@ class FactorizedPrior(model.Codec):
     def _infer_hyper(self, y, training):
         return {}
 
-    def generate(self, latents, quantizer: Quantizer, training=False):
+    def generate(self, latents: model.Latents, quantizer: Quantizer, training: bool = False
+                 ) -> model.Generated:
         y_rate, y_hat = quantizer(latents["y"], self.prior.offset, "y")
         latents = {**latents, "y": y_hat}
         bits = {**self._level_bits(latents), "y": self.prior.bits(y_rate)}
@@ -47,13 +48,13 @@ class FactorizedPrior(model.Codec):
             self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": self.prior.offset})
 
-    def encode(self, latents, coder: Encoder):
+    def encode(self, latents: model.Latents, coder: Encoder) -> None:
         with stage("coding"):
             self._encode_level(latents, coder)
             symbols = tf.round(latents["y"] - self.prior.offset)
             coder.encode(symbols, self.channel_numbers(self.prior, *symbols.shape[1:3]))
 
-    def decode(self, coder: Decoder, height, width):
+    def decode(self, coder: Decoder, height: int, width: int) -> model.Latents:
         with stage("coding"):
             level = self._decode_level(coder)
             symbols = coder.decode(

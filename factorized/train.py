@@ -7,7 +7,7 @@ from common import programs
 
 
 @programs.of("factorized")
-def run():
+def run() -> programs.Program:
     """Training of a config."""
     from common import training
     from factorized.models import FactorizedPrior

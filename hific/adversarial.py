@@ -8,9 +8,11 @@ codec with levels, E is the same mean at all of them.
 """
 
 import tensorflow as tf
+from ml_collections import config_dict
 
 from common import distribution, optimizers, quantizers, schedules, trainer
 from common.errors import UserError
+from common.model import Codec
 
 
 class SpectralConv2D(tf.keras.layers.Conv2D):
@@ -20,12 +22,12 @@ class SpectralConv2D(tf.keras.layers.Conv2D):
     sigma. Keras's SpectralNormalization overwrites the kernel instead.
     """
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         super().build(input_shape)
         self.left = self.add_weight("left", [1, self.filters], trainable=False,
                                     initializer=tf.keras.initializers.RandomNormal())
 
-    def call(self, x, training=False):
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         matrix = tf.reshape(self.kernel, [-1, self.filters])
         right = tf.math.l2_normalize(tf.matmul(self.left, matrix, transpose_b=True))
         left = tf.math.l2_normalize(tf.matmul(right, matrix))
@@ -66,7 +68,7 @@ class Discriminator(tf.keras.Model):
         self.convolutions = [*(conv(c, 4, 2) for c in halving), conv(last, 4),
                              conv(1, 4, activation=None)]
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: tuple[tf.Tensor, tf.Tensor], training: bool = False) -> tf.Tensor:
         """Logits float32 [B, H/8, W/8, 1], positive for originals.
 
         Args:
@@ -136,11 +138,11 @@ class Trainer(trainer.Trainer):
                 config.train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
-    def state(self):
+    def state(self) -> dict[str, tf.Module]:
         return {**super().state(), "discriminator": self.discriminator,
                 "discriminator_optimizer": self.discriminator_optimizer}
 
-    def train_step(self, x):
+    def train_step(self, x: tf.Tensor) -> dict[str, tf.Tensor]:
         first, second = tf.split(x, 2)
         judged = self.update_discriminator(first)
         return self.record({**self.update_codec(second), **judged})
@@ -161,13 +163,16 @@ class Trainer(trainer.Trainer):
             zip(tape.gradient(loss, weights), weights))
         return judged
 
-    def additional_loss(self, x, x_hat, y_hat):
+    def additional_loss(self, x: tf.Tensor, x_hat: tf.Tensor, y_hat: tf.Tensor
+                        ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         del x
         g_loss = codec_loss(self.discriminator((x_hat, tf.stop_gradient(y_hat))))
         return self._weight * g_loss, {"g_loss": g_loss}
 
 
-def make_trainer(codec, config, optimizer, average=None) -> trainer.Trainer:
+def make_trainer(codec: Codec, config: config_dict.ConfigDict,
+                 optimizer: tf.keras.optimizers.Optimizer, average: Codec | None = None
+                 ) -> trainer.Trainer:
     """With a discriminator, if the config has one: `training.run` takes this."""
     cls = Trainer if "adversarial" in config.train else trainer.Trainer
     return cls(codec, config, optimizer, average)

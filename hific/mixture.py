@@ -98,11 +98,12 @@ class Mixture:
                 lambda x: tf.exp(tf.minimum(x, 0.0)), linear=False)
             for part in parts))
 
-    def encode(self, y, outputs, coder: RangeEncoder | BitCounter, first: int) -> None:
+    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: RangeEncoder | BitCounter,
+               first: int) -> None:
         """Rounds y and writes it; raises CodingError. Arguments as of `MeanScale.encode`."""
         coder.encode_rows(np.round(escapes.require_codable(y)), self._mixtures(outputs, first))
 
-    def decode(self, outputs, coder: RangeDecoder, first: int) -> tf.Tensor:
+    def decode(self, outputs: list[np.ndarray], coder: RangeDecoder, first: int) -> tf.Tensor:
         """Reads y, float32 [1, h, w, M]. Raises CodingError."""
         return tf.cast(coder.decode_rows(self._mixtures(outputs, first)), tf.float32)
 

@@ -7,7 +7,7 @@ from common import programs
 
 
 @programs.of("joint_ar")
-def run():
+def run() -> programs.Program:
     """Inference by a config."""
     from common import itinf
     from joint_ar.models import JointAutoregressive

@@ -29,7 +29,7 @@ import mshyper.models
 from common import context, transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
-from common.integer_networks import Builder
+from common.integer_networks import Builder, Network
 from common.model import PIXEL_RANGE
 from common.quantizers import Quantizer
 from common.range_coding import RangeDecoder
@@ -101,7 +101,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
             maximum_iterations=tf.shape(y)[1] * tf.shape(y)[2])
         return tf.stop_gradient(decoded)
 
-    def integer_networks(self):
+    def integer_networks(self) -> dict[str, Network]:
         builder = Builder()
         psi = self._integer_psi(builder)
         networks = {"hyper_synthesis": builder.network(psi)}
@@ -113,7 +113,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         networks["context"] = builder.network(*self.y_prior.integers(builder, parameters))
         return networks
 
-    def prepare_coding(self):
+    def prepare_coding(self) -> None:
         super().prepare_coding()
         self._wavefront()  # refuses a context that is not causal
 

@@ -7,7 +7,7 @@ from common import programs
 
 
 @programs.of("joint_ar")
-def run():
+def run() -> programs.Program:
     """Training of a config."""
     from common import training
     from joint_ar.models import JointAutoregressive

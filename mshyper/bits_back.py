@@ -40,7 +40,7 @@ from common import (
 from common.ans import AnsStack
 from common.conditional import MEAN_BITS
 from common.errors import CodingError
-from common.integer_networks import Builder
+from common.integer_networks import Builder, Network
 from common.transforms import contract
 from mshyper.posterior_search import PosteriorSearch
 
@@ -87,7 +87,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         self._cached: tuple[Any, PosteriorSearch] | None = None
         self._memo: tuple[Any, Any] = None, None
 
-    def prepare_coding(self):
+    def prepare_coding(self) -> None:
         super().prepare_coding()
         self._memo = None, None
 
@@ -97,14 +97,15 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         y_hat, _ = quantizers.StraightThrough()(y, 0.0, "y")
         return self.posterior(y_hat, training)
 
-    def posterior(self, y, training=False):
+    def posterior(self, y: tf.Tensor, training: bool = False) -> model.Latents:
         """Mean "z" and "z_log_scale" of q(z | y), by the hyper-analysis, for y that is rounded."""
         hyper = self.hyper_analysis
         mean, log_scale = tf.split(
             hyper(padding.pad_to_multiple(y, hyper.stride), training=training), 2, axis=-1)
         return {"z": mean, "z_log_scale": tfc.upper_bound(log_scale, _LARGEST_LOG_SCALE)}
 
-    def generate(self, latents, quantizer: quantizers.Quantizer, training=False):
+    def generate(self, latents: model.Latents, quantizer: quantizers.Quantizer,
+                 training: bool = False) -> model.Generated:
         y_rate, y_hat = quantizer(latents["y"], tf.zeros([]), "y")
         # A decoder has the posterior that follows from ŷ. What coding gains by optimising that is
         # not part of this estimate.
@@ -125,7 +126,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             self.to_image(y_hat, training, level=latents.get("level")), latents, bits,
             {"y": tf.zeros([])}, p_y.prediction)
 
-    def integer_networks(self):
+    def integer_networks(self) -> dict[str, Network]:
         builder = Builder()
         z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
         psi = contract.convert(builder, self.hyper_synthesis, z)
@@ -144,7 +145,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             builder.requantize(index, 0, low=0, high=round(float(largest))))
         return networks
 
-    def encode(self, latents, coder: AnsStack):  # type: ignore[override]  # refuses others
+    def encode(self, latents: model.Latents,  # type: ignore[override]  # refuses others
+               coder: AnsStack) -> None:
         """Takes bits from an `AnsStack`, and puts more on it, the level last.
 
         Of the others only y is coded. The posterior is the one that follows from it.
@@ -158,7 +160,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
         self._encode_level(latents, coder)
 
-    def encode_with(self, y, posterior, coder: AnsStack):
+    def encode_with(self, y: np.ndarray, posterior: tuple[np.ndarray, np.ndarray], coder: AnsStack
+                    ) -> None:
         """`encode` of int32 y by any posterior, as `coded_posterior` returns it."""
         mean, scales = posterior
         z = mean + coder.sample(scales)
@@ -166,7 +169,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         coder.encode(y - integers, distributions)
         coder.encode(z, self.channel_numbers(self.z_prior, *z.shape[1:3]))
 
-    def decode(self, coder: AnsStack, height, width):  # type: ignore[override]
+    def decode(self, coder: AnsStack, height: int, width: int  # type: ignore[override]
+               ) -> model.Latents:
         """The inverse of `encode`: y, and the posterior's mean as "z"."""
         level = self._decode_level(coder)
         z = coder.decode(self.channel_numbers(self.z_prior, *self.latent_size(height, width, "z")))
@@ -187,7 +191,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         numbers = self._y_numbers.start + priors.ShiftedScaleTable.number(shift, index)
         return integers.astype(np.int32), numbers.astype(np.int32)
 
-    def coded_posterior(self, y, steps):
+    def coded_posterior(self, y: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
         """The posterior that encoder and decoder have, the same bits on every machine.
 
         Args:

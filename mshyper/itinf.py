@@ -7,7 +7,7 @@ from common import programs
 
 
 @programs.of("mshyper")
-def run():
+def run() -> programs.Program:
     """Inference by a config."""
     from common import itinf
     from mshyper.models import MeanScaleHyperprior

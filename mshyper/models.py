@@ -27,7 +27,7 @@ from common import (
     transforms,
 )
 from common.coders import Decoder, Encoder
-from common.integer_networks import Builder
+from common.integer_networks import Builder, Network
 from common.quantizers import Quantizer
 from common.timing import stage
 from common.transforms import contract
@@ -61,14 +61,14 @@ class Hyperprior(model.Codec):
         return self.numbers_of(self.y_prior.table)
 
     @property
-    def strides(self):
+    def strides(self) -> dict[str, int]:
         return {**super().strides, "z": self.analysis.stride * self.hyper_analysis.stride}
 
     @property
-    def tiled(self):
+    def tiled(self) -> list:
         return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
 
-    def initialize(self):
+    def initialize(self) -> None:
         here, there = self.hyper_analysis.stride, self.hyper_synthesis.stride
         if here != there:
             raise ValueError(f"the hyper-synthesis has a stride of {there}; the hyper-analysis has "
@@ -84,7 +84,8 @@ class Hyperprior(model.Codec):
         return {"z": tiles.run(self.hyper_analysis, y, down=stride, before=prepared,
                                side=tiles.LATENT_SIDE, training=training)}
 
-    def generate(self, latents, quantizer: Quantizer, training=False):
+    def generate(self, latents: model.Latents, quantizer: Quantizer, training: bool = False
+                 ) -> model.Generated:
         z, z_hat = quantizer(latents["z"], self.z_prior.offset, "z")
         # It is for y padded to a whole number of z.
         psi = padding.crop_to(self.hyper_synthesis(z_hat, training=training), latents["y"])
@@ -103,7 +104,7 @@ class Hyperprior(model.Codec):
         p_y = self.y_prior.given(psi, quantizer.differentiable)
         return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
 
-    def integer_networks(self):
+    def integer_networks(self) -> dict[str, Network]:
         builder = Builder()
         psi = self._integer_psi(builder)
         return {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
@@ -114,7 +115,7 @@ class Hyperprior(model.Codec):
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
         return contract.convert(builder, self.hyper_synthesis, z_hat)
 
-    def encode(self, latents, coder: Encoder):
+    def encode(self, latents: model.Latents, coder: Encoder) -> None:
         with stage("coding"):
             self._encode_level(latents, coder)
             z_symbols = tf.round(latents["z"] - self.z_prior.offset).numpy()
@@ -123,7 +124,7 @@ class Hyperprior(model.Codec):
             outputs = self._hyper_synthesis_in_integers(z_symbols, *latents["y"].shape[1:3])
         self._encode_y(latents["y"], outputs, coder)
 
-    def decode(self, coder: Decoder, height, width):
+    def decode(self, coder: Decoder, height: int, width: int) -> model.Latents:
         with stage("coding"):
             level = self._decode_level(coder)
             z_symbols = coder.decode(

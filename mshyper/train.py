@@ -7,7 +7,7 @@ from common import programs
 
 
 @programs.of("mshyper")
-def run():
+def run() -> programs.Program:
     """Training of a config."""
     from common import training
     from mshyper.bits_back import BitsBackHyperprior

@@ -1,6 +1,7 @@
 """Analysis, synthesis and hyper transforms, one module a paper, built by name from a config."""
 
 import inspect
+from collections.abc import Mapping
 
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ REGISTRY = {
 }
 
 
-def build(config) -> tf.keras.Model:
+def build(config: Mapping) -> tf.keras.Model:
     """Builds the transform that `config` names, e.g. dict(cls="MBT2018Synthesis", channels=...).
 
     Raises:

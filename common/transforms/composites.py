@@ -41,7 +41,8 @@ class Transform(tf.keras.Sequential):
         self.out_channels = out_channels
         self.__dict__["linear"] = linear  # not by Keras's setattr, which would append it to layers
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
+             ) -> tf.Tensor:
         # Not as Sequential does, which makes a symbolic graph of itself for new sizes.
         del training, mask  # Keras hands them on
         x = inputs

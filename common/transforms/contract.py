@@ -37,7 +37,7 @@ class Pointwise(Layer):
 
 
 @functools.singledispatch
-def reach(layer) -> Reach:
+def reach(layer: tf.keras.layers.Layer | Network) -> Reach:
     """How far a layer sees, a Sequential or functional model, or an integer network.
 
     Raises:
@@ -52,7 +52,7 @@ def _(layer):
     return layer.reach()
 
 
-def convert(builder: Builder, layer, *inputs: Value) -> Value:
+def convert(builder: Builder, layer: tf.keras.layers.Layer, *inputs: Value) -> Value:
     """Appends a trained Keras layer, or a whole Sequential or functional model, to `builder`.
 
     Raises:
@@ -62,7 +62,7 @@ def convert(builder: Builder, layer, *inputs: Value) -> Value:
 
 
 @functools.singledispatch
-def integers(layer, builder: Builder, *inputs: Value) -> Value:
+def integers(layer: tf.keras.layers.Layer, builder: Builder, *inputs: Value) -> Value:
     """What `convert` does, by the class of the layer."""
     return _convert_unknown(layer, builder, *inputs)
 
@@ -182,13 +182,13 @@ def _(layer: tf.keras.layers.Conv2DTranspose, builder, x):
     return activate(layer, builder, y)
 
 
-def bias(layer, filters: int) -> np.ndarray:
+def bias(layer: tf.keras.layers.Layer, filters: int) -> np.ndarray:
     """The bias [filters] of a convolution, zeros if it has none."""
     return layer.bias.numpy() if layer.use_bias else np.zeros(filters)
 
 
-def convert_transposed(layer, builder: Builder, x: Value, kernel: np.ndarray, stride: int,
-                       before: int) -> Value:
+def convert_transposed(layer: tf.keras.layers.Layer, builder: Builder, x: Value,
+                       kernel: np.ndarray, stride: int, before: int) -> Value:
     """A transposed convolution: every output phase is one of the input's grid, with a part of it.
 
     `kernel` [size, size, C, filters] starts `before` outputs before the first one of an input.
@@ -319,13 +319,13 @@ _POINTWISE = {"sigmoid": False, "tanh": False, "elu": True, "softplus": True, "s
               "silu": True, "mish": True}
 
 
-def reach_of_activation(layer) -> Reach:
+def reach_of_activation(layer: tf.keras.layers.Layer) -> Reach:
     """The reach of its `activation`: a function acts on each position alone, a layer may not."""
     is_layer = isinstance(layer.activation, tf.keras.layers.Layer)
     return reach(layer.activation) if is_layer else Reach()
 
 
-def activate(layer, builder: Builder, x: Value) -> Value:
+def activate(layer: tf.keras.layers.Layer, builder: Builder, x: Value) -> Value:
     """Appends its `activation`: a function, a layer, or None."""
     function = layer.activation
     if function is None:

@@ -86,7 +86,7 @@ class InverseDCT(Layer):
         super().__init__()
         self._block = block
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape) -> None:
         self._matrix = _rows(self._block, input_shape[-1]) / SCALE
 
     def call(self, x: tf.Tensor) -> tf.Tensor:

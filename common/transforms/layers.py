@@ -1,5 +1,7 @@
 """Layers that the transforms of all papers are made of."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from common import padding
@@ -11,9 +13,14 @@ from common.transforms.contract import Layer, Pointwise
 from common.transforms.convolution import Convolution, SignalConv2D, correlate
 from common.transforms.gdn import GDN
 
+# A name in a config, a function or layer, or none.
+Activation = str | Callable[[tf.Tensor], tf.Tensor] | None
 
-def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
-         kernel_initializer="variance_scaling", align: str = "centre", padding: str = "zeros"):
+
+def conv(filters: int, kernel: int, stride: int = 1, activation: Activation = None,
+         use_bias: bool = True,
+         kernel_initializer: str | tf.keras.initializers.Initializer = "variance_scaling",
+         align: str = "centre", padding: str = "zeros") -> Convolution:
     """Convolution, down-sampling by `stride`; any size.
 
     Kernels are stored as they are: the library's default, the kernel's Fourier transform, helps
@@ -37,8 +44,10 @@ def conv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: 
         padding=padding, use_bias=use_bias, kernel_initializer=kernel_initializer)
 
 
-def deconv(filters: int, kernel: int, stride: int = 1, activation=None, use_bias: bool = True,
-           align: str = "centre", kernel_initializer="variance_scaling"):
+def deconv(filters: int, kernel: int, stride: int = 1, activation: Activation = None,
+           use_bias: bool = True, align: str = "centre",
+           kernel_initializer: str | tf.keras.initializers.Initializer = "variance_scaling"
+           ) -> tf.keras.layers.Layer:
     """Transposed convolution, up-sampling by `stride`.
 
     Kernels are centred on the first of the `stride` outputs of an input. Where they are too small
@@ -113,7 +122,7 @@ class ShiftedConv(Convolution):
             tf.constant([float(tap in self.taps) for tap in offsets]), [*kernel_size, 1, 1])
         self.activation = get_activation(activation) or tf.keras.activations.linear
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape) -> None:
         self.kernel = self.add_weight(
             "kernel", [*self._kernel_size, input_shape[-1], self.filters],
             initializer=self._initializer)
@@ -235,7 +244,7 @@ class ICNR(tf.keras.initializers.Initializer):
         return tf.tile(kernel, [1] * len(inputs) + [self._block**2])
 
 
-def subpixel(filters: int, kernel: int = 1, block: int = 2, activation=None):
+def subpixel(filters: int, kernel: int = 1, block: int = 2, activation: Activation = None) -> Stack:
     """Up-sampling by a convolution to `block`^2 times the channels (Shi et al. 2016)."""
     return Stack([
         conv(filters * block**2, kernel, activation=activation, kernel_initializer=ICNR(block)),
@@ -256,7 +265,7 @@ class ChannelNorm(Pointwise):
         super().__init__()
         self._epsilon = epsilon
 
-    def build(self, input_shape) -> None:
+    def build(self, input_shape: tf.TensorShape) -> None:
         self.gamma = self.add_weight("gamma", [input_shape[-1]], initializer="ones")
         self.beta = self.add_weight("beta", [input_shape[-1]], initializer="zeros")
 
@@ -285,7 +294,7 @@ class InstanceNorm(ChannelNorm):
         return Layer.reach(self)
 
 
-def get_activation(activation):
+def get_activation(activation: Activation) -> Callable[[tf.Tensor], tf.Tensor] | None:
     """A layer or function by its name in a config; layers, functions and None as they are.
 
     Names are Keras's, `gdn`, `igdn`, `gdn_square`, `igdn_square`, and `leaky_relu_<slope>`, e.g.

@@ -12,8 +12,9 @@ from common.transforms.composites import Gated, Residual, Stack
 from common.transforms.layers import conv, get_activation
 
 
-def mbconv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, *, activation="swish",
-           gate_activation=None, normalize: bool = False, spatial=None) -> tf.keras.layers.Layer:
+def mbconv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, *,
+           activation: str = "swish", gate_activation: str | None = None, normalize: bool = False,
+           spatial: tf.keras.layers.Layer | None = None) -> tf.keras.layers.Layer:
     """The block [B, h, w, inputs] -> [B, h / stride, w / stride, filters].
 
     Args:
@@ -35,7 +36,7 @@ def mbconv(inputs: int, filters: int, kernel: int = 3, stride: int = 1, *, activ
     return Residual(body) if same else Stack(body)
 
 
-def squeeze_excite(channels: int, activation="swish") -> tf.keras.layers.Layer:
+def squeeze_excite(channels: int, activation: str = "swish") -> tf.keras.layers.Layer:
     """x times a gate for each channel; a quarter of the channels inside, as in EfficientNet."""
     return Gated([], [
         tf.keras.layers.GlobalAveragePooling2D(keepdims=True),

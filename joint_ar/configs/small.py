@@ -1,5 +1,7 @@
 """A small joint autoregressive model for CPUs: mshyper-small with a context."""
 
+from ml_collections import config_dict
+
 from mshyper.configs import small
 
 TITLE = "Joint autoregressive and hierarchical prior, small"
@@ -12,7 +14,7 @@ def get_config(recipe="cpu"):
     return config
 
 
-def add_context(config):
+def add_context(config: config_dict.ConfigDict) -> None:
     """Makes the mean-scale hyperprior of a config a joint prior."""
     latents = config.model.analysis.channels[-1]
     del config.model["predict_mean"]
