@@ -111,6 +111,8 @@ def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     # What depends on the level, see common/transforms/convolution.py, is faster for all images of
     # a batch alike.
     t = convolution.position.get(tf.zeros(1))
+    if tf.config.functions_run_eagerly():
+        return transform(x, training=False)
     # Not by Keras's setattr, which would make a part of the model of it.
     graphs = transform.__dict__.setdefault("_graphs", {})
     key = min(len(t), 2)

@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common import (
     coding,
@@ -56,10 +57,18 @@ def pictures(tmp_path_factory, photo):
     return folder
 
 
+@pytest.fixture
+def without_graphs():
+    """To make the graph of a step takes longer than two steps; other tests train with graphs."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("path", [
     pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
     for path in CONFIGS if not path.endswith(ALIKE)])
-def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_network):
+def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_network, without_graphs):
     module = config_files.load(str(ROOT / path))
     config = module.get_config()
     model_class = find_class(path, config)
