@@ -1,13 +1,12 @@
-import functools
 import inspect
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import padding, precision, transforms, weights
+from common import precision, transforms
 from common.errors import UserError
-from common.transforms import attention, composites, convolution, layers, mbconv
+from common.transforms import composites
 from tests.helpers.narrow_transforms import NARROW, narrow, pixels, shrinks, trained
 
 NAMES = sorted(transforms.REGISTRY)
@@ -173,60 +172,6 @@ def test_batch_normalisation_uses_its_averages_when_not_training():
     assert np.any(transform(x) != pair), "the averages did not move"
 
 
-@pytest.mark.parametrize("height, width", [(5, 7), (16, 9)])
-def test_windowed_attention_is_that_of_each_window(height, width):
-    # Against the formula, window by window: softmax(theta phi') g, keys pooled in pairs.
-    layer, n, rng = attention.non_local(6, window=4), 4, np.random.default_rng(0)
-    x = rng.normal(size=(1, height, width, 6)).astype(np.float32)
-    y = layer(x).numpy()
-    inner = layer.layers[0].layers
-    theta, phi, g = (w.kernel.numpy()[0, 0] for w in (
-        inner[0]._theta, inner[0]._phi, inner[0]._g))
-    padded = padding.pad_to_multiple(tf.constant(x), n).numpy()
-    for top in range(0, height, n):
-        for left in range(0, width, n):
-            window = padded[0, top:top + n, left:left + n].reshape(-1, 6)
-            keys, values = ((window @ w).reshape(-1, 2, 3).max(axis=1) for w in (phi, g))
-            logits = window @ theta @ keys.T
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            attended = weights / weights.sum(axis=1, keepdims=True) @ values
-            expected = window + attended @ inner[1].kernel.numpy()[0, 0] + inner[1].bias.numpy()
-            expected = expected.reshape(n, n, 6)
-            found = y[0, top:top + n, left:left + n]
-            np.testing.assert_allclose(
-                found, expected[:found.shape[0], :found.shape[1]], atol=1e-4)
-
-
-def test_grouped_convolution_is_one_for_each_group():
-    layer, rng = attention.GroupedConv(groups=2, size=3), np.random.default_rng(0)
-    x = rng.normal(size=(1, 5, 6, 6)).astype(np.float32)
-    y = layer(x).numpy()
-    kernel = layer._depthwise.depthwise_kernel.numpy()  # [3, 3, 6, 3]
-    for group in range(2):
-        part = slice(3 * group, 3 * group + 3)
-        expected = tf.nn.conv2d(x[..., part], kernel[:, :, part], 1, "SAME")
-        np.testing.assert_allclose(y[..., part], expected, atol=1e-5)
-
-
-def test_sub_pixel_kernels_start_as_nearest_neighbour():
-    layer = layers.subpixel(3, kernel=1, block=2)
-    y = layer(np.random.default_rng(0).normal(size=(1, 4, 5, 6)).astype(np.float32)).numpy()
-    assert y.shape == (1, 8, 10, 3) and np.std(y) > 0.1
-    for row, column in [(0, 1), (1, 0), (1, 1)]:
-        np.testing.assert_array_equal(y[:, ::2, ::2], y[:, row::2, column::2])
-
-
-@pytest.mark.parametrize("build", [
-    lambda: narrow("CNNSynthesis"), lambda: mbconv.mbconv(4, 4, activation="gdn"),
-    lambda: transforms.build(dict(cls="CNNAnalysis", channels=(6, 6, 6), activation="gdn"))])
-def test_each_layer_has_an_activation_of_its_own(build):
-    layer = build()
-    layer(tf.zeros([1, 8, 8, 4]))
-    gdns = [part for part in layer.submodules if isinstance(part, layers.GDN)]
-    assert len(gdns) == 2
-    assert not {id(w) for w in gdns[0].weights} & {id(w) for w in gdns[1].weights}
-
-
 def test_transform_is_local_and_shifts_with_its_input():
     # What is far from a changed pixel stays as it is; a shift by the stride is a shift by one.
     analysis = transforms.build(dict(cls="MBT2018Analysis", channels=(4, 4, 5)))
@@ -241,158 +186,6 @@ def test_transform_is_local_and_shifts_with_its_input():
     assert {*rows, *columns} <= {6, 7, 8, 9, 10} and 8 in rows and 8 in columns
 
 
-def test_kernels_with_gaps_are_refused():
-    with pytest.raises(ValueError, match="kernel 3 with stride 4"):
-        layers.deconv(3, 3, stride=4)
-
-
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (5, 2), (9, 4)])
-def test_deconv_is_the_transpose_of_conv(kernel, stride):
-    # <conv(x), y> = <x, deconv(y)>, so that latents lie on the image where they came from.
-    rng = np.random.default_rng(0)
-    down = layers.conv(4, kernel, stride=stride, use_bias=False)
-    up = layers.deconv(3, kernel, stride=stride)
-    x = rng.normal(size=(1, 16, 16, 3)).astype(np.float32)
-    y = rng.normal(size=(1, 16 // stride, 16 // stride, 4)).astype(np.float32)
-    down(x), up(y)
-    [weight] = (weight for weight in up.trainable_weights if weight.shape.rank == 4)
-    weight.assign(tf.transpose(down.kernel, [0, 1, 3, 2]))
-    assert np.sum(down(x) * y) == pytest.approx(np.sum(x * up(y)), rel=1e-3)
-
-
-def numbers(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def with_weights(layer, *shape):
-    """A layer, built for this input, with weights that all matter."""
-    layer(tf.zeros(shape))
-    for seed, weight in enumerate(layer.weights):
-        weight.assign(np.abs(numbers(*weight.shape, seed=seed)) if "gdn" in weight.name
-                      else numbers(*weight.shape, seed=seed))
-    return layer
-
-
-def correlated(x, kernel, bias, origin, stride, mode):
-    """By the definition, for x [H, W, C] in NumPy: tap a reads x at i stride + origin + a."""
-    rows, columns, _, filters = kernel.shape
-    height, width = (-(-side // stride) for side in x.shape[:2])
-    y = np.zeros((height, width, filters)) + bias
-    around = [(max(0, -first), max(0, side + first + size))
-              for first, side, size in zip(origin, x.shape, kernel.shape)]
-    padded = np.pad(x, [*around, (0, 0)], mode)
-    for i, j in np.ndindex(height, width):
-        top, left = (place * stride + first + before for place, first, (before, _) in zip(
-            (i, j), origin, around))
-        y[i, j] += np.einsum("abc,abcf->f", padded[top:top + rows, left:left + columns], kernel)
-    return y
-
-
-@pytest.mark.parametrize("mode", ["constant", "reflect"])
-@pytest.mark.parametrize("kernel, origin, stride", [
-    ((3, 3), (-1, -1), 1),
-    ((7, 7), (-3, -3), 1),
-    ((3, 3), (-1, 0), 2),
-    ((5, 5), (-1, -1), 2),
-    ((5, 4), (-2, -3), 3),
-    ((1, 1), (0, 0), 2),
-    ((2, 2), (1, 0), 2),
-], ids=str)
-def test_shifted_convolutions_are_what_they_say(kernel, origin, stride, mode):
-    layer = layers.ShiftedConv(4, kernel, origin, stride=stride,
-                               padding={"constant": "zeros"}.get(mode, mode))
-    with_weights(layer, 1, 4, 4, 3)
-    for height in range(1, 10):
-        for width in {1, 2, 5, 10 - height}:
-            x = numbers(height, width, 3, seed=width)
-            expected = correlated(x, *map(np.asarray, layer.weights), origin, stride, mode)
-            np.testing.assert_allclose(layer(x[None])[0], expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("kernel, stride", [(5, 2), (3, 2), (4, 2), (9, 4), (1, 2), (3, 1), (4, 1)])
-def test_alignment_is_that_of_keras(kernel, stride):
-    for width in (4, 12):
-        x = numbers(2, 8, width, 3)
-        ours = with_weights(layers.conv(4, kernel, stride, align="keras"), *x.shape)
-        theirs = tf.keras.layers.Conv2D(4, kernel, stride, "same")
-        theirs(x)
-        theirs.set_weights(ours.get_weights())
-        np.testing.assert_allclose(ours(x), theirs(x), atol=1e-4)
-        if kernel < stride:
-            continue
-        up = with_weights(layers.deconv(4, kernel, stride, align="keras"), *x.shape)
-        expected = tf.nn.conv2d_transpose(
-            x, up.weights[0], [2, 8 * stride, width * stride, 4], stride, "SAME") + up.weights[1]
-        np.testing.assert_allclose(up(x), expected, atol=1e-4)
-
-
-def test_alignments_differ_where_strides_are_even():
-    x = numbers(1, 8, 8, 3)
-    for make, same in [((5, 2), False), ((3, 2), False), ((3, 1), True), ((5, 1), True)]:
-        ours, theirs = (with_weights(layers.conv(4, *make, align=align), *x.shape)
-                        for align in ("centre", "keras"))
-        assert np.allclose(ours(x), theirs(x), atol=1e-4) == same
-
-
-@pytest.mark.parametrize("name, count", [("ElicAnalysis", 4), ("TwoLayerSynthesis", 2),
-                                         ("TwoLayerResSynthesis", 3)])
-def test_alignment_is_that_of_all_strided_layers(name, count):
-    transform = transforms.build(dict(cls=name, align="keras"))
-    aligned = [part for part in transform.submodules if isinstance(
-        part, layers.ShiftedConv | tf.keras.layers.Conv2DTranspose)]
-    assert len(aligned) == count
-    assert not any(part._stride > 1 for part in transform.submodules
-                   if isinstance(part, convolution.SignalConv2D))
-
-
-@pytest.mark.parametrize("inverse", [False, True])
-@pytest.mark.parametrize("square", [False, True])
-def test_gdn_divides_by_the_weighted_sum_of_magnitudes(inverse, square):
-    x = numbers(1, 2, 2, 3)
-    gdn = with_weights(layers.GDN(inverse, square), *x.shape)
-    beta, gamma = np.asarray(gdn.beta), np.asarray(gdn.gamma)
-    norm = np.sqrt(beta + x**2 @ gamma) if square else beta + np.abs(x) @ gamma
-    np.testing.assert_allclose(gdn(x), x * norm if inverse else x / norm, rtol=1e-4)
-    name = "i" * inverse + "gdn" + "_square" * square
-    named = layers.get_activation(name)
-    assert isinstance(named, layers.GDN) and (named.inverse, named.square) == (inverse, square)
-
-
-def reflected(x, *ends):
-    return tf.pad(x, [(0, 0), *ends, (0, 0)], "REFLECT")
-
-
-def test_hific_reflects_as_its_port_to_pytorch_does():
-    # Channel norms are left as they are; layers are written out, with tf.pad.
-    analysis = trained("HiFiCAnalysis reflect")
-    x = pixels("HiFiCAnalysis reflect", 32, 40)
-    first, norm, relu, *halving, last = analysis.layers
-    y = relu(norm(tf.nn.conv2d(reflected(x, (3, 3), (3, 3)), first.kernel, 1, "VALID")
-                  + first.bias))
-    for conv, norm, relu in zip(halving[::3], halving[1::3], halving[2::3]):
-        y = relu(norm(tf.nn.conv2d(reflected(y, (1, 0), (0, 1)), conv.kernel, 2, "VALID")
-                      + conv.bias))
-    y = tf.nn.conv2d(reflected(y, (1, 1), (1, 1)), last.kernel, 1, "VALID") + last.bias
-    np.testing.assert_allclose(analysis(x), y, atol=1e-4)
-
-    synthesis = trained("HiFiCSynthesis reflect")
-    x = pixels("HiFiCSynthesis reflect", 32, 40)
-    first, conv, norm, residual, *doubling, last = synthesis.layers
-
-    def narrow(x, conv):
-        return tf.nn.conv2d(reflected(x, (1, 1), (1, 1)), conv.kernel, 1, "VALID") + conv.bias
-
-    y = head = norm(narrow(first(x), conv))
-    for block in residual.layers:
-        one, norm_one, relu, two, norm_two = block.layers
-        y += norm_two(narrow(relu(norm_one(narrow(y, one))), two))
-    y += head
-    for layer in doubling:
-        y = layer(y)
-    y = tf.nn.conv2d(reflected(y, (3, 3), (3, 3)), last.kernel, 1, "VALID") + last.bias
-    np.testing.assert_allclose(synthesis(x), tf.tanh(y), atol=1e-4)
-
-
 def test_the_first_layer_of_a_reflecting_hyper_analysis_has_zeros():
     reflecting, plain = (trained(f"HyperAnalysis{name}") for name in (" reflect", ""))
     assert [getattr(layer, "padding", None) for layer in reflecting.layers] == [
@@ -400,79 +193,6 @@ def test_the_first_layer_of_a_reflecting_hyper_analysis_has_zeros():
     x = pixels("HyperAnalysis", 256, 256)
     found, expected = (transform(x)[:, 2:-2, 2:-2] for transform in (reflecting, plain))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def test_norms_have_an_epsilon():
-    x = 1e-3 * numbers(1, 8, 8, 5)
-    for norm, axes, ddof in ((layers.ChannelNorm, -1, 1), (layers.InstanceNorm, (1, 2), 0)):
-        for epsilon in (1e-3, 1e-5):
-            expected = (x - x.mean(axes, keepdims=True)) / np.sqrt(
-                x.var(axes, ddof=ddof, keepdims=True) + epsilon)
-            np.testing.assert_allclose(norm(epsilon)(x), expected, rtol=1e-3, atol=1e-6)
-
-
-def leaky(x):
-    return tf.nn.leaky_relu(x, 0.01)
-
-
-def test_blocks_of_cheng2020_are_the_formulas_of_the_paper():
-    analysis, synthesis = (trained(f"Cheng2020{end} attention")
-                           for end in ("Analysis", "Synthesis"))
-    down, block, _, attention, *_ = analysis.layers
-    x = pixels("Cheng2020Analysis", 32, 32)
-    (one, two), (skip,) = (branch.layers for branch in down.branches)
-    y = two.activation(plain(two, leaky(plain(one, x, 2)))) + plain(skip, x, 2)
-    np.testing.assert_allclose(down(x), y, atol=1e-3)
-    assert (two.activation.inverse, two.activation.square) == (False, True)
-    one, two = block.layers
-    np.testing.assert_allclose(block(y), y + leaky(plain(two, leaky(plain(one, y)))), atol=1e-3)
-
-    [gated] = attention.layers
-
-    def unit(x, layer):  # the ReLU is after the sum
-        first, second, third = layer.layers[0].layers
-        return tf.nn.relu(x + plain(third, tf.nn.relu(plain(second, tf.nn.relu(plain(first, x))))))
-
-    trunk, (*mask, last) = gated.trunk.layers, gated.mask.layers
-    assert len(trunk) == len(mask) == 3
-    expected = y + functools.reduce(unit, trunk, y) * tf.sigmoid(
-        plain(last, functools.reduce(unit, mask, y)))
-    np.testing.assert_allclose(attention(y), expected, atol=1e-3)
-
-    up = synthesis.layers[2]
-    x = pixels("Cheng2020Synthesis", 32, 32)
-    (one, two), (skip,) = (branch.layers for branch in up.branches)
-    wide, thin = (tf.nn.depth_to_space(plain(part.layers[0], x), 2) for part in (one, skip))
-    np.testing.assert_allclose(
-        up(x), two.activation(plain(two, leaky(wide))) + thin, atol=1e-3)
-    assert (two.activation.inverse, two.activation.square) == (True, True)
-
-
-def plain(conv, x, stride=1):
-    """A convolution without its activation, with zeros on both sides."""
-    size = conv.kernel.shape[0] // 2
-    x = tf.pad(x, [(0, 0), (size, size), (size, size), (0, 0)])
-    return tf.nn.conv2d(x, conv.kernel, stride, "VALID") + conv.bias
-
-
-def test_attention_may_be_left_out_of_cheng2020():
-    for end, missing in (("Analysis", [3, 8]), ("Synthesis", [0, 5])):
-        attentive = narrow(f"Cheng2020{end} attention").layers
-        plain = transforms.build(dict(cls=f"Cheng2020{end}", channels=6)).layers
-        assert [type(layer) for layer in plain] == [
-            type(layer) for i, layer in enumerate(attentive) if i not in missing]
-        assert all(isinstance(attentive[i].layers[0], composites.Gated) for i in missing)
-        assert not any(isinstance(part, composites.Gated) for layer in plain
-                       for part in layer.submodules)
-
-
-def test_weights_of_cheng2020_are_in_the_order_of_computation():
-    # In which CompressAI's are too: convolutions, GDN, then the way around.
-    names = [*weights.named({"g": trained("Cheng2020Analysis attention")})]
-    assert [name for name in names if name.startswith(("g/0/", "g/3/"))][:8] == [
-        "g/0/0/0/kernel", "g/0/0/0/bias", "g/0/0/1/activation/reparam_beta",
-        "g/0/0/1/activation/reparam_gamma", "g/0/0/1/kernel", "g/0/0/1/bias", "g/0/1/0/kernel",
-        "g/0/1/0/bias"]
 
 
 @pytest.mark.parametrize("name, count", [("BLS2017", 2), ("MBT2018", 3)])
