@@ -1,4 +1,4 @@
-"""A model small enough to train within seconds, its run, and a zoo of it alone."""
+"""Fixtures of tests of whole programs: a model that trains within seconds, and a picture."""
 
 import pathlib
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import configs
-from common import training
+from common import images, training
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import tiny_config
 
@@ -32,3 +32,11 @@ def only_the_tiny_model(tiny_model, tmp_path_factory, monkeypatch):
     if not path.exists():
         shutil.copytree(tiny_model, path / "tiny" / "1")
     monkeypatch.setattr(configs, "ZOO_DIR", path)
+
+
+@pytest.fixture(scope="module")
+def picture(photo, tmp_path_factory) -> pathlib.Path:
+    """A file with 96 x 128 pixels of the photograph."""
+    path = tmp_path_factory.mktemp("picture") / "photo.png"
+    images.write(path, photo[100:196, 200:328])
+    return path

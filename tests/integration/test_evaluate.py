@@ -10,9 +10,10 @@ import pytest
 import configs
 import evaluate
 from benchmarks import rate_distortion
-from common import coding, data, export, fid, images, lpips, metrics, tables, zoo
+from common import coding, data, fid, images, lpips, metrics, tables, zoo
 from common.errors import UserError
-from common.evaluation_figures import columns, decoded_path, plot
+from common.evaluation_figures import decoded_path
+from tests.helpers.results import points
 
 
 @pytest.fixture(scope="module")
@@ -128,125 +129,6 @@ def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
     assert not (folder / "tiny/wid=0-tiny").exists()
 
 
-# --- A model with levels ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def picture(photo, tmp_path_factory):
-    path = tmp_path_factory.mktemp("picture") / "photo.png"
-    images.write(path, photo[100:196, 200:328])
-    return path
-
-
-@pytest.fixture(scope="module")
-def curve(levels_model, picture, tmp_path_factory):
-    """What an evaluation wrote of a model with levels, at four of them."""
-    folder = tmp_path_factory.mktemp("levels")
-    evaluate.main(["--runs", str(levels_model), "--dataset", str(picture), "--output", str(folder),
-                   "--points", "4", "--figure", "1"])
-    return next(folder.iterdir())
-
-
-def points(folder):
-    """The points of curves.csv."""
-    with open(folder / "curves.csv") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_model_with_levels_is_a_curve(curve, levels_model, picture):
-    assert {path.name for path in curve.iterdir()} == {
-        "family-3", "family-3.json", "curves.csv", "curves.png", "crops.png"}
-    model, image = zoo.load(levels_model), images.read(picture)
-    rows = points(curve)
-    assert [row["run"] for row in rows] == [f"3-level={level}" for level in (0, 7, 13, 20)]
-    for row, level in zip(rows, (0, 7, 13, 20)):
-        result = json.loads((curve / "family-3" / f"{row['run']}.json").read_text())
-        assert result["level"] == int(row["level"]) == level
-        assert result["quality"] == float(row["quality"]) == 5 * level
-        assert result["rd_lambda"] == pytest.approx(0.0015 * 40**(level / 20), rel=1e-5)
-        measured, decoded = coding.measure(model, image, level)
-        assert result["mean"]["bytes"] == measured["bytes"]
-        assert result["mean"]["psnr"] == measured["psnr"] == float(row["psnr"])
-        np.testing.assert_array_equal(
-            decoded, images.read(curve / "family-3" / row["run"] / "photo.png"))
-    rates = json.loads((curve / "family-3.json").read_text())["results"]["bpp"]
-    assert len(rates) == 4 and rates[0] < 0.5 * rates[-1]
-    # Of its points, the figure shows one beside the original.
-    height, width, _ = images.read(curve / "crops.png").shape
-    assert 1.5 * height < width < 2.5 * height
-
-
-def test_points_are_skipped_one_by_one(curve, levels_model, picture, tmp_path, monkeypatch):
-    curve = shutil.copytree(curve, tmp_path / curve.name)
-    measured, loaded = [], []
-
-    def measure_all(model, sources, name, level):
-        measured.append(level)
-        return measure(model, sources, name, level)
-
-    def load_model(*arguments):
-        loaded.append(arguments)
-        return load(*arguments)
-
-    measure, load = coding.measure_all, zoo.load
-    monkeypatch.setattr(coding, "measure_all", measure_all)
-    monkeypatch.setattr(zoo, "load", load_model)
-    arguments = ["--runs", str(levels_model), "--dataset", str(picture), "--output",
-                 str(curve.parent), "--skip_existing", "--points"]
-    evaluate.main([*arguments, "4"])
-    assert not measured and not loaded
-    # Of seven points, the lowest and the highest are the same, and two others.
-    evaluate.main([*arguments, "7"])
-    assert measured == [3, 10, 17] and len(loaded) == 1
-    assert [row["level"] for row in points(curve)] == ["0", "3", "7", "10", "13", "17", "20"]
-    path = curve / "family-3/3-level=10.json"
-    path.write_text(path.read_text().replace(export.fingerprint(levels_model), "another"))
-    evaluate.main([*arguments, "7"])
-    assert measured == [3, 10, 17, 10]
-
-
-def test_models_with_levels_are_no_points_of_their_familys_curve(
-        levels_model, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(configs, "ZOO_DIR", tmp_path / "zoo")
-    for source, name in ((tiny_model, "1"), (tiny_model, "2"), (levels_model, "3")):
-        shutil.copytree(source, tmp_path / "zoo/family" / name)
-    family = tmp_path / "zoo/family"
-    assert evaluate.find_runs(["family-3", "family-1", "family-2"]) == {
-        "family-3": [family / "3"], "family": [family / "1", family / "2"]}
-    for source, name in ((tiny_model, "alone"), (levels_model, "dial")):
-        path = shutil.copytree(source, tmp_path / "zoo" / name)
-        assert evaluate.find_runs([name]) == {name: [path]}
-    # In an experiment, each run is told apart.
-    for wid in (0, 1):
-        shutil.copytree(levels_model, tmp_path / f"mine/wid={wid}-x/model")
-    assert evaluate.find_runs([str(tmp_path / "mine")]) == {
-        f"mine-wid={wid}-x": [tmp_path / f"mine/wid={wid}-x/model"] for wid in (0, 1)}
-    shutil.copytree(tiny_model, tmp_path / "family-3/1")
-    with pytest.raises(UserError, match="would be curves of one name"):
-        evaluate.find_runs(["family-3", str(tmp_path / "family-3/1")])
-
-
-def test_a_figure_shows_a_model_with_levels_at_quality_50(tmp_path):
-    curves = {
-        "one": [{"run": "1"}], "two": [{"run": "1"}, {"run": "2"}],
-        "family-3": [{"run": f"3-level={level}", "level": level, "quality": 5.0 * level}
-                     for level in (0, 3, 7, 10, 13, 17, 20)]}
-    assert [(title, folder) for title, _, folder in columns(curves, tmp_path)] == [
-        ("one", tmp_path / "one/1"), ("two 1", tmp_path / "two/1"), ("two 2", tmp_path / "two/2"),
-        ("family-3, quality 50", tmp_path / "family-3/3-level=10")]
-
-
-def test_a_damaged_model_leaves_the_others(levels_model, tiny_run, picture, tmp_path, capsys):
-    damaged = shutil.copytree(levels_model, tmp_path / "damaged/3")
-    (damaged / "weights.safetensors").unlink()
-    evaluate.main(["--runs", str(damaged), str(tiny_run), "--dataset", str(picture), "--output",
-                   str(tmp_path / "results"), "--keep_going"])
-    error, = capsys.readouterr().err.strip().splitlines()
-    assert error.startswith("left out: ")
-    row, = points(next((tmp_path / "results").iterdir()))
-    assert (row["curve"], row["level"], row["quality"]) == ("tiny", "", "")
-
-
 # --- Curves to plot beside ------------------------------------------------------------------------
 
 
@@ -268,39 +150,6 @@ def test_every_file_of_curves_that_is_written_is_read(output, tmp_path):
     one, two = (evaluate.read_published(compared / name) for name in ("curves.json", "points.csv"))
     assert one.keys() == two.keys() and one["avif"]["psnr"] == two["avif"]["psnr"]
     assert len(one["avif"]["psnr"]) > 3
-
-
-@pytest.mark.parametrize("content", [
-    {"name": "a", "results": {"bpp": [0.1, 0.2], "psnr-rgb": [30, 31], "ms-ssim-rgb": [0.9, 0.91]}},
-    {"name": "a", "description": "", "results": {"bpp": [0.1, 0.2], "psnr": [30, 31],
-                                                 "ms-ssim": [0.9, 0.91]}},
-    {"a": {"bpp": [0.1, 0.2], "psnr": [30, 31], "ms_ssim": [0.9, 0.91]}, "b": {"source": "c"}},
-    # What is not finite is null in JSON, and no point of a plot.
-    {"name": "a", "results": {"bpp": [0.1, 0.2, 3], "psnr-rgb": [30, 31, None],
-                              "ms-ssim-rgb": [0.9, 0.91, 1.0]}}])
-def test_compressais_and_published_curves(tmp_path, content):
-    path = tmp_path / "curves.json"
-    path.write_text(json.dumps(content))
-    for names in None, ("a",):
-        curves = evaluate.read_published(str(path), names)
-        assert curves == {"a": {"bpp": [0.1, 0.2], "psnr": [30, 31], "ms_ssim": [0.9, 0.91]}}
-    plot(tmp_path / "plot.png", {}, curves, "all")
-
-
-@pytest.mark.parametrize("content, message", [
-    ([], "no curves are there"), ({}, "no curves are there"), ({"a": {"bpp": [1]}}, "no curves"),
-    ({"name": "b", "results": {"bpp": [1], "psnr": [1]}}, "has no curve 'a'; it has: b"),
-    ({"name": "a", "results": {"bpp": [1]}}, "lacks bpp or psnr"),
-    ({"name": "a", "results": {"bpp": [1], "psnr-rgb": [1, 2]}}, "lists of numbers of one length"),
-    ({"name": "a", "results": {"bpp": ["x"], "psnr-rgb": [1]}}, "lists of numbers of one length"),
-    ({"name": "a", "results": {"bpp": 1, "psnr-rgb": 2}}, "lists of numbers of one length"),
-    ({"name": "a", "results": {"bpp": [None], "psnr-rgb": [2]}}, "no point"),
-    ({"curves": {"a": 1}}, "no curves are there"), ({"rows": [1]}, "no curves are there")])
-def test_files_without_curves(tmp_path, content, message):
-    path = tmp_path / "curves.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=message):
-        evaluate.read_published(str(path), ["a"] if "no curves" not in message else None)
 
 
 def test_a_curve_that_evaluate_wrote_is_plotted(output, tiny_run, picture, tmp_path, monkeypatch):
