@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
+COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
+EXPERIMENT = "tests-counting_config"
 
 
 def launch(folder, *arguments):
@@ -14,3 +16,7 @@ def launch(folder, *arguments):
         [sys.executable, "-P", "-m", "launch", *arguments], cwd=folder, text=True,
         capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
     return done.returncode, done.stdout, done.stderr
+
+
+def launches(folder):
+    return sorted((folder / "experiments/launches").iterdir())
