@@ -169,7 +169,7 @@ def _run_stack(stack, x, place, outputs):
 
 @_run.register
 def _(transform: composites.Transform, x, place, outputs):
-    y = _run_stack(transform, x, place, outputs)
+    y = tf.cast(_run_stack(transform, x, place, outputs), tf.float32)  # as its `call`
     return y if transform.linear is None else y + _run(transform.linear, x, place, outputs)
 
 

@@ -15,6 +15,7 @@ from common import (
     integer_networks,
     methods,
     metrics,
+    precision,
     refinement,
     tiles,
     transforms,
@@ -56,6 +57,16 @@ def test_tiles_of_a_transform_are_the_whole(case):
     else:
         found = tiles.run(transform, x, up=transform.stride, side=5 * transform.stride)
     assert_close(found, transform(x))
+
+
+def test_tiles_are_float32_whatever_layers_compute_in():
+    with precision.policy("bfloat16"):
+        transform = transforms.build(dict(cls="HyperSynthesis", channels=(8, 8, 8)))
+    z = np.random.default_rng(0).normal(size=(1, 9, 17, 4)).astype(np.float32)
+    expected = transform(z).numpy()
+    found = tiles.run(transform, z, up=4, side=20)
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.02 * np.max(np.abs(expected)))
 
 
 @pytest.mark.parametrize("case", LOCAL)
