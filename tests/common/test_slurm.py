@@ -10,6 +10,15 @@ import configs
 from common import slurm
 from common.errors import UserError
 
+
+@pytest.fixture(autouse=True)
+def srun(monkeypatch):
+    """As if there were one, on machines without Slurm."""
+    which = slurm.shutil.which
+    monkeypatch.setattr(slurm.shutil, "which",
+                        lambda name: "/bin/srun" if name == "srun" else which(name))
+
+
 # --- Options of sbatch ----------------------------------------------------------------------------
 
 
