@@ -55,7 +55,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         self.update_interval = update_interval
         self.max_size = max_size
         self.epsilon = epsilon
-        self.precision = precision
+        self.precision = tf.as_dtype(precision).name  # refuses other names
 
     def build(self, var_list: Sequence[tf.Variable]) -> None:
         super().build(var_list)
@@ -91,7 +91,6 @@ class SOAP(tf.keras.optimizers.Optimizer):
         if bases:
             self._update_grams(step, gradient, grams)
             self._update_bases(step, m, grams, bases)
-        # Casts of the gradient and the bases, which the step reads anyway, for cheaper products.
         rough = {axis: tf.cast(basis, self.precision) for axis, basis in bases.items()}
         rotated = _rotate(gradient, rough)
         m.assign(self.beta_1 * m + (1 - self.beta_1) * rotated)
@@ -222,10 +221,9 @@ def build(config: Mapping,
     """
     arguments = {**config, "learning_rate": learning_rate}
     name = arguments.pop("cls", None)
-    if name == "SOAP":
-        cls, arguments = SOAP, {"precision": precision, **arguments}
-    else:
-        cls = getattr(tf.keras.optimizers, str(name), None)
+    cls = SOAP if name == "SOAP" else getattr(tf.keras.optimizers, str(name), None)
+    if cls is SOAP:
+        arguments.setdefault("precision", precision)
     if not (isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)):
         raise UserError(f"unknown optimizer '{name}'; use SOAP or a Keras one, e.g. Adam")
     return construct(f"optimizer {name}", cls, **arguments)

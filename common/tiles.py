@@ -108,11 +108,11 @@ def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     There, convolution, bias and activation are one operation, which takes a pass over memory each
     by themselves: a quarter of the time in bfloat16. The first call takes as long as without.
     """
+    if tf.config.functions_run_eagerly():
+        return transform(x, training=False)
     # What depends on the level, see common/transforms/convolution.py, is faster for all images of
     # a batch alike.
     t = convolution.position.get(tf.zeros(1))
-    if tf.config.functions_run_eagerly():
-        return transform(x, training=False)
     # Not by Keras's setattr, which would make a part of the model of it.
     graphs = transform.__dict__.setdefault("_graphs", {})
     key = min(len(t), 2)

@@ -36,7 +36,7 @@ class Object:
         self._checkpoint, self._node = checkpoint, checkpoint.nodes[number]
         self.name = name
         keys = _keys(self._node)
-        self.array: Array | Any = checkpoint.array(keys[0]) if keys else None
+        self.array: Any = checkpoint.array(keys[0]) if keys else None
 
     @functools.cached_property
     def children(self) -> dict[str, Object]:

@@ -277,6 +277,7 @@ def test_build_by_name():
     (dict(), "None"),
     (dict(cls="Adam", betas=(0.9, 0.99)), "Adam.*betas"),
     (dict(cls="SOAP", momentum=0.9), "SOAP.*momentum"),
+    (dict(cls="SOAP", precision="bfloat17"), "SOAP.*bfloat17"),
 ])
 def test_mistakes_in_the_config_are_user_errors(config, message):
     with pytest.raises(UserError, match=message):

@@ -9,11 +9,9 @@ import time
 import pytest
 
 from common import export, launching, run_states
-from tests.helpers.launches import launch
+from tests.helpers.launches import COUNTING, launch
 from tests.helpers.tiny import TINY, TRAINING
 
-ROOT = pathlib.Path(__file__).parents[2]
-COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
 # A config whose sweep has four runs, all of the tiny model.
 CONFIG = '''
 from common import recipes
