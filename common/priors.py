@@ -290,7 +290,8 @@ class ScaleTable:
 
     def _log_probability(self, value, index):
         # Of the lower tail, where differences do not cancel: tfc.NoisyNormal computes both.
-        distance, scale = tf.abs(value), self._scale(index)
+        # In float32 the two tails of a value from 2^24 on are one, and their difference is nothing.
+        distance, scale = tfc.upper_bound(tf.abs(value), MAX_SYMBOL), self._scale(index)
         upper = self._log_cdf((0.5 - distance) / scale)
         lower = self._log_cdf((-0.5 - distance) / scale)
         return upper + tf.math.log1p(-tf.exp(lower - upper))

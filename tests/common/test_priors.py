@@ -201,6 +201,17 @@ def test_bits_and_their_gradients_are_those_of_the_noisy_distribution(table, dis
         np.testing.assert_allclose(own, other, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("table", [priors.ScaleTable(), priors.LogisticTable()])
+def test_a_value_beyond_float32_is_pulled_in(table):
+    value = tf.constant([-1e30, -2.0**25, 2.0**25, 1e30])
+    with tf.GradientTape() as tape:
+        tape.watch(value)
+        bits = table.bits(value, tf.constant([0.0, 63.0, 0.0, 63.0]))
+    np.testing.assert_array_equal(bits, priors.MAX_BITS)
+    gradient = tape.gradient(bits, value).numpy()
+    assert np.all(np.isfinite(gradient)) and np.all(gradient * np.sign(value) > 0)
+
+
 def test_bits_between_entries_are_those_of_the_scale_between():
     bits = float(TABLE.bits(tf.constant(1.3), TABLE.index(tf.math.log(0.7))))
     mass = stats.norm.cdf(1.8 / 0.7) - stats.norm.cdf(0.8 / 0.7)
