@@ -14,7 +14,7 @@ demo: $(ENV)
 	$(if $(GPU),XLA_FLAGS=--xla_gpu_cuda_data_dir=$$(echo .venv/lib/python*/site-packages/nvidia/cuda_nvcc)) $(RUN) demo.py
 
 # Two processes: one does not keep two cores busy, and each takes up to 3 GB.
-PYTEST := $(RUN) -m pytest --numprocesses 2 --dist worksteal
+PYTEST := $(RUN) -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 test: $(ENV)
 	$(PYTEST) -m "not slow"

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common import data, export, lpips
 from tests.helpers import small_models
@@ -14,6 +15,14 @@ def photo() -> np.ndarray:
     """A photograph, uint8 [400, 600, 3]."""
     sources = {source.name: source for source in data.find("photos/validation")}
     return sources["coffee.png"].read()
+
+
+@pytest.fixture
+def without_graphs():
+    """For trainings of a few steps, which take less time than to make the graph of one."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture(scope="session")

@@ -249,6 +249,7 @@ def test_the_codec_learns_from_the_discriminator(trainer, batch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
     config = tiny_config(regimes.stage1)
     training.run(HiFiC, config, tmp_path / "one", adversarial.make_trainer)
@@ -274,6 +275,7 @@ def test_stage_two_starts_from_stage_one(tmp_path, lpips_network, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_network, capsys):
     config = tiny_config(regimes.stage1)
     arguments = config.to_dict()

@@ -6,7 +6,6 @@ import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from common import (
     coding,
@@ -55,14 +54,6 @@ def pictures(tmp_path_factory, photo):
     folder = tmp_path_factory.mktemp("pictures")
     images.write(folder / "photo.png", photo[100:263, 200:371])
     return folder
-
-
-@pytest.fixture
-def without_graphs():
-    """To make the graph of a step takes longer than two steps; other tests train with graphs."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
 
 
 @pytest.mark.parametrize("path", [
@@ -175,6 +166,9 @@ def test_models_of_a_sweep_can_be_built(path):
         config.update_from_flattened_dict(entry)
         config.update_from_flattened_dict(overrides(config))
         models[config.model.to_json()] = config.to_dict()
+    first = module.get_config()
+    first.update_from_flattened_dict(overrides(first))
+    models.pop(first.model.to_json(), None)  # that is trained above
     for config in models.values():
         export.build(model_class, config)
 

@@ -99,6 +99,7 @@ def test_corruption_of_any_byte_is_reported(run, photo):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_warm_start_takes_what_the_models_share(run, tiny_model, tmp_path, capsys):
     config = tiny_config()
     config.train.warm_start = str(tiny_model)

@@ -66,6 +66,7 @@ def test_nothing_stays_locked(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
     end_step = Training.end_step
@@ -226,6 +227,7 @@ def test_damaged_checkpoints_never_end_in_a_traceback(another, run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_what_leaves_the_results_as_they_are_may_change(run, tiny_run, capsys):
     train(run, train__num_steps=24, train__optimizer__learning_rate=1e-5, train__log_interval=2,
           train__checkpoint_interval=4, data__cache_gib=0.0, train__export_dtype="float16")
@@ -266,6 +268,7 @@ def test_fewer_steps_than_are_done_are_refused(run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_data_may_be_moved(tmp_path, caplog):
     photos = tmp_path / "here/photos"
     photos.mkdir(parents=True)
@@ -288,6 +291,7 @@ def test_data_may_be_moved(tmp_path, caplog):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
     with pytest.raises(UserError, match=r"not finite at step 2\d: the same command with a lower "
                        r"--config.train.optimizer.learning_rate .* goes on at step 20"):
@@ -299,6 +303,7 @@ def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_rate_by_plateaus_follows_a_lower_rate(tmp_path):
     options = dict(train__schedule=dict(cls="ReduceOnPlateau", patience=10))
     train(tmp_path, train__num_steps=1, train__optimizer__learning_rate=1e-3, **options)
@@ -311,6 +316,7 @@ def test_a_rate_by_plateaus_follows_a_lower_rate(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, monkeypatch):
     def fail(self, *arguments, **options):
         (run / "checkpoints/step-24_temp").mkdir()

@@ -141,6 +141,7 @@ def test_another_config_does_not_touch_the_run(tiny_run):
         training.run(MeanScaleHyperprior, config, tiny_run)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_the_seed_decides(tmp_path, tiny_run):
     config = tiny_config()
     config.seed = 1
@@ -150,6 +151,7 @@ def test_the_seed_decides(tmp_path, tiny_run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
     config = tiny_config()
     config.train.warm_start = str(tiny_model)
@@ -166,6 +168,7 @@ def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_without_validation_the_last_weights_are_exported(tmp_path):
     config = tiny_config()
     config.data.validation = ""
@@ -184,6 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
     config = tiny_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
@@ -237,6 +241,7 @@ def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_ms_ssim_as_distortion(tmp_path):
     config = tiny_config()
     config.data.patch_size = 161
@@ -252,6 +257,7 @@ def test_ms_ssim_as_distortion(tmp_path):
 
 @pytest.mark.parametrize("first, second", [
     ("avx512_bf16", None), pytest.param(None, "avx512_bf16", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_keeps_its_precision_on_another_machine(
         tmp_path, monkeypatch, capsys, caplog, first, second):
     config = tiny_config()
@@ -285,6 +291,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
     config = tiny_config()
     config.data.batch_size = 1
@@ -303,6 +310,7 @@ def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_network):
     config = tiny_config()
     config.train.update(rate_target=0.2, rd_lambda=0.02, lpips_weight=0.5, num_steps=4,

@@ -25,6 +25,7 @@ from tests.helpers.tiny_levels import COUNT, levels_config
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
     config = levels_config()
     config.train.update(num_steps=6, checkpoint_interval=3, log_interval=1)
@@ -49,6 +50,7 @@ def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_warm_start_from_a_model_of_one_rate(tmp_path, tiny_model, capsys):
     config = levels_config()
     config.train.update(num_steps=1, checkpoint_interval=1, warm_start=str(tiny_model))
@@ -84,6 +86,7 @@ def test_a_model_of_one_rate_needs_a_lambda(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_one_lambda_says_nothing_of_levels(tmp_path):
     config = levels_config()
     config.data.validation = ""
@@ -95,6 +98,7 @@ def test_one_lambda_says_nothing_of_levels(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_ms_ssim_has_lambdas_of_its_own(tmp_path):
     config = levels_config(rd_lambda=(2.4, 220.0))
     config.data.patch_size, config.data.validation = 192, ""
@@ -114,6 +118,7 @@ def test_configs(module):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
     config = hific_levels.get_config()
     config.model.analysis.channels = (4, 8, 8, 8, 8, 6)
