@@ -30,12 +30,12 @@ class Quantizer(Protocol):
     """What a codec takes to make latents discrete, or something like it.
 
     Attributes:
-      rate_depends_on_offset: whether the value that the rate is measured on does.
+      depends_on_offset: whether one of the values does.
       differentiable: whether the values have gradients, with which a model then measures rates that
         have some too.
     """
 
-    rate_depends_on_offset: bool
+    depends_on_offset: bool
     differentiable: bool
     _seed: Any = (0, 0)
 
@@ -70,7 +70,7 @@ class Quantizer(Protocol):
 class Continuous(Quantizer):
     """The value itself, for inference that ignores quantisation ("MAP" in Yang et al. 2020)."""
 
-    rate_depends_on_offset = False
+    depends_on_offset = False
     differentiable = True
 
     def __call__(self, value, offset, name):
@@ -81,7 +81,7 @@ class Continuous(Quantizer):
 class Round(Quantizer):
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
 
-    rate_depends_on_offset = True
+    depends_on_offset = True
     differentiable = False
 
     def __call__(self, value, offset, name):
@@ -97,7 +97,7 @@ class StraightThrough(Quantizer):
       seed: int32 [2]; for latents that are drawn, see `normal_noise`.
     """
 
-    rate_depends_on_offset = True
+    depends_on_offset = True
     differentiable = True
 
     def __init__(self, seed: tf.Tensor | None = None):
@@ -117,7 +117,7 @@ class UniformNoise(Quantizer):
       seed: int32 [2].
     """
 
-    rate_depends_on_offset = False
+    depends_on_offset = False
     differentiable = True
 
     def __init__(self, seed: tf.Tensor):
@@ -147,6 +147,8 @@ class Mixed(UniformNoise):
         al. 2020); rounded, z is 0 at first, and a hyper-synthesis of it does not learn.
     """
 
+    depends_on_offset = True
+
     def __init__(self, seed: tf.Tensor, noisy: tuple[str, ...] = ()):
         super().__init__(seed)
         self._noisy = noisy
@@ -170,7 +172,7 @@ class SoftRound(UniformNoise):
       alpha: sharpness > 0; a float or a scalar tensor.
     """
 
-    rate_depends_on_offset = True
+    depends_on_offset = True
 
     def __init__(self, seed: tf.Tensor, alpha: float | tf.Tensor):
         super().__init__(seed)
@@ -222,7 +224,7 @@ class DeterministicAnnealing(Quantizer):
       temperature: > 0; a float or a scalar tensor.
     """
 
-    rate_depends_on_offset = True
+    depends_on_offset = True
     differentiable = True
     margin = 1e-2
     steepest = 50.0
@@ -301,7 +303,7 @@ class OnGrid(Quantizer):
     """
 
     # Models need not look for a mean to lay the grid on.
-    rate_depends_on_offset = False
+    depends_on_offset = False
 
     def __init__(self, quantizer: Quantizer, offsets: dict[str, tf.Tensor], noise: Callable):
         self.differentiable = quantizer.differentiable

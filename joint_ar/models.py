@@ -74,15 +74,16 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         if not quantizer.differentiable:
             p_y = given(self._settle(y, given, quantizer))
             return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
-        # One draw is context and coded value.
-        y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
-        if quantizer.rate_depends_on_offset:
+        # The context sees what the decoder gets: y that is rounded, and mostly to its mean, says
+        # more than y with noise.
+        if quantizer.depends_on_offset:
             # The grid's mean would depend on the value on it; that of a first pass stands in.
-            offset = tf.stop_gradient(given(y_rate).offset)
+            offset = tf.stop_gradient(given(y).offset)
             y_rate, y_hat = quantizer(y, offset, "y")
-            return y_rate, y_hat, offset, given(y_rate)
-        p_y = given(y_rate)
-        return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
+            return y_rate, y_hat, offset, given(y_hat)
+        y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
+        p_y = given(y_hat)
+        return y_rate, y_hat, p_y.offset, p_y
 
     def _settle(self, y, given, quantizer: Quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.

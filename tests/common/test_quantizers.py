@@ -170,7 +170,7 @@ def test_continuous_is_the_identity(value):
         np.testing.assert_array_equal(result, value)
     for gradient in gradients(quantizers.Continuous(), value):
         np.testing.assert_array_equal(gradient, tf.ones_like(value))
-    assert not quantizers.Continuous.rate_depends_on_offset
+    assert not quantizers.Continuous.depends_on_offset
 
 
 def test_a_known_grid_overrides_the_offset(value):
@@ -183,7 +183,7 @@ def test_a_known_grid_overrides_the_offset(value):
         for result in quantizer(value, ignored, "y"):
             np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(quantizer(value, 0.25, "z")[0], tf.round(value))
-    assert not quantizer.rate_depends_on_offset
+    assert not quantizer.depends_on_offset
 
 
 def test_a_known_grid_has_noise_for_latents_that_are_drawn(value):
