@@ -151,7 +151,7 @@ def _data(config) -> tuple[data.Crops, list[data.Source], dict[str, str | None]]
     crops = data.Crops(
         sources, config.data.patch_size, config.seed, min_scale=config.data.min_scale,
         crops_per_image=config.data.crops_per_image, flip=config.data.flip,
-        cache_gib=config.data.cache_gib)
+        cache_gib=config.data.cache_gib, by_size=config.data.by_size)
     return crops, validation_sources, {"data.train": data.content(sources),
                                        "data.validation": data.content(validation_sources)}
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import configs
-from common import images, lpips, recipes, training, training_config
+from common import data, images, lpips, recipes, training, training_config
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import tiny_config
@@ -35,6 +35,22 @@ def test_warm_start_from_an_experiment_without_such_a_run(tmp_path, runs, messag
     with pytest.raises(UserError, match=message):
         training.run(MeanScaleHyperprior, config, tmp_path / "now" / "wid=0-b")
     assert not (tmp_path / "now").exists()
+
+
+@pytest.mark.parametrize("key, value", [
+    ("patch_size", 32), ("crops_per_image", 2), ("min_scale", 0.25), ("flip", False),
+    ("cache_gib", 0.0), ("by_size", True)])
+def test_training_draws_crops_as_the_config_says(key, value):
+    config = tiny_config()
+    config.data[key] = value
+    crops, _, _ = training._data(config)
+    expected = data.Crops(data.find(config.data.train), seed=config.seed, **{
+        "patch_size": 64, "crops_per_image": 1, "min_scale": 0.5, "flip": True, "cache_gib": 4.0,
+        key: value})
+    plain = training._data(tiny_config())[0]
+    assert len(crops) == len(expected) and bool(crops._cache) == bool(expected._cache)
+    np.testing.assert_array_equal(crops.draw(5), expected.draw(5))
+    assert key == "cache_gib" or not np.array_equal(crops.draw(5), plain.draw(5))
 
 
 def test_ms_ssim_of_small_images_is_refused(tmp_path):
