@@ -6,7 +6,7 @@ processor; one flipped index and the rest of the file is noise. Sums of integers
 every partial sum is representable. Here trained networks are turned into integer ones, held in
 float64, where integers below 2^53 are exact:
 
-    weights        integers of at most 16 bits (25 where channels do not mix), scaled by a power
+    weights        integers of at most 16 bits (26 where channels do not mix), scaled by a power
                    of two, layer by layer
     activations    integers of at most 28 bits, scaled by a power of two, known at export
     accumulators   sum |weights| * max |activation| + |bias| < 2^53, proved at export
@@ -34,7 +34,7 @@ ACCUMULATOR_BITS = 53
 ACTIVATION_BITS = 28
 WEIGHT_BITS = 16
 
-# Activations beyond are clipped. In the zoo's models latents and hidden ones stay below 2^6.
+# Activations beyond are clipped. In the zoo's models those of photographs stay below 2^8.
 _LARGEST_ACTIVATION = 2.0**14
 _MOST_FRACTIONAL_BITS = 20
 # With fewer bits for the largest weight of a layer the network would be another one.

@@ -225,7 +225,8 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
     defaults: dict[str, Any] = dict(
         rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
     chosen: dict[str, Any] = {
-        name: train.get(name, default) if given.get(name) is None else given[name]
+        name: next((value for value in (given.get(name), train.get(name)) if value is not None),
+                   default)
         for name, default in defaults.items()}
     if chosen["rd_lambda"] is None and not levels:
         raise UserError(f"the config of {path} has no train.rd_lambda; give one")

@@ -123,8 +123,7 @@ class Training:
             self._log_training()
             self._log_validation(measured)
             mean = self._observe(measured)
-            if self._is_best(mean):
-                self._export()
+            self._export_best(mean)
             self._validated_step.assign(self.step)
             self._checkpoints.save(self.step)
             self._within_end = False
@@ -171,8 +170,7 @@ class Training:
         measured = self._measure()
         if measured:
             self._log_validation(measured)
-            if self._is_best(self._observe(measured)):
-                self._export()
+            self._export_best(self._observe(measured))
 
     def _is_done(self, line):
         """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
@@ -213,16 +211,15 @@ class Training:
                             mean["bpp"], control.target)
         return mean
 
-    def _is_best(self, mean: dict[str, float]) -> bool:
-        """Whether this model is to be exported: none before was better, or they do not compare."""
+    def _export_best(self, mean: dict[str, float]) -> None:
+        """Exports this model, if none that was exported is better, or if they do not compare."""
         if not mean or self._trainer.rate_control:  # losses with other weights cannot be compared
-            return True
-        if mean["rd_loss"] >= float(self._best_loss):
-            return False
-        self._best_loss.assign(mean["rd_loss"])
-        return True
+            self._export()
+        elif mean["rd_loss"] < float(self._best_loss) and self._export():
+            self._best_loss.assign(mean["rd_loss"])
 
-    def _export(self) -> None:
+    def _export(self) -> bool:
+        """Whether it could be; at the last step an error says why not."""
         record = runs.record(type(self._trainer.result), self._config)
         if self._trainer.rate_control:
             record["train"]["rate_weight"] = float(
@@ -234,6 +231,8 @@ class Training:
             if self.step >= self._config.train.num_steps:
                 raise
             logging.warning("step %d is not exported: %s", self.step, error)
+            return False
+        return True
 
     # --- The log --------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from common.range_coding import RangeDecoder
 from common.timing import stage
 from common.transforms import contract
 
-# The integer context sees larger values of y clipped. On Kodak the zoo's models stay below 2^6.
+# The integer context sees larger values of y clipped. White has 135 at mshyper's highest level.
 _LARGEST_Y = 2**13
 
 # Rounding to another integer moves y by 1. Changes below this are means that follow each other's
@@ -90,8 +90,8 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
 
         Quantising around the means predicted from the last guess settles at least one wavefront
         more with each repetition (see common/context.py), and on photographs hardly more: one
-        flipped rounding changes what follows. Latents that were decoded need no repetition. What no
-        longer changes is what a decoder would get position by position.
+        flipped rounding changes what follows. Latents that were decoded hardly need repetition.
+        What no longer changes is what a decoder would get position by position.
         """
         def step(guess, _):
             _, decoded = quantizer(y, given(guess).offset, "y")
@@ -107,7 +107,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         psi = self._integer_psi(builder)
         networks = {"hyper_synthesis": builder.network(psi)}
         builder = Builder()
-        y = builder.input(0, psi.channels // 2, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
+        y = builder.input(0, self.analysis.out_channels, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
         phi = contract.convert(builder, self.context, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
         parameters = contract.convert(builder, self.entropy_parameters, both)

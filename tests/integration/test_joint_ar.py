@@ -141,6 +141,16 @@ def test_other_contexts_train_and_code(module, tmp_path, photo):
     assert abs(row["integer_bpp"] / row["estimated_bpp"] - 1) < 0.005
 
 
+def test_what_is_said_of_y_may_have_any_width(tmp_path, photo):
+    config = tiny_config()
+    config.model.hyper_synthesis.channels = (8, 8, 20)  # y has 12 channels
+    model = export.build(JointAutoregressive, config.to_dict())
+    export.save(model, {**config.to_dict(), "package": "joint_ar", "module": "models"}, tmp_path)
+    model = zoo.load(tmp_path)
+    image = photo[50:117, 100:231]
+    assert coding.decompress(model, coding.compress(model, image)).shape == image.shape
+
+
 @pytest.mark.parametrize("name, passes", [
     ("UniformNoise", 1), ("Mixed", 2), ("SoftRound", 2), ("StraightThrough", 2)])
 def test_in_training_the_context_sees_what_the_decoder_gets(run, photo, name, passes):

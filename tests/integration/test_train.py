@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from common import data, export, precision, refinement, stopping, training
 from common.errors import UserError
+from common.integer_networks import ConversionError
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import tiny_config
@@ -166,6 +167,30 @@ def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
                    for path in (tmp_path / "run/model", tiny_model))
     for a, b in zip(kept.trainable_variables, given.trainable_variables):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
+def test_what_could_not_be_exported_is_not_the_best(tmp_path, tiny_model, monkeypatch):
+    config = tiny_config()
+    config.train.warm_start = str(tiny_model)
+    config.train.num_steps = 1
+    config.train.optimizer.learning_rate = 10.0
+    save, refusals = export.save, iter([True])
+
+    def refuse_once(*arguments):
+        if next(refusals, False):
+            raise ConversionError("culprit")
+        return save(*arguments)
+
+    monkeypatch.setattr(export, "save", refuse_once)
+    path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
+    refused, _, exported = (line["rd_loss"] for line in metrics(tmp_path / "run"))
+    assert refused < exported, "the step was meant to do harm"
+    reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
+    best = reader.get_tensor("best_loss/.ATTRIBUTES/VARIABLE_VALUE")
+    assert best == pytest.approx(exported)
+    assert export.load(MeanScaleHyperprior, path)
 
 
 @pytest.mark.usefixtures("without_graphs")
