@@ -4,7 +4,7 @@
     python -m codec compress --quality 70 photo.png
     python -m codec compress --max_bytes 200000 folder --output_dir small
     python -m codec compress --refine sga photo.png
-    python -m codec compress --model joint_ar-small-2 photo.png
+    python -m codec compress --model joint_ar photo.png
     convert photo.tif png:- | python -m codec compress - > photo.ntc
     python -m codec decompress photo.ntc [photo.decoded.png]
     python -m codec info photo.ntc

@@ -1,6 +1,6 @@
 """Rate and distortion of models, of classical codecs and of published curves, side by side.
 
-    python -m benchmarks.rate_distortion --model mshyper-small-1 mshyper-small-2 --codecs jpeg,avif
+    python -m benchmarks.rate_distortion --model mshyper joint_ar --codecs jpeg,avif
 
 Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
 RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of

@@ -11,7 +11,7 @@ float32 and in bfloat16 on the CPU, on one and the same batch of noise.
                  step costs there. Memory layout and the rest are PyTorch's defaults; bfloat16 is
                  torch.autocast around the model.
 
-With --small it is mshyper-small with SOAP, batch 4, and our side alone.
+With --small it is mshyper/configs/small.py with SOAP, batch 4, and our side alone.
 """
 
 import argparse

@@ -18,7 +18,8 @@ from common.model import Codec, Prediction
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # Positions of y on each side of an impulse, decoded and shown. Four layers of 5x5 and stride 2 see
-# 15 / 8 of them; in mshyper-small-2, 94 % of a channel's energy or more is in what is shown.
+# 15 / 8 of them; in a model of mshyper/configs/small.py, 94 % or more of a channel's energy is in
+# what is shown.
 _AROUND, _SHOWN = 2, 1
 
 # Impulses that are decoded at a time.

@@ -10,6 +10,7 @@ from common import coding, export, lazy, peek, zoo
 from common.container import Container
 from common.errors import UserError
 from common.lpips import Lpips
+from mshyper.models import MeanScaleHyperprior
 
 SLOW = ("tensorflow", "tensorflow_compression", "tensorflow_probability", "matplotlib", "scipy")
 # Runs a command as `python -m` does, and prints what of these it has imported.
@@ -44,18 +45,23 @@ def test_help(command):
     assert len(run(*command, "--help")) > 5
 
 
-@pytest.mark.parametrize("name", [zoo.DEFAULT, "joint_ar-small-2"])
+@pytest.mark.parametrize("name", [zoo.DEFAULT, "joint_ar"])
 def test_info(name, photo, tmp_path):
     model, path = zoo.load(name), export.find(name)
     image = photo[100:164, 200:296]
-    highest = model.levels and model.levels.count - 1
-    for level in (0, 1, 33, highest - 1, highest) if model.levels else (None,):
+    highest = model.levels.count - 1
+    for level in (0, 1, 33, highest - 1, highest):
         ntc = coding.compress(model, image, level=level)
         assert peek.read_level(path, Container.unpack(ntc, image.size)) == level
     (tmp_path / "photo.ntc").write_bytes(ntc)
     line, = run("codec", "info", tmp_path / "photo.ntc")
     assert f"({name})" in line
-    assert (f"level {highest} of 0 to {highest}" in line) == bool(model.levels)
+    assert f"level {highest} of 0 to {highest}" in line
+
+
+def test_a_file_of_a_model_of_one_rate_has_no_level(one_rate_models, photo):
+    ntc = coding.compress(export.load(MeanScaleHyperprior, one_rate_models[0]), photo[:64, :96])
+    assert peek.read_level(one_rate_models[0], Container.unpack(ntc, 64 * 96)) is None
 
 
 def test_a_level_that_no_encoder_writes():

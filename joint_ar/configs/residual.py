@@ -1,7 +1,7 @@
 """Joint autoregressive and hierarchical prior for all rates, for CPUs, from a mean-scale one.
 
     python -m joint_ar.train --config joint_ar/configs/residual.py \\
-        --config.train.warm_start=experiments/mshyper-residual
+        --config.train.warm_start=mshyper
 
 The transforms are those of mshyper/configs/residual.py and go on from there; context and entropy
 parameters start fresh, and at first add nothing to what the mean-scale model predicts. All are

@@ -1,4 +1,4 @@
-"""A small joint autoregressive model for CPUs: mshyper-small with a context."""
+"""A small joint autoregressive model for CPUs: that of mshyper/configs/small.py with a context."""
 
 from ml_collections import config_dict
 

@@ -1,4 +1,4 @@
-"""`make demo`: the zoo's mshyper-small from fresh weights, for a few minutes.
+"""`make demo`: the model of small.py from fresh weights, for a few minutes.
 
 Data are the other way round than elsewhere: `photos/validation` chose the zoo's models, and so says
 less of them than `photos/train` does, on which none of them was trained.

@@ -1,4 +1,4 @@
-"""mshyper-small for all rates: the architecture of small.py with levels (common/levels.py)."""
+"""The model of small.py for all rates (common/levels.py)."""
 
 from common import recipes
 from mshyper.configs import small

@@ -138,7 +138,7 @@ def test_data_and_models_are_looked_for_before_jobs_are_queued(wrappers, tmp_pat
             ([*train, "--args", *photos, "--config.data.batch_size=0"], "data.batch_size is 0"),
             ([*itinf, "--args", "--config.data=nowhere"], "'nowhere' is neither"),
             ([*itinf, "--args", "--config.model=none"], "no model 'none'"),
-            (["--main", "evaluate", "--args", "--model", "mshyper-small-3", "--dataset",
+            (["--main", "evaluate", "--args", "--model", "mshyper", "--dataset",
               "nowhere"], "'nowhere' is neither")):
         assert main(*command) == 2, command
         error, = capsys.readouterr().err.splitlines()
