@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -367,3 +368,13 @@ def test_batch_normalisation_takes_its_averages(unlike):
     assert model.trainable and len(model.trainable_variables) > 10
     for weight, value in before.items():
         np.testing.assert_array_equal(weight.deref(), value)
+
+
+def test_a_null_in_the_config_means_the_default(one_rate_models, tmp_path):
+    shutil.copytree(one_rate_models[0], tmp_path / "model")
+    path = tmp_path / "model/config.json"
+    record = json.loads(path.read_text())
+    record["train"].update(distortion=None, rate_weight=None, lpips_weight=None)
+    path.write_text(json.dumps(record))
+    assert refinement.objective(tmp_path / "model") == dict(
+        rd_lambda=0.01, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
