@@ -108,7 +108,8 @@ def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     There, convolution, bias and activation are one operation, which takes a pass over memory each
     by themselves: a quarter of the time in bfloat16. The first call takes as long as without.
     """
-    if tf.config.functions_run_eagerly():
+    # The first call makes the weights, for which a graph would be traced twice.
+    if tf.config.functions_run_eagerly() or not transform.built:
         return transform(x, training=False)
     # What depends on the level, see common/transforms/convolution.py, is faster for all images of
     # a batch alike.
