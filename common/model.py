@@ -246,9 +246,13 @@ class Codec(tf.keras.Model):
         image = images.to_array(image, max_pixels)
         return targets.compress(self, image, target, closest=closest, max_pixels=max_pixels).ntc
 
-    def call(self, x: tf.Tensor, level: int | tf.Tensor | None = None) -> Generated:
-        """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate."""
-        generated = self.generate(self.infer(x, level=level), quantizers.Round())
+    def call(self, x: tf.Tensor, level: int | tf.Tensor | None = None,
+             quantizer: quantizers.Quantizer | None = None) -> Generated:
+        """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate.
+
+        By default latents are rounded. Other arguments as of `infer`.
+        """
+        generated = self.generate(self.infer(x, level=level), quantizer or quantizers.Round())
         return generated._replace(x_hat=padding.crop_to(generated.x_hat, x))
 
     def to_latent(self, x: tf.Tensor, training: bool = False, level: int | tf.Tensor | None = None

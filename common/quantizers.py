@@ -33,10 +33,12 @@ class Quantizer(Protocol):
       depends_on_offset: whether one of the values does.
       differentiable: whether the values have gradients, with which a model then measures rates that
         have some too.
+      passes: see `Round`.
     """
 
     depends_on_offset: bool
     differentiable: bool
+    passes: int | None = None
     _seed: Any = (0, 0)
 
     def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
@@ -79,10 +81,18 @@ class Continuous(Quantizer):
 
 
 class Round(Quantizer):
-    """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset."""
+    """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset.
+
+    Args:
+      passes: where the offsets follow from what was rounded before, position by position, how many
+        passes over all positions may approximate that; by default as many as it takes.
+    """
 
     depends_on_offset = True
     differentiable = False
+
+    def __init__(self, passes: int | None = None):
+        self.passes = passes
 
     def __call__(self, value, offset, name):
         del name

@@ -91,7 +91,8 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         Quantising around the means predicted from the last guess settles at least one wavefront
         more with each repetition (see common/context.py), and on photographs hardly more: one
         flipped rounding changes what follows. Latents that were decoded hardly need repetition.
-        What no longer changes is what a decoder would get position by position.
+        What no longer changes is what a decoder would get position by position; with
+        `quantizer.passes` it may change still.
         """
         def step(guess, _):
             _, decoded = quantizer(y, given(guess).offset, "y")
@@ -99,7 +100,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
 
         decoded, _ = tf.while_loop(
             lambda _, changed: changed, step, (tf.stop_gradient(y), True),
-            maximum_iterations=tf.shape(y)[1] * tf.shape(y)[2])
+            maximum_iterations=quantizer.passes or tf.shape(y)[1] * tf.shape(y)[2])
         return tf.stop_gradient(decoded)
 
     def integer_networks(self) -> dict[str, Network]:

@@ -171,3 +171,14 @@ def test_in_training_the_context_sees_what_the_decoder_gets(run, photo, name, pa
     rate, _ = quantizer(latents["y"], generated.offsets["y"], "y")
     np.testing.assert_allclose(rate - mean, coded[0], atol=1e-6)
     assert np.std(seen[-1] - latents["y"]) > 0.1
+
+
+def test_quantisation_in_few_passes_is_near_that_in_all(run, photo):
+    model = zoo.load(run)
+    latents = model.infer(photo[None, :96, :96] / np.float32(255))
+    latents["y"] *= 20  # so that means follow from more than z
+    whole, capped, one = (model.generate(latents, quantizers.Round(passes)).latents["y"]
+                          for passes in (None, 36, 1))
+    np.testing.assert_array_equal(whole, capped)
+    assert 0 < np.mean(np.abs(whole - one) > 0.01) < 0.9
+    assert np.max(np.abs(whole - one)) < 2
