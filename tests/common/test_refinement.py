@@ -128,7 +128,8 @@ def test_the_best_that_was_seen_is_returned(unlike):
     found = refinement.Refiner(model, method(
         "danneal", travel=300.0, largest_rate=math.inf), LAMBDA)(unlike)
     seen = [column(trace, "rd_loss") for trace in found.traces]
-    assert [np.argmin(each) for each in seen] == [0, 1]
+    best = [np.argmin(each) for each in seen]
+    assert best[0] == 0 < best[1] < len(seen[1]) - 1
     np.testing.assert_allclose(losses(model, unlike, found.latents), np.min(seen, axis=1),
                                rtol=1e-5)
     assert_equal(found.latents, rounded(model, found.latents))

@@ -80,7 +80,8 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
     assert [line["step"] for line in lines if line["split"] == "train"] == [1, 2]
     assert all(np.isfinite(line["rd_loss"]) for line in lines)
 
-    model, photo = zoo.load(exported), images.read(pictures / "photo.png")
+    # Small, as a serial context takes a step for each diagonal.
+    model, photo = zoo.load(exported), images.read(pictures / "photo.png")[:83, :91]
     assert export.fingerprint(exported) == model.fingerprint
     if model_class is bits_back.BitsBackHyperprior:
         ntb, _ = chain.compress(model, [photo], b"payload")
@@ -89,12 +90,12 @@ def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_netwo
         return
     latents = coding.infer(model, photo)
     ntc = coding.compress(model, photo)
-    decoded = coding.decode(model, ntc).latents
-    assert decoded.keys() == latents.keys()
+    decoded = coding.decode(model, ntc)
+    assert decoded.latents.keys() == latents.keys()
     for name, value in latents.items():
         # Untrained, y may be anything; but what is decoded is y rounded on some grid.
-        assert np.max(np.abs(decoded[name] - value)) <= 0.501
-    assert coding.decompress(model, ntc).shape == photo.shape
+        assert np.max(np.abs(decoded.latents[name] - value)) <= 0.501
+    assert coding.reconstruct(model, decoded).shape == photo.shape
 
 
 def workdir(path, *arguments):
