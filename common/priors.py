@@ -100,7 +100,7 @@ class DeepFactorized(tf.keras.layers.Layer):
     def update_offset(self) -> None:
         """Moves `offset` [channels] to the fractional part of the medians, in (-1/2, 1/2]."""
         if self._recentred:
-            median = self._quantiles(0.5)
+            median, = self._quantiles(0.5)
             self.offset.assign(median - tf.round(median))
 
     @property
@@ -122,28 +122,28 @@ class DeepFactorized(tf.keras.layers.Layer):
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a channel over `minimum + i + offset`, and the minima int32 [channels]."""
-        lower = np.floor(self._quantiles(TAIL_MASS / 2) - self.offset).astype(np.int32)
-        upper = np.ceil(self._quantiles(1 - TAIL_MASS / 2) - self.offset).astype(np.int32)
-        centre = np.round(self._quantiles(0.5) - self.offset).astype(np.int32)
+        low, median, high = self._quantiles(TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2) - self.offset
+        lower, centre, upper = np.stack(
+            [np.floor(low), np.round(median), np.ceil(high)]).astype(np.int32)
         lower = np.maximum(lower, centre - _MAX_TABLE // 2)
         upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
         grid = np.arange(np.max(upper - lower) + 1)[:, None] + lower
         pmf = self._noisy.prob(tf.cast(grid, tf.float32) + self.offset).numpy()
         return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
 
-    def _quantiles(self, probability: float) -> tf.Tensor:
-        """Quantile of every channel [channels], all found together by bracketing."""
-        target = math.log(probability / (1 - probability))
-        density = self._noisy.base
-        low = tf.fill([self.channels], -float(MAX_SYMBOL))
+    def _quantiles(self, *probabilities: float) -> tf.Tensor:
+        """Quantiles of every channel [number, channels], all found together by bracketing."""
+        targets = tf.constant([[math.log(p / (1 - p))] for p in probabilities])
+        low = tf.fill([len(probabilities), self.channels], -float(MAX_SYMBOL))
         width = 2.0 * MAX_SYMBOL
         # Cumulatives are monotone, so the bracket only has to be wide enough. Widths are powers
         # of two; the last one is 2^-19.
         for _ in range(8):
             width /= _SECTIONS
-            inner = low + width * tf.range(1.0, _SECTIONS)[:, None]
-            logit = density.log_cdf(inner) - density.log_survival_function(inner)
-            low += width * tf.reduce_sum(tf.cast(logit < target, tf.float32), axis=0)
+            inner = low + width * tf.range(1.0, _SECTIONS)[:, None, None]
+            # tfc says cumulatives only, by functions of these; each of two would take as long.
+            logits = self._noisy.base._logits_cumulative(inner)
+            low += width * tf.reduce_sum(tf.cast(logits < targets, tf.float32), axis=0)
         return low + width / 2
 
 
@@ -189,10 +189,8 @@ class FineFactorized(DeepFactorized):
         return np.minimum(-np.log2(np.maximum(padded[channels, position], 1e-30)), MAX_BITS)
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
-        lower, upper = (
-            np.round(self._quantiles(q).numpy() / self.step).astype(np.int32)
-            for q in (TAIL_MASS / 2, 1 - TAIL_MASS / 2))
-        centre = np.round(self._quantiles(0.5).numpy() / self.step).astype(np.int32)
+        quantiles = self._quantiles(TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2).numpy()
+        lower, centre, upper = np.round(quantiles / self.step).astype(np.int32)
         lower = np.maximum(lower, centre - _MAX_TABLE // 2)
         upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
         edges = (np.arange(np.max(upper - lower) + 2)[:, None] + lower - 0.5) * self.step
