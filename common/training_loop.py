@@ -253,7 +253,8 @@ class Training:
                 self._log.scalars(self.step, f"validation/level={level}", row)
             self._log.curve(self.step, rows)
         self._log.images(self.step, "reconstruction", [
-            images.to_uint8(self._trainer.result(data.to_float(picture)[None]).x_hat)[0]
+            images.to_uint8(self._trainer.result(
+                data.to_float(picture)[None], quantizer=validation.QUANTIZER).x_hat)[0]
             for picture in self._pictures])
 
     # --- Losses that are not finite -------------------------------------------------------------
