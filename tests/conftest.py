@@ -7,7 +7,11 @@ import pytest
 import tensorflow as tf
 
 from common import data, export, lpips
-from tests.helpers import small_models
+from tests.helpers import graphs, small_models
+
+# Most run a few times, and optimising one takes longer than that. The programs that tests start
+# do it.
+graphs.optimise(False)
 
 
 @pytest.fixture(scope="session")

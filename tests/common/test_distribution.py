@@ -14,6 +14,7 @@ import tensorflow as tf
 from common import data, distribution, quantizers, stopping, training
 from common.errors import UserError
 from common.training_loop import Training
+from hific.adversarial import make_trainer
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.runs import assert_alike
 from tests.helpers.tiny import tiny_config
@@ -28,8 +29,10 @@ cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[3]))
 from tests.common.test_distribution import adversarial, configured
+from tests.helpers import graphs
 from common import training
 {model}
+graphs.optimise(False)
 training.run(MeanScaleHyperprior, configured(json.loads(sys.argv[2])), sys.argv[1]{arguments})
 """
 MSHYPER = _RUN.format(model="from mshyper.models import MeanScaleHyperprior", arguments="")
@@ -41,6 +44,8 @@ ADVERSARIAL = _RUN.format(
 
 def configured(options):
     config = tiny_config()
+    # Two layers each, as every variable of every device takes time to build graphs of.
+    config.model.analysis.channels, config.model.synthesis.channels = (8, 12), (8, 3)
     config.data.batch_size = 4
     config.train.num_steps = config.train.checkpoint_interval = 4
     config.train.log_interval = 2
@@ -134,7 +139,7 @@ def test_two_devices_with_all_that_keeps_a_state(tmp_path):
 
 @pytest.mark.slow
 def test_two_devices_with_a_discriminator(tmp_path):
-    finish(start(ADVERSARIAL, tmp_path / "one", {}))
+    training.run(MeanScaleHyperprior, adversarial({}), tmp_path / "one", make_trainer)
     finish(start(ADVERSARIAL, tmp_path / "two", {"strategy": "mirrored"}, devices=2))
     assert_alike(tmp_path / "two", tmp_path / "one")
 

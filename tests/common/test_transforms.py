@@ -1,3 +1,4 @@
+import functools
 import inspect
 
 import numpy as np
@@ -96,8 +97,9 @@ def test_a_training_step_lowers_the_loss(case):
     assert after < before
 
 
+@functools.cache
 def in_bfloat16(case):
-    """The weights of `trained(case)` in a transform for bfloat16."""
+    """The weights of `trained(case)` in a transform for bfloat16. Tests leave them as they are."""
     with precision.policy("bfloat16"):
         rough = narrow(case)
         rough(pixels(case, 64, 64))

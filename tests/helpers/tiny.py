@@ -1,8 +1,14 @@
 """A model small enough to train within seconds: its config, and its command line."""
 
+import atexit
+import functools
+import pathlib
+import shutil
+import tempfile
+
 import numpy as np
 
-from common import images
+from common import data, images
 from mshyper.configs import small
 
 # The same on the command line.
@@ -22,9 +28,20 @@ TINY = [
 ]
 
 
+@functools.cache
+def photographs() -> str:
+    """A folder with small pieces of the photographs of the recipe's validation."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    for source in data.find("photos/validation"):
+        images.write(folder / source.name, source.read()[100:228, 200:360])
+    return str(folder)
+
+
 def tiny_config():
-    """The `small` config with a few channels, crops and steps."""
+    """The `small` config with a few channels, crops and steps, validated on small photographs."""
     config = small.get_config()
+    config.data.validation = photographs()
     config.model.analysis.channels = (8, 8, 8, 12)
     config.model.synthesis.channels = (8, 8, 8, 3)
     config.model.hyper_analysis.channels = (8, 8, 8)

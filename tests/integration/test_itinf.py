@@ -1,6 +1,7 @@
 """Iterative inference as commands: folders, resuming, files that any decoder reads, errors."""
 
 import csv
+import importlib
 import json
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from common import (
     locks,
     methods,
     metrics,
+    programs,
     refinement,
     runs,
     sweeps,
@@ -31,6 +33,14 @@ from common.errors import UserError
 from mshyper.configs import itinf as itinf_config
 from mshyper.configs import small
 from mshyper.models import MeanScaleHyperprior
+from tests.helpers import graphs
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_of_programs():
+    """What a program does is compared bit by bit."""
+    with graphs.optimised():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -320,17 +330,25 @@ def test_as_a_program(tiny_run, finished, pictures, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_mistake_is_one_line(tmp_path):
+    done = program("mshyper", "--config", "mshyper/configs/itinf.py:sag",
+                   "--experiments_dir", tmp_path)
+    assert done.returncode == 2
+    line, = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and "unknown method 'sag'" in line
+
+
 @pytest.mark.parametrize("package, arguments, message", [
-    ("mshyper", [":sag"], "unknown method 'sag'"),
-    ("mshyper", ["", "--config.model=joint_ar"], "a model of joint_ar.models"),
-    ("factorized", [""], "--config.model should name"),
-    ("joint_ar", ["", "--config.model=mshyper"], "a model of mshyper.models"),
-    ("joint_ar", ["", "--hid", "7"], "entries 0 to 6"),
-    ("joint_ar", ["", "--config.itinf.steps=3"], "has no key"),
+    ("mshyper", ["--config.model=joint_ar"], "a model of joint_ar.models"),
+    ("factorized", [], "--config.model should name"),
+    ("joint_ar", ["--config.model=mshyper"], "a model of mshyper.models"),
+    ("joint_ar", ["--hid", "7"], "entries 0 to 6"),
+    ("joint_ar", ["--config.itinf.steps=3"], "has no key"),
 ])
 def test_mistakes_on_the_command_line(package, arguments, message, tmp_path):
-    recipe, *arguments = arguments
-    done = program(package, "--config", f"{package}/configs/itinf.py{recipe}",
-                   "--experiments_dir", tmp_path, *arguments)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
+    package_run = importlib.import_module(f"{package}.itinf").run
+    with pytest.raises(UserError, match=message):
+        run = programs.read(package_run, [
+            "itinf", "--config", f"{package}/configs/itinf.py", "--experiments_dir", str(tmp_path),
+            *arguments])
+        package_run(*run.arguments)

@@ -355,7 +355,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     assert refinement.objective(path) == dict(
         rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
             np.mean(weights)))
-    model, photos = export.load(MeanScaleHyperprior, path), data.find("photos/validation")
+    model, photos = export.load(MeanScaleHyperprior, path), data.find(config.data.validation)
     bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
            / photo.read()[..., 0].size for photo in photos]
     assert np.mean(bpp) == pytest.approx(last["bpp"], rel=1e-4)
