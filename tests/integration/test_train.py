@@ -269,7 +269,7 @@ def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
 @pytest.mark.usefixtures("without_graphs")
 def test_ms_ssim_as_distortion(tmp_path):
     config = tiny_config()
-    config.data.patch_size = 161
+    config.data.update(patch_size=161, validation="photos/validation")  # which are large enough
     config.train.distortion = "ms_ssim"
     config.train.rd_lambda = 8.73
     config.train.num_steps = config.train.log_interval = 2

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import configs
-from common import data, images, lpips, recipes, training, training_config
+import mshyper.train
+from common import data, images, lpips, programs, recipes, training, training_config
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import tiny_config
@@ -114,8 +115,16 @@ def test_lpips_needs_its_weights(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_mistake_is_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "mshyper.train", "--config", "mshyper/configs/small.py",
+         "--config.train.num_step=3"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    line, = done.stderr.strip().splitlines()
+    assert line.startswith("error: ") and "num_steps" in line
+
+
 @pytest.mark.parametrize("arguments, message", [
-    (["--config", "mshyper/configs/small.py", "--config.train.num_step=3"], "num_steps"),
     (["--config", "mshyper/configs/small.py:advdnc"], "did you mean 'advdnic'"),
     (["--config", "nowhere.py"], "no config file nowhere.py"),
     ([], "--config"),
@@ -123,11 +132,11 @@ def test_lpips_needs_its_weights(tmp_path, monkeypatch):
     (["--config", "mshyper/configs/small_bb.py", "--config.module=bits"],
      "unknown module 'bits'; known: models, bits_back"),
 ])
-def test_mistakes_on_the_command_line(arguments, message):
-    done = subprocess.run([sys.executable, "-m", "mshyper.train", *arguments],
-                          capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1 and message in done.stderr
+def test_mistakes_on_the_command_line(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        run = programs.read(mshyper.train.run,
+                            ["train", *arguments, "--experiments_dir", str(tmp_path)])
+        mshyper.train.run(*run.arguments)
 
 
 @pytest.mark.slow
