@@ -141,7 +141,7 @@ class DeepFactorized(tf.keras.layers.Layer):
         for _ in range(8):
             width /= _SECTIONS
             inner = low + width * tf.range(1.0, _SECTIONS)[:, None, None]
-            # tfc says cumulatives only, by functions of these; each of two would take as long.
+            # Of the cumulative. tfc has no public name for them.
             logits = self._noisy.base._logits_cumulative(inner)
             low += width * tf.reduce_sum(tf.cast(logits < targets, tf.float32), axis=0)
         return low + width / 2

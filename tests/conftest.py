@@ -9,8 +9,8 @@ import tensorflow as tf
 from common import data, export, lpips
 from tests.helpers import graphs, small_models
 
-# Most run a few times, and optimising one takes longer than that. The programs that tests start
-# do it.
+# Most graphs of tests run a few times, and optimising one takes longer than that. The programs
+# that tests start do it.
 graphs.optimise(False)
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 import codec
+from common import programs
+from common.errors import UserError
 
 
 def fails(arguments, capsys, *words):
@@ -15,3 +17,13 @@ def fails(arguments, capsys, *words):
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     for word in words:
         assert word in lines[0]
+
+
+def refuses(program, experiments_dir, message, *arguments):
+    """Asserts that a package's train.py or itinf.py, run here, raises a UserError with `message`.
+
+    That such an error is one line and exit code 2 is tested by a program of its own.
+    """
+    with pytest.raises(UserError, match=message):
+        run = programs.read(program, ["x", *arguments, "--experiments_dir", str(experiments_dir)])
+        program(*run.arguments)

@@ -11,7 +11,7 @@ import numpy as np
 from common import data, images
 from mshyper.configs import small
 
-# The same on the command line.
+# The same on the command line, but for the photographs that validate it.
 TRAINING = ["--main", "mshyper.train", "--config", "mshyper/configs/small.py"]
 TINY = [
     "--config.data.train=photos/train",

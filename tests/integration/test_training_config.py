@@ -9,9 +9,10 @@ import pytest
 
 import configs
 import mshyper.train
-from common import data, images, lpips, programs, recipes, training, training_config
+from common import data, images, lpips, recipes, training, training_config
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
+from tests.helpers.commands import refuses
 from tests.helpers.tiny import tiny_config
 
 
@@ -133,10 +134,7 @@ def test_a_mistake_is_one_line():
      "unknown module 'bits'; known: models, bits_back"),
 ])
 def test_mistakes_on_the_command_line(arguments, message, tmp_path):
-    with pytest.raises(UserError, match=message):
-        run = programs.read(mshyper.train.run,
-                            ["train", *arguments, "--experiments_dir", str(tmp_path)])
-        mshyper.train.run(*run.arguments)
+    refuses(mshyper.train.run, tmp_path, message, *arguments)
 
 
 @pytest.mark.slow
