@@ -97,14 +97,16 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
     Correlations may down-sample and convolutions may up-sample, each along both axes alike.
 
     Args:
-      filters, kernel_support, **kwargs: as there. Padding is "same_zeros".
+      filters, kernel_support, **kwargs: as there. Padding is "same_zeros", and kernels are
+        variables.
 
     Raises:
       ValueError: other strides.
     """
 
     def __init__(self, filters: int, kernel_support, *, corr: bool, **kwargs):
-        super().__init__(filters, kernel_support, corr=corr, padding="same_zeros", **kwargs)
+        super().__init__(filters, kernel_support, corr=corr, padding="same_zeros",
+                         kernel_parameter="variable", **kwargs)
         strides, ones = self.strides_down, self.strides_up
         if not corr:
             strides, ones = ones, strides
@@ -112,6 +114,16 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
         if others or {*ones} != {1}:
             raise ValueError(f"strides {self.strides_up} up and {self.strides_down} down; use "
                              "equal ones, down for a correlation and up for a convolution")
+
+    # tfc's try without a cast first, which in bfloat16 raises an error that holds all values.
+
+    @property
+    def kernel(self) -> tf.Tensor:
+        return tf.cast(self.kernel_parameter, self.compute_dtype)
+
+    @property
+    def bias(self) -> tf.Tensor:
+        return tf.cast(self.bias_parameter, self.compute_dtype)
 
     def _convolve(self, x, kernel):
         if self.corr:

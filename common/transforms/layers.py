@@ -37,8 +37,7 @@ def conv(filters: int, kernel: int, stride: int = 1, activation: Activation = No
     if origin == -(kernel // 2) and padding == "zeros":
         return SignalConv2D(
             filters, (kernel, kernel), corr=True, strides_down=stride, use_bias=use_bias,
-            activation=get_activation(activation), kernel_parameter="variable",
-            kernel_initializer=kernel_initializer)
+            activation=get_activation(activation), kernel_initializer=kernel_initializer)
     return ShiftedConv(
         filters, (kernel, kernel), (origin, origin), activation=activation, stride=stride,
         padding=padding, use_bias=use_bias, kernel_initializer=kernel_initializer)
@@ -66,8 +65,7 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation: Activation = 
             use_bias=use_bias, kernel_initializer=kernel_initializer)
     return SignalConv2D(
         filters, (kernel, kernel), corr=False, strides_up=stride, use_bias=use_bias,
-        activation=get_activation(activation), kernel_parameter="variable",
-        kernel_initializer=kernel_initializer)
+        activation=get_activation(activation), kernel_initializer=kernel_initializer)
 
 
 def _is_keras(align):

@@ -13,10 +13,11 @@ SIZES = [(1, 1), (3, 1), (5, 1), (2, 1), (3, 2), (4, 2), (5, 2), (6, 2), (5, 3),
 def both(kernel, stride, corr, filters, seed=0):
     """A layer of ours and one of the library's with the same weights."""
     tf.keras.utils.set_random_seed(seed)
-    options = dict(corr=corr, use_bias=True, kernel_parameter="variable",
+    options = dict(corr=corr, use_bias=True,
                    **{"strides_down" if corr else "strides_up": stride})
     ours = convolution.SignalConv2D(filters, kernel, **options)
-    theirs = tfc.SignalConv2D(filters, kernel, padding="same_zeros", **options)
+    theirs = tfc.SignalConv2D(filters, kernel, padding="same_zeros",
+                              kernel_parameter="variable", **options)
     for layer in (ours, theirs):
         layer.build([None, None, None, 5])
     for weight, value in zip(ours.weights, theirs.weights):
@@ -50,8 +51,7 @@ def test_outputs_and_gradients_are_those_of_the_library(kernel, stride, filters,
 
 def test_strided_kernels_of_one_weight_keep_to_their_memory():
     # oneDNN's gradient of them does not: this crashed in one of two runs.
-    layer = convolution.SignalConv2D(6, 1, corr=True, strides_down=2, use_bias=True,
-                                     kernel_parameter="variable")
+    layer = convolution.SignalConv2D(6, 1, corr=True, strides_down=2, use_bias=True)
     plain = tf.keras.layers.Conv2D(6, 1)
     for seed in range(60):
         x = tf.random.stateless_normal([2, 63, 64, 3], (0, seed))
