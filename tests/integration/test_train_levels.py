@@ -161,7 +161,6 @@ def test_replicas_draw_the_levels_of_the_batch(monkeypatch):
 @pytest.mark.slow
 def test_a_step_compiles_with_xla(tmp_path):
     config = levels_config()
-    config.data.validation = "photos/validation"
     config.train.update(jit_compile="on", num_steps=2, checkpoint_interval=2, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "compiled")
     config.train.jit_compile = "off"
