@@ -43,7 +43,7 @@ lpips inception: $(ENV)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
 	{ echo "error: '$(PYTHON)' is not Python 3.11, which the pinned TensorFlow 2.14 needs" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements-$*.txt
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
 clean:
