@@ -13,8 +13,9 @@ RUN := .venv/bin/python
 demo: $(ENV)
 	$(if $(GPU),XLA_FLAGS=--xla_gpu_cuda_data_dir=$$(echo .venv/lib/python*/site-packages/nvidia/cuda_nvcc)) $(RUN) demo.py
 
-# Two processes: one does not keep two cores busy, and each takes up to 3 GB.
-PYTEST := $(RUN) -m pytest --numprocesses 2 --dist worksteal --durations 25
+# Two processes of a thread each: one does not keep two cores busy, and threads of both would get in
+# each other's way. Each takes up to 6 GB.
+PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 test: $(ENV)
 	$(PYTEST) -m "not slow"

@@ -43,6 +43,11 @@ _LARGEST_Y = 2**13
 # those of latents that were decoded, which integer networks predicted: they differ by up to 0.01.
 _SETTLED = 0.1
 
+# Of the context in training, to find the means that y is rounded around. A serial decoder's follow
+# from rounded values, and drift: it has up to 5 % more squared error at low rates than after one
+# pass, whose means follow from y itself.
+_TRAINING_PASSES = 3
+
 
 class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
     """Gaussian latents y whose means and scales follow from z and from the decoded part of y.
@@ -77,9 +82,11 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         # The context sees what the decoder gets: y that is rounded, and mostly to its mean, says
         # more than y with noise.
         if quantizer.depends_on_offset:
-            # The grid's mean would depend on the value on it; that of a first pass stands in.
-            offset = tf.stop_gradient(given(y).offset)
-            y_rate, y_hat = quantizer(y, offset, "y")
+            # The grid's mean would depend on the value on it; that of earlier passes stands in.
+            y_hat = y
+            for _ in range(_TRAINING_PASSES):
+                offset = tf.stop_gradient(given(tf.stop_gradient(y_hat)).offset)
+                y_rate, y_hat = quantizer(y, offset, "y")
             return y_rate, y_hat, offset, given(y_hat)
         y_rate, y_hat = quantizer(y, tf.zeros_like(y), "y")
         p_y = given(y_hat)
