@@ -20,8 +20,8 @@ CONTEXTS = {
     "GatedContext": dict(cls="GatedContext", latents=M, width=8, blocks=2, channels=2 * M),
 }
 SLOPES = {"MaskedContext": 3, "MaskedStack": 3, "MaskedStack3x3": 2, "GatedContext": 6}
-SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (11, 4), (70, 2), (37, 30)]
-RASTER = 30  # from the largest width on, every step is one position
+SIZES = [(1, 1), (1, 9), (9, 1), (2, 3), (5, 8), (11, 4), (50, 2), (19, 17)]
+RASTER = 17  # from the largest width on, every step is one position
 
 
 @functools.cache
