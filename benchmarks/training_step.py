@@ -79,7 +79,8 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
             MeanScaleHyperprior, config.to_dict())
         rate = schedules.learning_rate(
             config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
-        trainer = Trainer(codec, config, optimizers.build(config.train.optimizer, rate), average)
+        trainer = Trainer(codec, config, optimizers.build(config.train.optimizer, rate, name),
+                          average)
         trainer.optimizer.build(codec.trainable_variables)
         train_step = tf.function(trainer.train_step)
         return lambda: train_step(batch)["rd_loss"].numpy()

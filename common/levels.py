@@ -29,7 +29,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from common import weights
+from common import quantizers, weights
 from common.coders import Decoder, Encoder
 from common.errors import CodingError
 from common.transforms import convolution
@@ -102,11 +102,7 @@ class Levels(tf.keras.layers.Layer):
 
         Each is uniform within its share of the range, so that a batch covers all of it.
         """
-        # Integers, of which floats are made here, are the same on every device.
-        integers = tf.random.stateless_uniform(
-            [batch], seed, None, None, tf.int32, alg="philox")
-        uniform = tf.cast(integers, tf.float32) * 2.0**-32 + 0.5
-        places = tf.cast(tf.range(batch), tf.float32) + uniform
+        places = tf.cast(tf.range(batch), tf.float32) + quantizers.uniform([batch], seed) + 0.5
         level = places / tf.cast(batch, tf.float32) * self.count
         return tf.minimum(tf.cast(level, tf.int32), self.count - 1)
 

@@ -123,10 +123,7 @@ class DeepFactorized(tf.keras.layers.Layer):
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a channel over `minimum + i + offset`, and the minima int32 [channels]."""
         low, median, high = self._quantiles(TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2) - self.offset
-        lower, centre, upper = np.stack(
-            [np.floor(low), np.round(median), np.ceil(high)]).astype(np.int32)
-        lower = np.maximum(lower, centre - _MAX_TABLE // 2)
-        upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
+        lower, upper = _bounded(np.floor(low), np.round(median), np.ceil(high))
         grid = np.arange(np.max(upper - lower) + 1)[:, None] + lower
         pmf = self._noisy.prob(tf.cast(grid, tf.float32) + self.offset).numpy()
         return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
@@ -141,7 +138,7 @@ class DeepFactorized(tf.keras.layers.Layer):
         for _ in range(8):
             width /= _SECTIONS
             inner = low + width * tf.range(1.0, _SECTIONS)[:, None, None]
-            # Of the cumulative. tfc has no public name for them.
+            # Logits of the cumulative distribution; in tfc only a private method returns them.
             logits = self._noisy.base._logits_cumulative(inner)
             low += width * tf.reduce_sum(tf.cast(logits < targets, tf.float32), axis=0)
         return low + width / 2
@@ -190,15 +187,20 @@ class FineFactorized(DeepFactorized):
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         quantiles = self._quantiles(TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2).numpy()
-        lower, centre, upper = np.round(quantiles / self.step).astype(np.int32)
-        lower = np.maximum(lower, centre - _MAX_TABLE // 2)
-        upper = np.minimum(upper, centre + _MAX_TABLE // 2 - 1)
+        lower, upper = _bounded(*np.round(quantiles / self.step))
         edges = (np.arange(np.max(upper - lower) + 2)[:, None] + lower - 0.5) * self.step
         density, edges = self._noisy.base, tf.cast(edges, tf.float32)
         below, above = density.cdf(edges).numpy(), density.survival_function(edges).numpy()
         # Differences of the smaller of the two do not cancel.
         pmf = np.where(below[1:] < 0.5, np.diff(below, axis=0), -np.diff(above, axis=0))
         return [pmf[:n, c] for c, n in enumerate(upper - lower + 1)], lower
+
+
+def _bounded(lower, centre, upper):
+    """The ends of tables, int32 [channels], nearer to the centre where one would be too long."""
+    lower, centre, upper = np.stack([lower, centre, upper]).astype(np.int32)
+    return (np.maximum(lower, centre - _MAX_TABLE // 2),
+            np.minimum(upper, centre + _MAX_TABLE // 2 - 1))
 
 
 def _log_normal_cdf(x):

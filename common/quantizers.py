@@ -26,6 +26,13 @@ def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
 
 
+def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
+    """Random float32 from U(-1/2, 1/2), the same of a seed, int32 [2], on every device."""
+    # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
+    integers = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg=_ALGORITHM)
+    return tf.cast(integers, tf.float32) * 2.0**-32
+
+
 class Quantizer(Protocol):
     """What a codec takes to make latents discrete, or something like it.
 
@@ -62,11 +69,8 @@ class Quantizer(Protocol):
         # Of several replicas, each takes what is its own of the noise for the whole batch.
         replicas, index = distribution.replica()
         batch, *sides = tf.unstack(tf.shape(value))
-        # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
-        integers = tf.random.stateless_uniform(
-            [replicas * batch, *sides], key, None, None, tf.int32, alg=_ALGORITHM)
-        integers = integers[index * batch:(index + 1) * batch]
-        return tf.cast(integers, value.dtype) * 2.0**-32
+        noise = uniform([replicas * batch, *sides], key)
+        return tf.cast(noise[index * batch:(index + 1) * batch], value.dtype)
 
 
 class Continuous(Quantizer):
