@@ -1,5 +1,6 @@
-# make demo | test | check | lint | lpips | inception: each does all set-up by itself. lpips and
-# inception fetch the weights of LPIPS, and of FID and KID. PYTHON= names another Python 3.11.
+# make demo | test | test-all | check | lint | lpips | inception: each does all set-up by itself.
+# lpips and inception fetch the weights of LPIPS, and of FID and KID. PYTHON= names another Python
+# 3.11. make clean removes what all of them made.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3 python,$(shell $(p) -c \
 	"import sys; print('$(p)') if sys.version_info[:2] == (3, 11) else None" 2>/dev/null)))
@@ -7,23 +8,20 @@ GPU ?=
 ENV := .venv/$(if $(GPU),gpu,dev).installed
 RUN := .venv/bin/python
 
-.PHONY: demo test test-slow test-all check lint lpips inception clean
+.PHONY: demo test test-all check lint lpips inception clean
 
 # XLA looks for libdevice where the CUDA wheels put it.
 demo: $(ENV)
 	$(if $(GPU),XLA_FLAGS=--xla_gpu_cuda_data_dir=$$(echo .venv/lib/python*/site-packages/nvidia/cuda_nvcc)) $(RUN) demo.py
 
-# Two processes of a thread each: one does not keep two cores busy, and threads of both would get in
-# each other's way. Each takes up to 6 GB.
+# Two processes with one thread each: one process alone does not use two cores fully, and more
+# threads would compete. Each takes up to 6 GB of memory.
 PYTEST := TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(RUN) -m pytest --numprocesses 2 --dist worksteal --durations 25
 
 test: $(ENV)
 	$(PYTEST) -m "not slow"
 
-test-slow: $(ENV)
-	$(PYTEST) -m slow
-
-# Both together, which share what they build.
+# With the slow ones, which share models with the others.
 test-all: $(ENV)
 	$(PYTEST)
 

@@ -2,7 +2,7 @@
 
     python -m codec compress photo.png [photo.ntc]
     python -m codec compress --quality 70 photo.png
-    python -m codec compress --max_bytes 200000 folder --output_dir small
+    python -m codec compress --max_bytes 200000 folder -o small
     python -m codec compress --refine sga photo.png
     python -m codec compress --model joint_ar photo.png
     convert photo.tif png:- | python -m codec compress - > photo.ntc

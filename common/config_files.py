@@ -1,4 +1,4 @@
-"""Config files: Python modules with get_config(), and get_hyper() if they have a sweep."""
+"""Config files: Python modules with get_config() and, to be launched, get_hyper(), their sweep."""
 
 import contextlib
 import importlib.util

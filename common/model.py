@@ -250,7 +250,8 @@ class Codec(tf.keras.Model):
              quantizer: quantizers.Quantizer | None = None) -> Generated:
         """Evaluation of an image: what a decoder would show, cropped to `x`, and the rate.
 
-        By default latents are rounded. Other arguments as of `infer`.
+        By default latents are rounded as in a file; a quantizer may stop earlier (`passes`). Other
+        arguments as of `infer`.
         """
         generated = self.generate(self.infer(x, level=level), quantizer or quantizers.Round())
         return generated._replace(x_hat=padding.crop_to(generated.x_hat, x))

@@ -106,9 +106,10 @@ def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     """A transform that is not training, by a graph for inputs of all sizes.
 
     There, convolution, bias and activation are one operation, which takes a pass over memory each
-    by themselves: a quarter of the time in bfloat16. The first call takes as long as without.
+    by themselves: a quarter of the time in bfloat16. The call that makes the graph takes as long as
+    one without.
     """
-    # The first call makes the weights, for which a graph would be traced twice.
+    # The call that makes the weights would trace a graph twice; the next one makes it.
     if tf.config.functions_run_eagerly() or not transform.built:
         return transform(x, training=False)
     # What depends on the level, see common/transforms/convolution.py, is faster for all images of

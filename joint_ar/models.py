@@ -18,7 +18,8 @@
                                 └─────────────────┘
 
 y is rounded on the grid around its mean, and the mean of a position depends on the rounded
-positions before it: quantisation itself is serial, in evaluation as in coding.
+positions before it: quantisation itself is serial in coding. Evaluation finds the same y by passes
+over all positions, as many as it takes; validation and training take a few.
 """
 
 from typing import Any
@@ -39,8 +40,8 @@ from common.transforms import contract
 # The integer context sees larger values of y clipped. White has 135 at mshyper's highest level.
 _LARGEST_Y = 2**13
 
-# Rounding to another integer moves y by 1. Changes below this are means that follow each other, or
-# those of latents that were decoded, which integer networks predicted: they differ by up to 0.01.
+# Rounding to another integer moves y by 1. Changes below this do not count: means shift a little as
+# others settle, and those of floats differ from those of integer networks by up to 0.01.
 _SETTLED = 0.1
 
 # Of the context in training, to find the means that y is rounded around. A serial decoder's follow
@@ -82,7 +83,8 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         # The context sees what the decoder gets: y that is rounded, and mostly to its mean, says
         # more than y with noise.
         if quantizer.depends_on_offset:
-            # The grid's mean would depend on the value on it; that of earlier passes stands in.
+            # A position's mean follows from rounded values before it, which are not known yet:
+            # those of the pass before are taken, and in the first pass y itself.
             y_hat = y
             for _ in range(_TRAINING_PASSES):
                 offset = tf.stop_gradient(given(tf.stop_gradient(y_hat)).offset)
@@ -95,9 +97,10 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
     def _settle(self, y, given, quantizer: Quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
-        Quantising around the means predicted from the last guess settles at least one wavefront
-        more with each repetition (see common/context.py), and on photographs hardly more: one
-        flipped rounding changes what follows. Latents that were decoded hardly need repetition.
+        Each pass quantises around the means predicted from the result of the pass before, and
+        settles at least one wavefront more (see common/context.py). On photographs it is seldom
+        more than one, for one changed rounding changes what follows. Latents that were decoded
+        need one pass.
         What no longer changes is what a decoder would get position by position; with
         `quantizer.passes` it may change still.
         """

@@ -4,8 +4,8 @@
 
 A test module has to do with a file if it imports it, or a module that does, and so on; or if it or
 such a module names it in a string, as commands and pages are named. The fewer the steps, the sooner
-its tests run. Tests that are slow, and those for which there is no time left, are left to
-`make test`, and counted.
+its tests run. Those for which there is no time left are left to `make test`, and counted; slow ones
+to `make test-all`.
 """
 
 import ast
@@ -161,7 +161,7 @@ def main() -> int:
     status = pytest.main(["-m", "not slow", "-x", *(str(ROOT / path) for path in tests)],
                          [plugin])
     print(f"{plugin.passed} tests passed, of {len(tests)} test modules that have to do with what "
-          f"changed; {plugin.left} more are left to `make test`, and the slow ones")
+          f"changed; {plugin.left} more are left to `make test`, and slow ones to `make test-all`")
     if plugin.over and status == pytest.ExitCode.INTERRUPTED:
         return 0
     return status

@@ -9,8 +9,8 @@ import tensorflow as tf
 from common import data, export, lpips
 from tests.helpers import graphs, small_models
 
-# Most graphs of tests run a few times, and optimising one takes longer than that. The programs
-# that tests start do it.
+# Most graphs of tests run a few times, and optimising one takes longer than that. Programs that
+# tests start do it, but for those of test_distribution.py; and test_itinf.py does.
 graphs.optimise(False)
 
 
@@ -23,7 +23,7 @@ def photo() -> np.ndarray:
 
 @pytest.fixture
 def without_graphs():
-    """For trainings of a few steps, which take less time than to make the graph of one."""
+    """For trainings so short that making the graph of a step takes longer than the steps."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

@@ -115,7 +115,8 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
             raise ValueError(f"strides {self.strides_up} up and {self.strides_down} down; use "
                              "equal ones, down for a correlation and up for a convolution")
 
-    # tfc's try without a cast first, which in bfloat16 raises an error that holds all values.
+    # tfc first tries to convert without a cast. In bfloat16 that fails, with an error whose message
+    # contains all weights.
 
     @property
     def kernel(self) -> tf.Tensor:

@@ -1,7 +1,7 @@
 """`make demo`: the model of small.py from fresh weights, for a few minutes.
 
-Data are the other way round than elsewhere: `photos/validation` chose the zoo's models, and so says
-less of them than `photos/train` does, on which none of them was trained.
+Data are the other way round than elsewhere: `photos/validation` chose one of the zoo's models,
+and so says less of it than `photos/train` does, on which none of them was trained.
 """
 
 from mshyper.configs import small

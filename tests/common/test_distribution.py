@@ -21,7 +21,7 @@ from tests.helpers.tiny import tiny_config
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
-# The run of `package` in the folder argv[1], with the overrides in argv[2], on argv[3] CPUs.
+# A training run in the folder argv[1], with the overrides in argv[2], on argv[3] CPUs.
 _RUN = """
 import json, sys
 import tensorflow as tf
