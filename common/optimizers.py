@@ -24,7 +24,11 @@ class SOAP(tf.keras.optimizers.Optimizer):
     learned codecs.
 
     Both moments are kept in the rotated basis. There the first one is what the paper's, kept
-    unrotated, would be rotated to in each step.
+    unrotated, would be rotated to in each step. The second one stays as it is when the basis
+    changes, and where it then is less than the square m^2 of the first, it becomes that: as means
+    of equal decay, v >= m^2 by Jensen's inequality, so that no entry of an update exceeds the
+    learning rate. Without this, directions that gradients had not had before were moved hundreds
+    of times as far, and in long trainings weights grew to thousands.
 
     Args:
       learning_rate: float or schedule.
@@ -90,7 +94,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         step = self.iterations + 1
         if bases:
             self._update_grams(step, gradient, grams)
-            self._update_bases(step, m, grams, bases)
+            self._update_bases(step, m, v, grams, bases)
         rough = {axis: tf.cast(basis, self.precision) for axis, basis in bases.items()}
         rotated = _rotate(gradient, rough)
         m.assign(self.beta_1 * m + (1 - self.beta_1) * rotated)
@@ -113,7 +117,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
         due = (step - 1) % self.gram_interval == 0
         tf.cond(due, update, lambda: False)
 
-    def _update_bases(self, step, m, grams, bases):
+    def _update_bases(self, step, m, v, grams, bases):
         def initialize():
             for gram, basis in zip(grams.values(), bases.values()):
                 _, vectors = tf.linalg.eigh(gram)
@@ -125,6 +129,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
             for gram, basis in zip(grams.values(), bases.values()):
                 basis.assign(tf.linalg.qr(tf.matmul(gram, basis))[0])
             m.assign(_rotate(unrotated, bases))
+            v.assign(tf.maximum(v, tf.square(m)))
             return True
 
         due = step % self.update_interval == 0

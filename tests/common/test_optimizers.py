@@ -146,9 +146,26 @@ def test_steps_turn_with_the_gradients():
     assert np.max(np.abs(left @ adam @ right - other)) > 0.2
 
 
+def test_no_step_is_longer_than_the_learning_rate():
+    # Directions that had gradients of very different sizes, and then have others.
+    rng = np.random.default_rng(0)
+    variable, optimizer, longest = tf.Variable(tf.zeros((6, 8))), optimizers.SOAP(0.1), 0.0
+    for step in range(150):
+        if step % 50 == 0:
+            left, right = (np.linalg.qr(rng.normal(size=(size, size)))[0] for size in (6, 8))
+        gradient = left @ (rng.normal(size=(6, 8)) * np.logspace(0, -5, 6)[:, None]) @ right
+        before = variable.numpy()
+        train(optimizer, [variable], [[gradient.astype(np.float32)]])
+        if step >= 50:  # until then, bias is corrected
+            longest = max(longest, np.linalg.norm(variable - before))
+    # Each of 48 entries is at most 0.1, in the rotated basis.
+    assert 0.1 < longest <= 0.1 * 48**0.5 * (1 - 0.95**50)**-0.5
+
+
 @pytest.mark.parametrize("gram_interval, update_interval", [(1, 3), (1, 100), (2, 3), (3, 4)])
 def test_matrices_follow_the_algorithm(gram_interval, update_interval):
-    # Algorithm 3 of Vyas et al. 2024, in float64; its first moment is not rotated.
+    # Algorithm 3 of Vyas et al. 2024, in float64; its first moment is not rotated. The second is
+    # kept above the first one's square.
     rng = np.random.default_rng(0)
     gradients = rng.normal(size=(12, 4, 5, 5)).mean(axis=1) * np.logspace(0, 1, 5)
     variable = tf.Variable(tf.zeros((5, 5)))
@@ -166,6 +183,7 @@ def test_matrices_follow_the_algorithm(gram_interval, update_interval):
         elif t % update_interval == 0:
             left_basis = np.linalg.qr(left @ left_basis)[0]
             right_basis = np.linalg.qr(right @ right_basis)[0]
+            v = np.maximum(v, (left_basis.T @ m @ right_basis)**2)
         m = 0.95 * m + 0.05 * g
         v = 0.95 * v + 0.05 * (left_basis.T @ g @ right_basis) ** 2
         rotated = left_basis.T @ m @ right_basis / np.sqrt(v)
