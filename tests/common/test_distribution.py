@@ -134,7 +134,7 @@ def test_two_devices_with_all_that_keeps_a_state(tmp_path):
     training.run(MeanScaleHyperprior, configured(options), tmp_path / "one")
     finish(start(MSHYPER, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
     # SOAP divides by what is small, and its basis is any where there have been no gradients yet.
-    assert_alike(tmp_path / "two", tmp_path / "one", tolerance=5e-4)
+    assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
 
 
 @pytest.mark.slow
