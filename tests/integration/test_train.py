@@ -48,7 +48,7 @@ class Killed(Exception):
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     config = tiny_config()
-    # All that keeps a state or depends on the step.
+    # All that keeps a state or depends on the step, but the weight of a rate (the next test).
     config.train.update_from_flattened_dict({
         "optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
         "schedule": dict(cls="ReduceOnPlateau", patience=1), "precision": "bfloat16"})
