@@ -1,7 +1,6 @@
 """Every config of every package, scaled down: builds, trains a step, exports, codes."""
 
 import importlib
-import json
 import pathlib
 
 import numpy as np
@@ -10,13 +9,14 @@ import pytest
 from common import (
     coding,
     config_files,
+    data,
     export,
-    images,
     programs,
     recipes,
     runs,
     sweeps,
     training,
+    training_config,
     zoo,
 )
 from hific import adversarial
@@ -49,40 +49,36 @@ def find_class(path, config):
     return zoo.CODECS[f"{package}.{config.get('module', 'models')}"]
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory, photo):
-    folder = tmp_path_factory.mktemp("pictures")
-    images.write(folder / "photo.png", photo[100:263, 200:371])
-    return folder
-
-
 @pytest.mark.parametrize("path", [
     pytest.param(path, marks=() if path.endswith(QUICK) else pytest.mark.slow)
     for path in CONFIGS if not path.endswith(ALIKE)])
-def test_a_config_trains_exports_and_codes(path, pictures, tmp_path, lpips_network, without_graphs):
-    module = config_files.load(str(ROOT / path))
-    config = module.get_config()
+def test_a_config_trains_exports_and_codes(path, photo, tmp_path, lpips_network, without_graphs):
+    config = config_files.load(str(ROOT / path)).get_config()
     model_class = find_class(path, config)
     if not config.train.warm_start:  # from a released model, whose widths are what they are
         config.update_from_flattened_dict(overrides(config))
-    config.update_from_flattened_dict({
-        "data.train": str(pictures), "data.validation": str(pictures),
-        "data.patch_size": 161 if config.train.distortion == "ms_ssim" else 64,
-        "data.batch_size": 2, "train.num_steps": 1, "train.log_interval": 1,
-        "train.checkpoint_interval": 1})
-    if config.train.optimizer.cls == "SOAP":  # its graph takes long to build
+    side = 161 if config.train.distortion == "ms_ssim" else 64
+    config.data.update(patch_size=side, batch_size=2)
+    if config.train.optimizer.cls == "SOAP":  # that of tests/common/test_optimizers.py
         config.train.optimizer.cls = "Adam"
+    training_config.check(config, replicas=1)
     make_trainer = adversarial.make_trainer if path.startswith("hific") else training.Trainer
-    exported = training.run(
-        model_class, config, tmp_path / "run", make_trainer)
-    lines = [json.loads(line) for line in
-             (exported.parent / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["split"] == "train"] == [1]
-    assert all(np.isfinite(line["rd_loss"]) for line in lines)
+    trainer, _ = training.build(model_class, config, make_trainer)
+    if config.train.warm_start:
+        export.warm_start(trainer.codec, runs.find_model("", config.train.warm_start, tmp_path))
+        trainer.result.set_weights(trainer.codec.get_weights())
+    crops = np.stack([photo[y:y + side, 200:200 + side]
+                      for y in range(2 * trainer.batches_per_step)])
+    measured = trainer.train_step(data.to_float(crops))
+    assert trainer.optimizer.iterations == 1
+    assert all(np.isfinite(value) for value in measured.values())
 
+    exported = tmp_path / "model"
+    fingerprint = export.save(trainer.result, runs.record(model_class, config), exported,
+                              config.train.export_dtype)
     # Small, as a serial context takes a step for each diagonal.
-    model, photo = zoo.load(exported), images.read(pictures / "photo.png")[:83, :91]
-    assert export.fingerprint(exported) == model.fingerprint
+    model, photo = zoo.load(exported), photo[100:141, 200:253]
+    assert model.fingerprint == fingerprint
     if model_class is bits_back.BitsBackHyperprior:
         ntb, _ = chain.compress(model, [photo], b"payload")
         (decoded,), payload = chain.decompress(model, ntb)
