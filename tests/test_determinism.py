@@ -46,12 +46,13 @@ for path in paths:
     z = tf.round(latents["z"] - model.z_prior.offset)
     network = model.networks["hyper_synthesis"]
     psi, = network(z)
-    batch, = network(tf.concat([z + 1, z, -z], axis=0))
-    forms = [digest(psi), digest(batch[1:2])]
-    for jit in (False, True):
-        forms.append(digest(*tf.function(network, jit_compile=jit)(z)))
-    assert len(set(forms)) == 1, "batched, in a graph or with XLA the network is another"
-    found[path] = [digest(latents["y"]), digest(latents["z"]), forms[0]]
+    found[path] = [digest(latents["y"]), digest(latents["z"]), digest(psi)]
+    if path == paths[0] and threads == "2":
+        batch, = network(tf.concat([z + 1, z, -z], axis=0))
+        forms = [digest(batch[1:2])]
+        for jit in (False, True):
+            forms.append(digest(*tf.function(network, jit_compile=jit)(z)))
+        assert {*forms} == {digest(psi)}, "batched, in a graph or with XLA the network is another"
     found[path + " in floats"] = digest(tf.function(model.hyper_synthesis)(latents["z"]))
 print(json.dumps(found))
 """
@@ -86,11 +87,8 @@ def test_a_file_decodes_to_the_same_latents_under_all_settings(decoded):
         for key, value in found.items():
             if "in floats" not in key:
                 assert value == reference[key], setting
-
-
-def test_float_networks_differ_between_settings(decoded):
-    """So that the test above compares arithmetics that are different."""
-    key = next(key for key in decoded["XLA"] if key.endswith("in floats"))
+    # The arithmetics that are compared do differ.
+    key = next(key for key in reference if key.endswith("in floats"))
     assert len({found[key] for found in decoded.values()}) > 1
 
 

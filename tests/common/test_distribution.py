@@ -17,7 +17,7 @@ from common.training_loop import Training
 from hific.adversarial import make_trainer
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.runs import assert_alike
-from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny import shallow_config
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -43,9 +43,7 @@ ADVERSARIAL = _RUN.format(
 
 
 def configured(options):
-    config = tiny_config()
-    # Two layers each, as every variable of every device takes time to build graphs of.
-    config.model.analysis.channels, config.model.synthesis.channels = (8, 12), (8, 3)
+    config = shallow_config()
     config.data.batch_size = 4
     config.train.num_steps = config.train.checkpoint_interval = 4
     config.train.log_interval = 2

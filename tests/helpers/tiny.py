@@ -11,15 +11,15 @@ import numpy as np
 from common import data, images
 from mshyper.configs import small
 
-# The same on the command line, but for the photographs that validate it.
+# `shallow_config` on the command line, but for the photographs that validate it.
 TRAINING = ["--main", "mshyper.train", "--config", "mshyper/configs/small.py"]
 TINY = [
     "--config.data.train=photos/train",
     "--config.data.validation=photos/validation",
     "--config.data.patch_size=64",
     "--config.data.batch_size=2",
-    "--config.model.analysis.channels=(8,8,8,12)",
-    "--config.model.synthesis.channels=(8,8,8,3)",
+    "--config.model.analysis.channels=(8,12)",
+    "--config.model.synthesis.channels=(8,3)",
     "--config.model.hyper_analysis.channels=(8,8,8)",
     "--config.model.hyper_synthesis.channels=(8,8,24)",
     "--config.train.optimizer.cls=Adam",
@@ -54,6 +54,16 @@ def tiny_config():
     config.train.checkpoint_interval = 10
     config.train.precision = "float32"  # on every machine
     config.train.export_dtype = "float32"  # files have the very weights of training
+    return config
+
+
+def shallow_config():
+    """`tiny_config` with two layers on either side, for tests that code no photographs.
+
+    Graphs of four layers take longer to make than such trainings.
+    """
+    config = tiny_config()
+    config.model.analysis.channels, config.model.synthesis.channels = (8, 12), (8, 3)
     return config
 
 

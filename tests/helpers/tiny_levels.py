@@ -7,8 +7,8 @@ COUNT = 41
 LOW, HIGH = 0.0003, 0.01  # what so small a model can tell apart
 
 
-def levels_config(**levels):
-    config = tiny_config()
+def levels_config(build=tiny_config, **levels):
+    config = build()
     recipes.add_levels(config)
     config.model.levels.update(count=COUNT, rd_lambda=(LOW, HIGH))
     config.model.levels.update(levels)

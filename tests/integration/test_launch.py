@@ -300,13 +300,13 @@ def test_runs_that_cannot_be_evaluated_have_a_line_each(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     command = [*TRAINING, "--hids", "0", "--local", "1", "--experiments_dir", str(tmp_path)]
-    steps = ["--config.train.num_steps=300", "--config.train.checkpoint_interval=100",
+    steps = ["--config.train.num_steps=120", "--config.train.checkpoint_interval=40",
              "--config.data.validation="]
     code, out, _ = run(ROOT, *command, "--xid", "whole", "--args", *TINY, *steps)
     assert code == 0, out
     parts = tmp_path / "parts/wid=0-mshyper-small-rd_lambda=0.0025"
     process = start(ROOT, *command, "--xid", "parts", "--args", *TINY, *steps)
-    wait_for(lambda: last_step(parts) >= 150, process)
+    wait_for(lambda: last_step(parts) >= 50, process)
     os.kill(*processes_of(tmp_path), signal.SIGKILL)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "stopped at step" in out

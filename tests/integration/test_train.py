@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.integer_networks import ConversionError
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
-from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny import shallow_config, tiny_config
 
 
 def metrics(workdir):
@@ -47,7 +47,7 @@ class Killed(Exception):
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
-    config = tiny_config()
+    config = shallow_config()
     # All that keeps a state or depends on the step, but the weight of a rate (the next test).
     config.train.update_from_flattened_dict({
         "optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
@@ -91,7 +91,7 @@ def save_while_tracing():
 @pytest.mark.usefixtures("without_graphs")
 @pytest.mark.parametrize("validation", [True, False])
 def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, validation):
-    config = tiny_config()
+    config = shallow_config()
     config.train.rate_target = 0.5
     if not validation:
         config.data.validation = ""
@@ -191,7 +191,7 @@ def test_what_could_not_be_exported_is_not_the_best(tmp_path, tiny_model, monkey
 
 @pytest.mark.usefixtures("without_graphs")
 def test_without_validation_the_last_weights_are_exported(tmp_path):
-    config = tiny_config()
+    config = shallow_config()
     config.data.validation = ""
     config.train.num_steps = 3
     path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
@@ -201,7 +201,7 @@ def test_without_validation_the_last_weights_are_exported(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    config = tiny_config()
+    config = shallow_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
     with pytest.raises(UserError, match=r"not finite at step \d+"):
         training.run(MeanScaleHyperprior, config, tmp_path / "run")
@@ -210,7 +210,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
-    config = tiny_config()
+    config = shallow_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
     config.train.schedule = dict(cls="WarmupDrop", warmup=0.0)
     config.train.checkpoint_interval = 1
@@ -333,7 +333,7 @@ def test_bfloat16_and_warm_start_from_an_experiment(tmp_path, tiny_run):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_network):
-    config = tiny_config()
+    config = shallow_config()
     config.train.update(rate_target=0.2, rd_lambda=0.02, lpips_weight=0.5, num_steps=4,
                         checkpoint_interval=2, log_interval=1)
     config.train.rate_control = dict(cls="ProportionalIntegral", settle=1.0)
@@ -361,7 +361,7 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
 def test_xla_trains_like_the_plain_graph(tmp_path):
     losses = {}
     for setting in ("on", "off"):
-        config = tiny_config()
+        config = shallow_config()
         config.train.num_steps = 3
         config.train.log_interval = 1
         config.train.jit_compile = setting

@@ -20,14 +20,14 @@ from hific.models import HiFiC
 from joint_ar.configs import small_levels as joint_levels
 from mshyper.configs import mbt2018_levels, small_levels
 from mshyper.models import MeanScaleHyperprior
-from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny import shallow_config, tiny_config
 from tests.helpers.tiny_levels import COUNT, levels_config
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
-    config = levels_config()
+    config = levels_config(shallow_config)
     config.train.update(num_steps=6, checkpoint_interval=3, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
     end_step = Training.end_step
@@ -68,7 +68,7 @@ def test_warm_start_from_a_model_of_one_rate(tmp_path, tiny_model, capsys):
     ({"rate_target": 0.3}, "of one rate"),
     ({"distortion": "ms_ssim"}, "is one for MSE")])
 def test_mistakes_in_the_config(tmp_path, change, words):
-    config = levels_config()
+    config = levels_config(shallow_config)
     config.data.patch_size, config.data.validation = 192, ""
     with config.unlocked(), config.train.ignore_type():
         config.train.update(change)
@@ -88,7 +88,7 @@ def test_a_model_of_one_rate_needs_a_lambda(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_one_lambda_says_nothing_of_levels(tmp_path):
-    config = levels_config()
+    config = levels_config(shallow_config)
     config.data.validation = ""
     config.train.update(rd_lambda=0.5, num_steps=1, checkpoint_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
@@ -100,7 +100,7 @@ def test_one_lambda_says_nothing_of_levels(tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_ms_ssim_has_lambdas_of_its_own(tmp_path):
-    config = levels_config(rd_lambda=(2.4, 220.0))
+    config = levels_config(shallow_config, rd_lambda=(2.4, 220.0))
     config.data.patch_size, config.data.validation = 192, ""
     config.train.update(distortion="ms_ssim", num_steps=1, checkpoint_interval=1, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
@@ -143,7 +143,7 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
 
 
 def test_replicas_draw_the_levels_of_the_batch(monkeypatch):
-    config = levels_config()
+    config = levels_config(shallow_config)
     trainer = training.Trainer(export.build(MeanScaleHyperprior, config.to_dict()), config,
                                tf.keras.optimizers.SGD())
     whole = trainer.draw_levels(tf.zeros([6, 8, 8, 3]))
@@ -160,7 +160,9 @@ def test_replicas_draw_the_levels_of_the_batch(monkeypatch):
 
 @pytest.mark.slow
 def test_a_step_compiles_with_xla(tmp_path):
-    config = levels_config()
+    config = levels_config(shallow_config)
+    # Compiling takes time, and that of validation is in test_train.py.
+    config.data.validation = ""
     config.train.update(jit_compile="on", num_steps=2, checkpoint_interval=2, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "compiled")
     config.train.jit_compile = "off"

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from common import export, launching, run_states
+from common import launching, run_states
 from tests.helpers.launches import COUNTING, launch
 from tests.helpers.tiny import TINY, TRAINING
 
@@ -110,42 +110,38 @@ def test_what_slurm_refuses_is_one_line(slurm, folder):
 @pytest.mark.slow
 def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder):
     (folder / "config.py").write_text(CONFIG)
-    command = [*TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1", "array_parallelism=2"]
-    arguments = [*TINY, "--config.train.num_steps=100", "--config.train.checkpoint_interval=50"]
-    code, _, errors = launch(folder, *command, "--xid", "whole", "--wait", "--args", *arguments)
-    assert code == 0, errors
-    whole = sorted((folder / "experiments/whole").iterdir())
-    assert len(whole) == 2 and states(folder / "experiments/whole") == ["done"] * 2
-
-    # In mid-training, one of them is told to make room.
     code, _, errors = launch(
-        folder, *command, "--hids", "0", "--xid", "parts", "--args", *arguments)
+        folder, *TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1", "array_parallelism=2",
+        "--xid", "mine", "--args", *TINY, "--config.train.num_steps=100",
+        "--config.train.checkpoint_interval=50")
     assert code == 0, errors
-    parts = folder / "experiments/parts"
-    workdir = parts / whole[0].name
-    wait_for(lambda: last_step(workdir) >= 10)
-    row, = launching.Launch(sorted((folder / "experiments/launches").iterdir())[-1]).read(
-        ).record["runs"]
-    preempt(row["job"], lambda: states(parts)[0].split()[0])
+    launched, = (folder / "experiments/launches").iterdir()
+    rows = launching.Launch(launched).read().record["runs"]
+    requeued, other = (pathlib.Path(row["folder"]) for row in rows)
+    # In mid-training, one of them is told to make room.
+    wait_for(lambda: last_step(requeued) >= 10)
+    preempt(rows[0]["job"], lambda: states(launched)[0].split()[0])
     steps = [int(path.stem.rpartition("-")[2]) for path in
-             (workdir / "checkpoints").glob("step-*.index")]
+             (requeued / "checkpoints").glob("step-*.index")]
     assert steps and all(0 < step < 100 for step in steps)
-    wait_for(lambda: not any(map(run_states.is_under_way, run_states.rows(parts))))
-    assert states(parts) == ["done"]
-    assert (workdir / "metrics.jsonl").read_text() == (whole[0] / "metrics.jsonl").read_text()
-    assert export.fingerprint(workdir / "model") == export.fingerprint(whole[0] / "model")
+    wait_for(lambda: not any(map(run_states.is_under_way, run_states.rows(launched))))
+    assert states(launched) == ["done"] * 2
+    logged = [[(line["step"], line["split"]) for line in
+               map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())]
+              for workdir in (requeued, other)]
+    assert logged[0] == logged[1] and len(logged[0]) == 22
 
-    (folder / "experiments/whole/wid=2-half/checkpoints").mkdir(parents=True)
+    (folder / "experiments/mine/wid=2-half/checkpoints").mkdir(parents=True)
     code, out, errors = launch(
         folder, "--main", "evaluate", "--wait", "--slurm", "array_parallelism=2", "--args",
-        "--runs", "experiments/whole", "--dataset", "photos/validation")
+        "--runs", "experiments/mine", "--dataset", "photos/validation")
     assert code == 0, errors
     assert "wid=2-half has no exported model yet" in errors
     assert [line.split()[-2] for line in out.splitlines()[-3:]] == ["done"] * 3
     results = folder / "results/photos-validation"
     with open(results / "curves.csv") as file:
         rows = [*csv.DictReader(file)]
-    assert [row["run"] for row in rows] == [path.name for path in whole]
-    assert {row["curve"] for row in rows} == {"whole"}
-    assert len(json.loads((results / "whole.json").read_text())["results"]["bpp"]) == 2
+    assert [row["run"] for row in rows] == [requeued.name, other.name]
+    assert {row["curve"] for row in rows} == {"mine"}
+    assert len(json.loads((results / "mine.json").read_text())["results"]["bpp"]) == 2
     assert (results / "curves.png").exists()
