@@ -8,8 +8,9 @@
     y = ntc.decode(file).latents["y"]               # float32 [1, h, w, channels]
 
 Whatever a user can mend is an `ntc.UserError`. Models may be loaded more than once, each time a new
-one, and used from several threads: coding leaves a model as it is. They do not survive a fork, for
-TensorFlow's threads do not; start processes by "spawn" and load in each.
+one, and used from several threads: coding leaves a model as it is. `decompress` and `decode` keep
+the last four models that they found. Models do not survive a fork, for TensorFlow's threads do not;
+start processes by "spawn" and load in each.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from common.errors import UserError
 from common.images import MAX_PIXELS
 from common.lazy import Codec, coding
 from common.zoo import find_by_fingerprint, load
+
+__version__ = "0.9.0"
 
 __all__ = ["MAX_PIXELS", "UserError", "decode", "decompress", "load"]
 

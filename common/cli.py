@@ -8,6 +8,7 @@ import io
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from logging import basicConfig
 
@@ -19,8 +20,8 @@ from common.errors import UserError
 def report(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2.
 
-    So are errors of TensorFlow's file system. What a stream cannot print, as a byte of a file name
-    that is no UTF-8, it prints as `\\xe4`.
+    So are errors of TensorFlow's file system. Pillow's warnings are not shown. What a stream
+    cannot print, as a byte of a file name that is not UTF-8, it prints as `\\xe4`.
     """
 
     def wrapped(*args):
@@ -28,6 +29,8 @@ def report(main: Callable[..., None]) -> Callable[..., None]:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         basicConfig(format="warning: %(message)s")  # unless absl has said how
+        # Of what is odd in an image file but does not keep it from being shown.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         try:
             main(*args)
             sys.stdout.flush()

@@ -4,12 +4,16 @@
     ntc train mshyper/configs/mbt2018.py --hid 2         python -m mshyper.train --config ...
     ntc refine mshyper/configs/itinf.py:sga              python -m mshyper.itinf --config ...
     ntc evaluate | launch | convert | chain ...          python -m evaluate ...
+    ntc --version
+
+Of `codec` there are compress, decompress, info, benchmark and inspect.
 """
 
 import pathlib
 import runpy
 import sys
 
+import ntc
 from common import arguments, zoo
 from common.cli import report
 from common.errors import UserError
@@ -25,6 +29,9 @@ def main() -> None:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(__doc__)
+        return
+    if name == "--version":
+        print(f"ntc-zoo {ntc.__version__}")
         return
     if name in _OF_CODEC:
         module, argv = "codec", [name, *rest]

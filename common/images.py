@@ -10,7 +10,6 @@ import os
 import struct
 import sys
 import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -70,12 +69,6 @@ MAX_PIXELS = 200_000_000
 MAX_WHOLE_PIXELS = 25_000_000
 # Of all images of a chain together, which are in memory at once.
 MAX_CHAIN_PIXELS = 10 * MAX_WHOLE_PIXELS
-# Pillow raises an error at twice its limit; between the two it would only warn, and we refuse.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-_LIMIT = threading.Lock()  # held while Pillow's limit is another
-# What is odd in a file but does not keep it from being shown.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 # How to show an image that is stored in an EXIF orientation.
 _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -172,9 +165,7 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
             start = file.read(1024)
             file.seek(0)
             file, info = metadata.needed(file, pixels)
-            with _limited(max_pixels):
-                image = Image.open(file, formats=FORMATS)
-            with image:
+            with _LIMIT.at_least(max_pixels), Image.open(file, formats=FORMATS) as image:
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
                     if tiff.is_camera_raw(image, start) or _suffix_not_read(path) == _CAMERA:
                         raise UserError(
@@ -202,18 +193,34 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
         raise UserError(f"{path}: cannot be read as an image ({reason})") from None
 
 
-@contextlib.contextmanager
-def _limited(max_pixels: int) -> Iterator[None]:
-    """Lets Pillow open images of `max_pixels` pixels, if these are more than usual."""
-    if max_pixels <= MAX_PIXELS:
-        yield
-        return
-    with _LIMIT:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+class _PillowsLimit:
+    """Pillow's limit of pixels: while images are read it is ours, then again what it was.
+
+    Pillow raises an error at twice its limit; between the two it only warns, and we refuse.
+    """
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._before: int | None = None
+
+    @contextlib.contextmanager
+    def at_least(self, max_pixels: int) -> Iterator[None]:
+        with self._lock:
+            if not self._readers:
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+            self._readers += 1
+            Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
         try:
             yield
         finally:
-            Image.MAX_IMAGE_PIXELS = before
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._before
+
+
+_LIMIT = _PillowsLimit()
 
 
 def _check_pixels(source, image: Image.Image, max_pixels: int) -> None:

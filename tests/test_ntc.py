@@ -2,6 +2,9 @@
 
 import concurrent.futures
 import io
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -94,6 +97,25 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
     assert ntc.decompress(model.compress(image), model).shape == image.shape
     with pytest.raises(ntc.UserError, match="needs a model with levels"):
         model.compress(image, quality=40)
+
+
+def test_importing_changes_nothing():
+    """Neither Pillow's limits nor what Python, absl and logging show; flags are the commands'."""
+    state = """
+import logging, warnings
+import absl.flags, absl.logging, numpy
+from PIL import Image
+def state():
+    flags = absl.flags.FLAGS
+    return (Image.MAX_IMAGE_PIXELS, warnings.filters[:], absl.logging.get_verbosity(),
+            logging.root.level, logging.root.handlers[:], sorted(flags))
+before = state()
+import ntc
+assert state() == before, (before, state())
+"""
+    done = subprocess.run([sys.executable, "-c", state], cwd=pathlib.Path(ntc.__file__).parent,
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_loading_twice_and_coding_in_threads(model, image):

@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 
+import ntc
 from common import commands
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -39,6 +40,13 @@ def run(monkeypatch):
 ])
 def test_commands_are_modules(run, arguments, module, expected):
     assert run(*arguments) == (module, expected)
+
+
+def test_version(run, capsys):
+    assert run("--version") == (["--version"],)
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert capsys.readouterr().out == f"ntc-zoo {ntc.__version__}\n"
+    assert f"\n## {ntc.__version__} " in changes
 
 
 @pytest.mark.parametrize("arguments, message", [

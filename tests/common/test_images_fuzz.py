@@ -230,7 +230,7 @@ def test_whole_files_are_read(name):
         assert max(read.shape[:2]) >= 4
 
 
-@pytest.mark.filterwarnings("ignore")  # as in programs, says common/images.py
+@pytest.mark.filterwarnings("ignore")  # as in programs, says common/cli.py
 @pytest.mark.parametrize("name", SEEDS)
 def test_damaged_files(name, tmp_path, capfd):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
