@@ -65,7 +65,7 @@ def _compress(args):
 
 
 def _name(model: str) -> str:
-    """What to call a model for those who decode: its name in the zoo, or that of its folder."""
+    """The name of a model for those who decode: its name in the zoo, or that of its folder."""
     path = export.find(model).resolve()
     return zoo.released(export.fingerprint(path)) or (
         path.parent if path.name == "model" else path).name

@@ -111,7 +111,7 @@ def decompress(args: argparse.Namespace) -> None:
 
 
 def info(args: argparse.Namespace) -> None:
-    """What a .ntc file says of itself."""
+    """Prints what a .ntc file says of itself."""
     def describe(source, _):
         ntc = jobs.read(source)
         fields = Container.unpack(ntc, args.max_pixels)

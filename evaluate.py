@@ -115,7 +115,7 @@ class Judges(NamedTuple):
 
     @property
     def scores(self) -> list[str]:
-        """What they add to a model's means."""
+        """Their results, which are added to a model's means."""
         return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
 
 
@@ -164,7 +164,7 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
 
 
 def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
-    """What is measured of an exported model, by the names of the results.
+    """Measures an exported model; returns results by name.
 
     Args:
       model_path: its folder.
@@ -224,7 +224,7 @@ def _each(model, sources, name, level, missing):
 
 
 def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judges) -> dict | None:
-    """What an earlier evaluation wrote, if it was the same.
+    """The results that an earlier evaluation wrote, if it was the same.
 
     Args:
       path: of <run>.json, which may be missing or damaged.
@@ -243,7 +243,7 @@ def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judge
 
 
 def run_name(model_path: pathlib.Path) -> str:
-    """What the results of an exported model are called; of one with levels, how they begin."""
+    """The name of an exported model's results; with levels, the beginning of their names."""
     return model_path.parent.name if model_path.name == "model" else model_path.name
 
 
@@ -316,7 +316,7 @@ def output_folder(args: argparse.Namespace) -> pathlib.Path:
 
 
 def run(argv: list[str], collect: bool = True) -> None:
-    """What the command line asks for.
+    """Does what the command line asks for.
 
     Args:
       argv: the command line.

@@ -1,4 +1,4 @@
-"""What bits-back coding's decoder should know of the posterior: `python -m benchmarks.bits_back`.
+"""How much a bits-back decoder should know of the posterior: `python -m benchmarks.bits_back`.
 
 Encoder and decoder need the same posterior q(z | ŷ). Measured are net bits of the stack, by
 
@@ -35,7 +35,7 @@ _START = np.random.default_rng(0).bytes(1_000_000)
 
 def net_bits(model: BitsBackHyperprior, y: np.ndarray, posterior: tuple[np.ndarray, np.ndarray]
              ) -> int:
-    """What a stack grows by when it takes int32 y with this posterior."""
+    """The bits by which a stack grows when it takes int32 y with this posterior."""
     stack = AnsStack(model.exported[0], _START)
     before = stack.bits
     model.encode_with(y, posterior, stack)

@@ -72,7 +72,7 @@ _MATTERS = 1e-3
 
 
 class Config(NamedTuple):
-    """What a config of training says of its model.
+    """The facts of a model by its config of training.
 
     Attributes:
       title: what the model is called.
@@ -117,7 +117,7 @@ def configurations() -> dict[str, Config]:
 
 
 def _package(name: str) -> str:
-    """Of a config's path, or of a class's module."""
+    """The package in a config's path, or in the name of a class's module."""
     return re.split("[/.]", name)[0]
 
 

@@ -203,7 +203,7 @@ def _seconds(curve):
 
 
 def _note(curve, used, delta, psnrs):
-    """What is to be known of a comparison."""
+    """The remarks on a comparison."""
     notes = []
     if len(used.bpp) < len(curve["points"]):
         notes.append(f"{len(used.bpp)} points used: others need more bits for no higher PSNR, or "
@@ -343,7 +343,7 @@ def main(argv: list[str]) -> None:
 
 
 def statement(anchor: str, psnrs: bd.Range | None) -> str:
-    """What the comparison is with, and over which range."""
+    """The anchor of the comparison, and its range."""
     over = (f"from {psnrs[0]:g} to {psnrs[1]:g} dB" if psnrs else
             "over all PSNRs that a curve shares with it")
     return (f"BD-rate against {anchor}, {over}; BD-PSNR over the rates that {anchor} needs there, "

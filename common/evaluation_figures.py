@@ -1,4 +1,4 @@
-"""What `python -m evaluate` draws: the curves, and crops of images as each model codes them."""
+"""The figures of `python -m evaluate`: the curves, and crops of images as each model codes them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def draw_crops(path: pathlib.Path, sources: list[data.Source],
 
 def columns(curves: dict[str, list[dict]], folder: pathlib.Path
              ) -> list[tuple[str, dict, pathlib.Path]]:
-    """What `draw_crops` shows of curves: every model, each at one level if it has some."""
+    """The columns of `draw_crops`: every model, each at one level if it has some."""
     found = []
     for name, results in curves.items():
         if "level" in results[0]:

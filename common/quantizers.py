@@ -34,7 +34,7 @@ def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
 
 
 class Quantizer(Protocol):
-    """What a codec takes to make latents discrete, or something like it.
+    """Makes latents discrete, or something like it.
 
     Attributes:
       depends_on_offset: whether one of the values does.

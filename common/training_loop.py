@@ -66,7 +66,8 @@ class Training:
         self._within_end = False
         self._checkpoints = checkpoints.Checkpoints(
             folder / "checkpoints", codec=trainer.codec, result=trainer.result,
-            optimizer=trainer.optimizer, best_loss=self._best_loss, settled=self._validated_step,
+            optimizer=trainer.optimizer, best_loss=self._best_loss,
+            settled=self._validated_step,  # the name that it has in checkpoints
             **trainer.state())
         self._validation = validation.Validation(
             trainer.result, trainer.objective, sources, trainer.rate_control,
@@ -185,7 +186,7 @@ class Training:
     # --- Validation and export ------------------------------------------------------------------
 
     def _measure(self) -> dict[int, dict[str, float]]:
-        """What validation measures, by level; nothing without images.
+        """The results of validation, by level; nothing without images.
 
         Raises:
           UserError: the loss is not finite.

@@ -20,7 +20,7 @@ QUANTIZER = quantizers.Round(passes=16)
 
 
 class Validation:
-    """What is measured of a model at the end of an interval of training, on one device.
+    """Measures a model at the end of an interval of training, on one device.
 
     (Keras's `evaluate`, within a strategy, would share each image among all devices.)
 

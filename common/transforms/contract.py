@@ -1,4 +1,4 @@
-"""What tiles and integer networks ask of a layer: how far it reaches, and what it is in integers.
+"""The contract of layers with tiles and integer networks: how far one reaches; its integer form.
 
 A layer of ours answers itself, by the methods of `Layer`. For those of Keras the answers are below.
 """
@@ -63,7 +63,7 @@ def convert(builder: Builder, layer: tf.keras.layers.Layer, *inputs: Value) -> V
 
 @functools.singledispatch
 def integers(layer: tf.keras.layers.Layer, builder: Builder, *inputs: Value) -> Value:
-    """What `convert` does, by the class of the layer."""
+    """Does what `convert` does, by the class of the layer."""
     return _convert_unknown(layer, builder, *inputs)
 
 

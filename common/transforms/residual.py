@@ -67,7 +67,7 @@ class ResidualSynthesis(Transform):
 
 
 def _initializer(dct):
-    """Of the last kernel: zeros where the cosine transform is all there is at first."""
+    """The last kernel's initialiser: zeros where the cosine transform is all there is at first."""
     return "zeros" if dct else "variance_scaling"
 
 

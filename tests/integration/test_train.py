@@ -52,7 +52,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     config.train.update_from_flattened_dict({
         "optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
         "schedule": dict(cls="ReduceOnPlateau", patience=1), "precision": "bfloat16"})
-    config.train.num_steps = 14  # no multiple of the interval: the last epoch is short
+    config.train.num_steps = 14  # not a multiple of the interval: the last epoch is short
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
