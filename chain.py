@@ -28,7 +28,7 @@ def load_model(name: str, precision: str = "float32") -> Codec:
 def require_bits_back(name: str) -> None:
     """Raises UserError unless this is the name of a bits-back model."""
     if export.read_module(export.find(name)) != _MODULE:
-        raise UserError(f"{name} is no bits-back model; the zoo's is mshyper-small_bb-2, and "
+        raise UserError(f"{name} is not a bits-back model; the zoo's is mshyper-small_bb-2, and "
                         "mshyper/configs/mbt2018_bb.py trains others")
 
 

@@ -183,7 +183,7 @@ def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> li
     of = {name: bd.Curve.of(*zip(*((point["bpp"], point["psnr"]) for point in curve["points"])))
           for name, curve in curves.items()}
     if len(of[anchor].bpp) < 2:
-        raise UserError(f"'{anchor}' is no curve; an anchor needs two points of rising PSNR")
+        raise UserError(f"'{anchor}' is not a curve; an anchor needs two points of rising PSNR")
     rows = []
     for name, curve in curves.items():
         if name == anchor:

@@ -36,18 +36,18 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
         which are rounded.
 
     Raises:
-      UserError: it is no array, or means no picture; in what way.
+      UserError: it is not an array, or not a picture; in what way.
     """
     need = "need a uint8 array [height, width, 3], or floats from 0 to 1"
     if not isinstance(image, np.ndarray | tf.Tensor):
         hint = "; np.asarray makes one" if isinstance(image, list | tuple) else ""
-        raise UserError(f"an image of type {type(image).__name__} is no array{hint}; {need}")
+        raise UserError(f"an image of type {type(image).__name__} is not an array{hint}; {need}")
     image = np.asarray(image)
     shape = " x ".join(map(str, image.shape)) or "no axes"
     if image.ndim == 4:
         raise UserError(f"an array of {shape} is a batch; {need}: one image at a time")
     if image.ndim not in (2, 3):
-        raise UserError(f"an array of {shape} is no image; {need}")
+        raise UserError(f"an array of {shape} is not an image; {need}")
     if not image.size:
         raise UserError(f"an image of {shape} has no pixels")
     channels = 1 if image.ndim == 2 else image.shape[2]
@@ -97,7 +97,7 @@ def compress(model: Codec, image: np.ndarray, max_pixels: int = images.MAX_PIXEL
       The bytes of a .ntc file.
 
     Raises:
-      UserError: the array is no image; it is too large, also for tiles where a layer is not local;
+      UserError: it is not an image; it is too large, also for tiles where a layer is not local;
         or the model's latents are not finite.
     """
     image = as_rgb(image)

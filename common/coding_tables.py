@@ -61,7 +61,7 @@ class CodingTables:
         """Raises ValueError unless these are tables that a coder can take."""
         for name, array in dataclasses.asdict(self).items():
             if array.dtype != np.int32 or array.ndim != 1:
-                raise ValueError(f"{name} is no list of 32-bit integers")
+                raise ValueError(f"{name} is not a list of 32-bit integers")
         if (self.sizes.size != self.minima.size or self.sizes.size < 2 or np.any(self.sizes < 1)
                 or np.sum(self.sizes + np.int64(3)) != self.cdfs.size):
             raise ValueError("the distributions' sizes do not add up")

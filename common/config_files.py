@@ -19,7 +19,7 @@ def load(path: str) -> types.ModuleType:
         raise UserError(f"no config file {path}; see the folders <package>/configs")
     spec = importlib.util.spec_from_file_location("config_module", path)
     if spec is None or spec.loader is None:
-        raise UserError(f"{path} is no config file, which ends in .py")
+        raise UserError(f"{path} is not a config file, which ends in .py")
     module = importlib.util.module_from_spec(spec)
     with mistakes_in(path):
         spec.loader.exec_module(module)
@@ -39,7 +39,7 @@ def get_config(module: types.ModuleType, path: str, recipe: str) -> config_dict.
       UserError: the module has no get_config(), or one that takes no recipe, or it is wrong.
     """
     if not hasattr(module, "get_config"):
-        raise UserError(f"{path} has no get_config(), so it is no config file; see the folders "
+        raise UserError(f"{path} has no get_config(), so it is not a config file; see the folders "
                         "<package>/configs")
     if recipe and not inspect.signature(module.get_config).parameters:
         raise UserError(f"{path}:{recipe}: its get_config() takes no recipe or method; leave out "

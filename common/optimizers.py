@@ -6,8 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from common.arguments import construct
-from common.errors import UserError
+from common import arguments
 
 # Matrices of fewer rows or columns are vectors to SOAP.
 _FEW = 4
@@ -211,6 +210,12 @@ def adam(values: Any, gradients: Any, moments: Sequence, step: int | tf.Tensor,
     return values, [m, v]
 
 
+KNOWN = {"SOAP": SOAP, **{
+    name: cls for name, cls in vars(tf.keras.optimizers).items()
+    if isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)
+    and cls is not tf.keras.optimizers.Optimizer}}
+
+
 def build(config: Mapping,
           learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule,
           precision: str = "float32") -> tf.keras.optimizers.Optimizer:
@@ -224,11 +229,5 @@ def build(config: Mapping,
     Raises:
       UserError: there is no such optimiser, or it does not take these arguments.
     """
-    arguments = {**config, "learning_rate": learning_rate}
-    name = arguments.pop("cls", None)
-    cls = SOAP if name == "SOAP" else getattr(tf.keras.optimizers, str(name), None)
-    if cls is SOAP:
-        arguments.setdefault("precision", precision)
-    if not (isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)):
-        raise UserError(f"unknown optimizer '{name}'; use SOAP or a Keras one, e.g. Adam")
-    return construct(f"optimizer {name}", cls, **arguments)
+    own = {"precision": precision} if config.get("cls") == "SOAP" else {}
+    return arguments.build("optimizer", KNOWN, {**own, **config, "learning_rate": learning_rate})

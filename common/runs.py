@@ -79,7 +79,7 @@ def split_name(folder: str) -> tuple[int, str]:
     """
     match = re.fullmatch(r"wid=(\d+)-(.*)", folder)
     if not match:
-        raise UserError(f"{folder} is no folder of a run; they are called wid=<n>-<name>")
+        raise UserError(f"{folder} is not the folder of a run; these are called wid=<n>-<name>")
     return int(match[1]), match[2]
 
 
@@ -168,7 +168,7 @@ def _read_json(path: pathlib.Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (it is no object)")
+        raise UserError(f"{path} is damaged (it is not an object)")
     return content
 
 

@@ -292,7 +292,7 @@ def _dict(*_):
 def _put(target, items):
     """Puts items into a dict, but for keys whose hash would need a deep recursion."""
     if not isinstance(target, dict):
-        raise TypeError("items are put into something that is no dict")
+        raise TypeError("items are put into something that is not a dict")
     for key, value in items:
         if isinstance(key, tuple) and any(isinstance(part, tuple) for part in key):
             raise ValueError("a key is a nested tuple")

@@ -76,7 +76,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.export_dtype", "half", "known: float32, float16"),
     ("data.validation", "Makefile", "no images"),
     ("model.analysis.cls", "MBT2018Analisys", "did you mean 'MBT2018Analysis'"),
-    ("train.optimizer.cls", "Sopa", "unknown optimizer"),
+    ("train.optimizer.cls", "Adm", "did you mean .Adam."),
     ("train.quantizer.cls", "Noise", "unknown quantizer"),
     ("train.quantizer.alpha", 3.0, "UniformNoise.*alpha"),
     ("train.distortion", "ssim", "unknown distortion"),
