@@ -73,7 +73,7 @@ def test_dials_that_make_no_sense(model, image, dials, message):
 def test_what_is_no_image_and_no_file(model, tmp_path):
     with pytest.raises(ntc.UserError, match="no such file|No such file|none.png"):
         model.compress(tmp_path / "none.png")
-    with pytest.raises(ntc.UserError, match="no array"):
+    with pytest.raises(ntc.UserError, match="not an array"):
         model.compress([[1, 2], [3, 4]])
     with pytest.raises(ntc.UserError, match="No such file"):
         ntc.decompress(tmp_path / "none.ntc")

@@ -44,7 +44,7 @@ def read(*arguments):
     (["--config", SMALL, "--hdi=1"], "there is no flag --hdi; did you mean --hid?"),
     (["--config", SMALL, "x"], "'x' belongs to no flag"),
     (["--config", "nowhere.py"], "no config file nowhere.py"),
-    (["--config", str(ROOT / "README.md")], "no config file, which ends in .py"),
+    (["--config", str(ROOT / "README.md")], "not a config file, which ends in .py"),
     (["--config", str(ROOT / "common/recipes.py")], r"has no get_config\(\)"),
     (["--config", f"{SMALL}:advdnc"], "did you mean 'advdnic'"),
 ])

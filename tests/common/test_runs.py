@@ -15,7 +15,7 @@ def test_names_of_folders_round_trip(wid, runname):
 
 @pytest.mark.parametrize("name", ["wid=-small", "wid=1", "launches", "1-small", "wid=1.5-a"])
 def test_folders_of_other_names(name):
-    with pytest.raises(UserError, match="no folder of a run"):
+    with pytest.raises(UserError, match="not the folder of a run"):
         runs.split_name(name)
 
 

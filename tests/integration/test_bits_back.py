@@ -240,7 +240,7 @@ def test_commands(run, pictures, tmp_path, capsys):
             ([*decompress, str(tmp_path / "decoded")], "5 more of the outputs exist already"),
             (["decompress", output], "'wid=0-bb', which is not in the zoo; name the model with --"),
             ([*decompress[:3], photos[0]], "not a .ntb file"),
-            ([*compress[:2], "mshyper", "--force", *compress[3:]], "no bits-back model")):
+            ([*compress[:2], "mshyper", "--force", *compress[3:]], "not a bits-back model")):
         with pytest.raises(SystemExit) as stop:
             command.main(arguments)
         assert stop.value.code == 2
