@@ -206,9 +206,10 @@ class _PillowsLimit:
 
     @contextlib.contextmanager
     def at_least(self, max_pixels: int) -> Iterator[None]:
+        """A block within which it is at least this many; blocks of several threads may overlap."""
         with self._lock:
             if not self._readers:
-                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+                self._before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 0
             self._readers += 1
             Image.MAX_IMAGE_PIXELS = max(max_pixels, Image.MAX_IMAGE_PIXELS or 0)
         try:

@@ -210,6 +210,7 @@ def adam(values: Any, gradients: Any, moments: Sequence, step: int | tf.Tensor,
     return values, [m, v]
 
 
+# By the names that configs give them.
 KNOWN = {"SOAP": SOAP, **{
     name: cls for name, cls in vars(tf.keras.optimizers).items()
     if isinstance(cls, type) and issubclass(cls, tf.keras.optimizers.Optimizer)

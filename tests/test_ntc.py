@@ -103,7 +103,7 @@ def test_importing_changes_nothing():
     """Neither Pillow's limits nor what Python, absl and logging show; flags are the commands'."""
     state = """
 import logging, warnings
-import absl.flags, absl.logging, numpy
+import absl.flags, absl.logging, numpy  # which adds filters of warnings itself
 from PIL import Image
 def state():
     flags = absl.flags.FLAGS
