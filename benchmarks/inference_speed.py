@@ -77,7 +77,7 @@ class Loop(refinement.Refiner):
       measured: what the last check found, by name.
     """
 
-    def __init__(self, model: MeanScaleHyperprior, differences):
+    def __init__(self, model: MeanScaleHyperprior, differences: Sequence[str]):
         super().__init__(model, methods.method("sga_yang2023"), rd_lambda=0.01)
         self._differences = differences
         self.interval = 200 if "eager" in differences else self._config.check_interval

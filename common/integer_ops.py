@@ -69,7 +69,7 @@ class Spatial(Op):
     def taps(self) -> tuple[tuple[int, int], ...]:
         return tuple((int(row), int(column)) for row, column in self.offsets)
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return self.apply(tf.concat([*_shifted(x, self.taps, self.stride)], axis=-1))
 
     def apply(self, patches: tf.Tensor) -> tf.Tensor:
@@ -80,7 +80,7 @@ class Spatial(Op):
 class Conv(Spatial):
     """Convolution; `kernel` is int16 [filters, T * C], which suits products with few rows."""
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return self._eagerly(x.numpy()) if tf.executing_eagerly() else super().__call__(x)
 
     def _eagerly(self, x):
@@ -122,7 +122,7 @@ class Requantize(Op):
     low: float
     high: float
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         if self.shift:
             x = tf.round(x * 2.0**-self.shift)
         return tf.clip_by_value(x, tf.constant(self.low, x.dtype), tf.constant(self.high, x.dtype))
@@ -134,7 +134,7 @@ class LeakyRelu(Op):
 
     slope: int
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         if not self.slope:
             return tf.maximum(x, 0.0)
         return tf.maximum(x, tf.round(x * (self.slope * 2.0**-16)))
@@ -154,7 +154,7 @@ class Lookup(Op):
     shift: int
     linear: bool
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         half = len(self.table) // 2
         position = tf.clip_by_value(tf.round(x * 2.0**-self.shift), -half, half) + half
         y = tf.gather(_tensor(self, "table"), tf.cast(position, tf.int32))
@@ -171,7 +171,7 @@ class Steps(Op):
 
     edges: np.ndarray
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         steps = tf.searchsorted(_tensor(self, "edges"), tf.reshape(x, [-1]), side="right")
         return tf.cast(tf.reshape(steps, tf.shape(x)), x.dtype)
 
@@ -180,7 +180,7 @@ class Steps(Op):
 class Add(Op):
     """Sum of inputs with the same number of fractional bits."""
 
-    def __call__(self, *values):
+    def __call__(self, *values: tf.Tensor) -> tf.Tensor:
         return functools.reduce(tf.add, values)
 
 
@@ -188,7 +188,7 @@ class Add(Op):
 class Multiply(Op):
     """Product of two inputs."""
 
-    def __call__(self, a, b):
+    def __call__(self, a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return a * b
 
 
@@ -196,7 +196,7 @@ class Multiply(Op):
 class Maximum(Op):
     """The largest of inputs with the same number of fractional bits."""
 
-    def __call__(self, *values):
+    def __call__(self, *values: tf.Tensor) -> tf.Tensor:
         return functools.reduce(tf.maximum, values)
 
 
@@ -204,7 +204,7 @@ class Maximum(Op):
 class Negate(Op):
     """-x."""
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return -x
 
 
@@ -212,7 +212,7 @@ class Negate(Op):
 class Concat(Op):
     """Inputs with the same number of fractional bits, one after another."""
 
-    def __call__(self, *values):
+    def __call__(self, *values: tf.Tensor) -> tf.Tensor:
         return tf.concat(values, axis=-1)
 
 
@@ -223,7 +223,7 @@ class Slice(Op):
     start: int
     stop: int
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return x[..., self.start:self.stop]
 
 
@@ -233,7 +233,7 @@ class DepthToSpace(Op):
 
     block: int
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         return tf.nn.depth_to_space(x, self.block)
 
     def reach(self) -> Reach:
@@ -244,7 +244,7 @@ class DepthToSpace(Op):
 class Mean(Op):
     """Mean over all positions, [..., 1, 1, C], halves rounded up."""
 
-    def __call__(self, x):
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
         count = tf.cast(tf.shape(x)[-3] * tf.shape(x)[-2], x.dtype)
         total = tf.reduce_sum(x, axis=(-3, -2), keepdims=True)
         # Compilers make a product with 1 / count of the division, which may be the next integer.

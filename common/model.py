@@ -106,7 +106,7 @@ class Codec(tf.keras.Model):
     fingerprint: str | None = None
     precision: str = "float32"
 
-    def __init__(self, analysis, synthesis, levels: dict | None = None,
+    def __init__(self, analysis: Mapping, synthesis: Mapping, levels: dict | None = None,
                  pixel_range: tuple[float, float] = PIXEL_RANGE):
         if len(pixel_range) != 2 or not -math.inf < pixel_range[0] < pixel_range[1] < math.inf:
             raise TypeError(f"pixel_range is {pixel_range}; need two numbers, the lower first")

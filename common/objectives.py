@@ -35,7 +35,7 @@ class Objective:
     distortion: str = "mse"
     lpips_weight: float = 0.0
 
-    def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda, **options
+    def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, **options
                  ) -> dict[str, tf.Tensor]:
         return rate_distortion(x, generated, rd_lambda, distortion=self.distortion,
                                lpips_weight=self.lpips_weight, **options)

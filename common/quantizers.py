@@ -5,7 +5,7 @@ Training, evaluation and refinement differ only in the `Quantizer` they pass to 
 
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import tensorflow as tf
@@ -26,7 +26,7 @@ def fold_in(seed: tf.Tensor, number: int | tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, number, alg=_ALGORITHM)
 
 
-def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
+def uniform(shape: Sequence[int | tf.Tensor], seed: tf.Tensor) -> tf.Tensor:
     """Random float32 from U(-1/2, 1/2), the same of a seed, int32 [2], on every device."""
     # XLA makes other floats of the same random bits; scaling integers is the same everywhere.
     integers = tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg=_ALGORITHM)
@@ -45,8 +45,7 @@ class Quantizer(Protocol):
 
     depends_on_offset: bool
     differentiable: bool
-    passes: int | None = None
-    _seed: Any = (0, 0)
+    passes: int | None
 
     def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
                  ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -57,7 +56,6 @@ class Quantizer(Protocol):
           offset: of the integer grid to round on; a predicted mean, or the median of a prior.
           name: of the latent, so that each of a model gets its own noise.
         """
-        raise NotImplementedError
 
     def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
         """Noise from U(-1/2, 1/2) of the shape of `value`.
@@ -65,6 +63,15 @@ class Quantizer(Protocol):
         It is a function of (seed, name, index within the batch) alone; without a seed always the
         same.
         """
+
+
+class _Base(Quantizer):
+    """What the quantizers below share: the noise of a seed, int32 [2]."""
+
+    passes: int | None = None
+    _seed: Any = (0, 0)
+
+    def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
         key = fold_in(self._seed, zlib.crc32(name.encode()))
         # Of several replicas, each takes what is its own of the noise for the whole batch.
         replicas, index = distribution.replica()
@@ -73,18 +80,19 @@ class Quantizer(Protocol):
         return tf.cast(noise[index * batch:(index + 1) * batch], value.dtype)
 
 
-class Continuous(Quantizer):
+class Continuous(_Base):
     """The value itself, for inference that ignores quantisation ("MAP" in Yang et al. 2020)."""
 
     depends_on_offset = False
     differentiable = True
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         del offset, name
         return value, value
 
 
-class Round(Quantizer):
+class Round(_Base):
     """Rounding, as a file holds it: (q, q) with q = round(value - offset) + offset.
 
     Args:
@@ -98,13 +106,14 @@ class Round(Quantizer):
     def __init__(self, passes: int | None = None):
         self.passes = passes
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         del name
         rounded = tf.round(value - offset) + offset
         return rounded, rounded
 
 
-class StraightThrough(Quantizer):
+class StraightThrough(_Base):
     """Rounding whose gradient is that of the identity (Theis et al. 2017, section 2.1).
 
     Args:
@@ -118,13 +127,14 @@ class StraightThrough(Quantizer):
         if seed is not None:
             self._seed = seed
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         rounded, _ = Round()(value, offset, name)
         rounded = value + tf.stop_gradient(rounded - value)
         return rounded, rounded
 
 
-class UniformNoise(Quantizer):
+class UniformNoise(_Base):
     """Additive noise from U(-1/2, 1/2) in place of rounding (Ballé et al. 2017, section 3).
 
     Args:
@@ -137,7 +147,8 @@ class UniformNoise(Quantizer):
     def __init__(self, seed: tf.Tensor):
         self._seed = seed
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         del offset
         noisy = value + self.noise(value, name)
         return noisy, noisy
@@ -167,7 +178,8 @@ class Mixed(UniformNoise):
         super().__init__(seed)
         self._noisy = noisy
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         noisy, _ = super().__call__(value, offset, name)
         rounded, _ = StraightThrough()(value, offset, name)
         return noisy, noisy if name in self._noisy else rounded
@@ -213,7 +225,8 @@ class SoftRound(UniformNoise):
             raise ValueError(f"alpha is {alpha}; need more than 0")
         return cls(seed, first + (last - first) * done)
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         noisy = tfc.soft_round(value - offset, self._alpha) + self.noise(value, name)
         # The library's soft_round_conditional_mean has NaN gradients from alpha = 16 on.
         centre = tf.round(noisy)
@@ -222,7 +235,7 @@ class SoftRound(UniformNoise):
         return noisy + offset, mean + offset
 
 
-class DeterministicAnnealing(Quantizer):
+class DeterministicAnnealing(_Base):
     """A mean of the two nearest grid points that sharpens as the temperature falls.
 
     With f in [0, 1] the distance from the lower of them, the upper one's weight is
@@ -247,7 +260,8 @@ class DeterministicAnnealing(Quantizer):
     def __init__(self, temperature: float | tf.Tensor):
         self._temperature = temperature
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         shifted = value - offset
         lower = tf.floor(shifted)
         f = shifted - lower
@@ -307,7 +321,7 @@ class StochasticGumbel(DeterministicAnnealing):
         return tf.math.log(u) - tf.math.log1p(-u)
 
 
-class OnGrid(Quantizer):
+class OnGrid(_Base):
     """A quantizer on a grid that is known beforehand, whatever offsets it is called with.
 
     Args:
@@ -325,7 +339,8 @@ class OnGrid(Quantizer):
         self._offsets = offsets
         self._noise = noise
 
-    def __call__(self, value, offset, name):
+    def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
+                 ) -> tuple[tf.Tensor, tf.Tensor]:
         del offset
         return self._quantizer(value, self._offsets[name], name)
 

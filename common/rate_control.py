@@ -35,7 +35,8 @@ class RateControl(tf.Module):
         self._num_steps = num_steps
         self.mean_weight = tf.Variable(1.0, trainable=False)
 
-    def __call__(self, step, bpp: tf.Tensor, coded_bpp: Callable[[], tf.Tensor]) -> tf.Tensor:
+    def __call__(self, step: int | tf.Tensor, bpp: tf.Tensor, coded_bpp: Callable[[], tf.Tensor]
+                 ) -> tf.Tensor:
         """The weight for this step, float32.
 
         Args:

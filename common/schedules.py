@@ -40,7 +40,7 @@ class Constant(Schedule):
     def __init__(self, learning_rate: float, num_steps: int):
         super().__init__(learning_rate, num_steps)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         del step
         return tf.constant(self._config["learning_rate"], tf.float32)
 
@@ -61,7 +61,7 @@ class WarmupDrop(Schedule):
         super().__init__(learning_rate, num_steps, warmup=warmup, drop_at=drop_at,
                          drop_factor=drop_factor)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         c = self._config
         done = tf.cast(step, tf.float32) / c["num_steps"]
         factor = tf.where(done < c["drop_at"], 1.0, c["drop_factor"])
@@ -89,7 +89,7 @@ class WarmupCosine(Schedule):
         super().__init__(
             learning_rate, num_steps, warmup=warmup, final=final, decay_from=decay_from)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         c = self._config
         done = tf.minimum(tf.cast(step, tf.float32) / c["num_steps"], 1.0)
         done = tf.maximum(done - c["decay_from"], 0.0) / (1 - c["decay_from"])
@@ -113,7 +113,7 @@ class Exponential(Schedule):
         _require_positive(factor=factor, every=every)
         super().__init__(learning_rate, num_steps, factor=factor, every=every)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         c = self._config
         done = tf.cast(step, tf.float32) / c["num_steps"]
         return c["learning_rate"] * c["factor"] ** (done / c["every"])
@@ -139,7 +139,7 @@ class CosineRestarts(Schedule):
         self._rate = tf.keras.optimizers.schedules.CosineDecayRestarts(
             learning_rate, first * num_steps, longer, lower, final)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         return self._rate(step)
 
 
@@ -167,7 +167,7 @@ class ReduceOnPlateau(Schedule, tf.Module):
         self._best = tf.Variable(math.inf, trainable=False)
         self._waited = tf.Variable(0, trainable=False)
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         del step
         return tf.identity(self._rate)
 

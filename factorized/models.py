@@ -6,6 +6,8 @@
                                     │ bits: y ~ p(y), one learned density a channel
 """
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from common import arguments, model, priors
@@ -25,8 +27,9 @@ class FactorizedPrior(model.Codec):
       levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, use_offset: bool | str = True,
-                 density: dict | None = None, levels=None, pixel_range=model.PIXEL_RANGE):
+    def __init__(self, analysis: Mapping, synthesis: Mapping, use_offset: bool | str = True,
+                 density: dict | None = None, levels: dict | None = None,
+                 pixel_range: tuple[float, float] = model.PIXEL_RANGE):
         super().__init__(analysis, synthesis, levels, pixel_range)
         self.prior = arguments.construct(
             "density", priors.DeepFactorized, self.analysis.out_channels, use_offset,

@@ -7,6 +7,8 @@ Every step takes two batches: the first trains the discriminator, then the secon
 codec with levels, E is the same mean at all of them.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 from ml_collections import config_dict
 
@@ -55,7 +57,8 @@ class Discriminator(tf.keras.Model):
       stride: ratio of the sides of image and latents.
     """
 
-    def __init__(self, channels=(64, 128, 256, 512), latent_channels: int = 12, stride: int = 16):
+    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), latent_channels: int = 12,
+                 stride: int = 16):
         super().__init__()
 
         def conv(filters, kernel, strides=1, activation=tf.nn.leaky_relu):
@@ -117,7 +120,8 @@ class Trainer(trainer.Trainer):
     batches_per_step = 2
     additional_metrics = ("g_loss", "d_loss", "d_real", "d_fake")
 
-    def __init__(self, codec, config, optimizer, average=None):
+    def __init__(self, codec: Codec, config: config_dict.ConfigDict,
+                 optimizer: tf.keras.optimizers.Optimizer, average: Codec | None = None):
         stride = codec.analysis.stride
         if config.data.patch_size % stride:
             raise UserError(f"data.patch_size {config.data.patch_size} is not a multiple of the "

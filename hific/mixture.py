@@ -9,6 +9,7 @@ In coding, the counts of a symbol are weighted sums of those of the stored table
 (common/mixtures.py). Their weights come from an integer network, softmax included.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -127,10 +128,11 @@ class HiFiCMixture(mshyper.models.Hyperprior):
       levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 likelihood: str = "normal", use_offset: bool | str = True,
-                 density: dict | None = None, scale_output: str = "log_scale", levels=None,
-                 pixel_range=PIXEL_RANGE):
+    def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
+                 hyper_synthesis: Mapping, likelihood: str = "normal",
+                 use_offset: bool | str = True, density: dict | None = None,
+                 scale_output: str = "log_scale", levels: dict | None = None,
+                 pixel_range: tuple[float, float] = PIXEL_RANGE):
         super().__init__(
             analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         channels, outputs = self.analysis.out_channels, self.hyper_synthesis.out_channels

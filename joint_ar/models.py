@@ -22,14 +22,16 @@ positions before it: quantisation itself is serial in coding. Evaluation finds t
 over all positions, as many as it takes; validation and training take a few.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 import mshyper.models
-from common import context, transforms
+from common import transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
+from common.context import Wavefront
 from common.integer_networks import Builder, Network
 from common.model import PIXEL_RANGE
 from common.quantizers import Quantizer
@@ -61,15 +63,17 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
       use_offset, density, scale_output, levels, pixel_range: as of `MeanScaleHyperprior`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, context,
-                 entropy_parameters, use_offset: bool | str = True, density: dict | None = None,
-                 scale_output: str = "log_scale", levels=None, pixel_range=PIXEL_RANGE):
+    def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
+                 hyper_synthesis: Mapping, context: Mapping, entropy_parameters: Mapping,
+                 use_offset: bool | str = True, density: dict | None = None,
+                 scale_output: str = "log_scale", levels: dict | None = None,
+                 pixel_range: tuple[float, float] = PIXEL_RANGE):
         super().__init__(analysis, synthesis, hyper_analysis, hyper_synthesis,
                          use_offset=use_offset, density=density, scale_output=scale_output,
                          levels=levels, pixel_range=pixel_range)
         self.context = transforms.build(context)
         self.entropy_parameters = transforms.build(entropy_parameters)
-        self._cached: tuple[Any, context.Wavefront] | None = None
+        self._cached: tuple[Any, Wavefront] | None = None
 
     def _quantize(self, y, psi, quantizer: Quantizer):
         def given(y_hat):
@@ -144,6 +148,6 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         network = self.networks["context"]
         assert self.tables is not None
         if self._cached is None or self._cached[0] is not network:
-            self._cached = network, context.Wavefront(
+            self._cached = network, Wavefront(
                 network, self.tables, self._y_numbers.start, MEAN_BITS)
         return self._cached[1]

@@ -21,6 +21,7 @@ the predicted means, but that of the integers.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,10 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
       levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 replay_steps: int = 20, density: dict | None = None, levels=None,
-                 pixel_range=model.PIXEL_RANGE):
+    def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
+                 hyper_synthesis: Mapping, replay_steps: int = 20, density: dict | None = None,
+                 levels: dict | None = None,
+                 pixel_range: tuple[float, float] = model.PIXEL_RANGE):
         super().__init__(
             analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         self.z_prior = arguments.construct(

@@ -14,6 +14,8 @@
                           └───┘
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import tensorflow as tf
 
@@ -46,8 +48,9 @@ class Hyperprior(model.Codec):
       levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis, levels=None,
-                 pixel_range=model.PIXEL_RANGE):
+    def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
+                 hyper_synthesis: Mapping, levels: dict | None = None,
+                 pixel_range: tuple[float, float] = model.PIXEL_RANGE):
         super().__init__(analysis, synthesis, levels, pixel_range)
         self.hyper_analysis = transforms.build(hyper_analysis)
         self.hyper_synthesis = transforms.build(hyper_synthesis)
@@ -171,10 +174,11 @@ class MeanScaleHyperprior(Hyperprior):
       levels, pixel_range: as of `model.Codec`.
     """
 
-    def __init__(self, analysis, synthesis, hyper_analysis, hyper_synthesis,
-                 predict_mean: bool = True, likelihood: str = "normal",
+    def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
+                 hyper_synthesis: Mapping, predict_mean: bool = True, likelihood: str = "normal",
                  use_offset: bool | str = True, density: dict | None = None,
-                 scale_output: str = "log_scale", levels=None, pixel_range=model.PIXEL_RANGE):
+                 scale_output: str = "log_scale", levels: dict | None = None,
+                 pixel_range: tuple[float, float] = model.PIXEL_RANGE):
         super().__init__(
             analysis, synthesis, hyper_analysis, hyper_synthesis, levels, pixel_range)
         self.z_prior = arguments.construct(

@@ -34,6 +34,7 @@ that
 """
 
 import functools
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -80,7 +81,7 @@ class AdvDNICMod1Analysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 192)):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 192)):
         *inner, last = channels
         layers = []
         for c in inner:
@@ -97,7 +98,7 @@ class AdvDNICMod1Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 3)):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 3)):
         *inner, last = channels
         layers = []
         for c in inner:
@@ -116,7 +117,7 @@ class AdvDNICMod2Analysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=192):
+    def __init__(self, channels: int = 192):
         def block(inputs, filters, kernel, stride):
             return mbconv(
                 inputs, filters, kernel, activation="gdn", normalize=True,
@@ -144,7 +145,7 @@ class AdvDNICMod2Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=192):
+    def __init__(self, channels: int = 192):
         def block(inputs, filters, kernel, up):
             own = (dict(activation="igdn", spatial=deconv(inputs, 2, stride=2)) if up > 1
                    else dict(activation="gdn"))
@@ -168,7 +169,7 @@ class AdvDNICMod3Analysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=192):
+    def __init__(self, channels: int = 192):
         width = channels / 192
         stem = _scaled(_STEM, width)
         super().__init__([
@@ -188,7 +189,7 @@ class AdvDNICMod3Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=192):
+    def __init__(self, channels: int = 192):
         def block(inputs, filters, kernel, up):
             return mbconv(
                 inputs, filters, kernel, normalize=True,
@@ -212,7 +213,7 @@ class AdvDNICMod4Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 3)):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 3)):
         *inner, last = channels
         layers = []
         for c in inner:
@@ -237,7 +238,7 @@ class AdvDNICNlaicAnalysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=128, window=16):
+    def __init__(self, channels: int = 128, window: int = 16):
         half, wide = channels // 2, 3 * channels // 4
         skip_8, skip_4, skip_2 = half, half, _quarter(channels)
         deepest = [conv(channels, 3, stride=2), nlam(channels, window)]
@@ -266,7 +267,7 @@ class AdvDNICNlaicSynthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=128, window=16):
+    def __init__(self, channels: int = 128, window: int = 16):
         wide = 3 * channels // 4
         super().__init__([
             DualPath(channels), conv(channels, 1),
@@ -288,7 +289,7 @@ class AdvDNICNlaicHyperAnalysis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=128):
+    def __init__(self, channels: int = 128):
         quarter, half, wide = _quarter(channels), channels // 2, 3 * channels // 4
         third = [mbconv(half, half, activation="mish"), Branches(
             [EverySecondChannel(), conv(half, 3, stride=2)],
@@ -311,7 +312,7 @@ class AdvDNICNlaicHyperSynthesis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=128):
+    def __init__(self, channels: int = 128):
         more = 3 * channels // 2
         super().__init__([
             conv(channels, 3),

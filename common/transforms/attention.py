@@ -148,7 +148,7 @@ class DualPath(Layer):
 
     _GROUPS, _GROUP_SIZE = 32, 3  # 96 channels inside
 
-    def __init__(self, channels: int, increment: int = 64, activation="mish"):
+    def __init__(self, channels: int, increment: int = 64, activation: str = "mish"):
         super().__init__()
         self._channels = channels
         inside, both = self._GROUPS * self._GROUP_SIZE, channels + increment

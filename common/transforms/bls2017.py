@@ -6,6 +6,8 @@
 As in tensorflow-compression's bls2017 example: the paper has a GDN at y on either side too.
 """
 
+from collections.abc import Sequence
+
 from common.transforms.composites import Transform
 from common.transforms.layers import conv, deconv
 
@@ -19,7 +21,7 @@ class BLS2017Analysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(256, 256, 256)):
+    def __init__(self, channels: Sequence[int] = (256, 256, 256)):
         first, second, last = channels
         super().__init__([
             conv(first, 9, stride=4, activation="gdn"),
@@ -37,7 +39,7 @@ class BLS2017Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(256, 256, 3)):
+    def __init__(self, channels: Sequence[int] = (256, 256, 3)):
         first, second, last = channels
         super().__init__([
             deconv(first, 5, stride=2, activation="igdn"),

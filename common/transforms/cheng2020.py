@@ -36,7 +36,7 @@ class Cheng2020Analysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=128, attention=False):
+    def __init__(self, channels: int = 128, attention: bool = False):
         super().__init__([
             _down(channels), _block(channels),
             _down(channels), *_attention(channels, attention), _block(channels),
@@ -55,7 +55,7 @@ class Cheng2020Synthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=128, attention=False):
+    def __init__(self, channels: int = 128, attention: bool = False):
         super().__init__([
             *_attention(channels, attention), _block(channels), _up(channels),
             _block(channels), _up(channels), *_attention(channels, attention),
@@ -73,7 +73,7 @@ class Cheng2020HyperAnalysis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=128):
+    def __init__(self, channels: int = 128):
         super().__init__([
             conv(channels, 3, activation=_LEAKY),
             conv(channels, 3, activation=_LEAKY),
@@ -92,7 +92,7 @@ class Cheng2020HyperSynthesis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=128):
+    def __init__(self, channels: int = 128):
         wide = channels * 3 // 2
         super().__init__([
             conv(channels, 3, activation=_LEAKY),

@@ -34,7 +34,8 @@ class Transform(tf.keras.Sequential):
     stride: int
     float32: Sequence[int] = (0, -1)
 
-    def __init__(self, layers, out_channels: int, linear: Layer | None = None):
+    def __init__(self, layers: Sequence[tf.keras.layers.Layer], out_channels: int,
+                 linear: Layer | None = None):
         for layer in (*(layers[i] for i in self.float32), *filter(None, [linear])):
             _set_float32(layer)
         super().__init__(layers)
@@ -82,7 +83,7 @@ class Stack(Layer):
       layers: a list of layers.
     """
 
-    def __init__(self, layers):
+    def __init__(self, layers: Sequence[tf.keras.layers.Layer]):
         super().__init__()
         self.layers = layers
 
@@ -119,7 +120,7 @@ class Padded(Stack):
       layers: a list of layers that keep the size.
     """
 
-    def __init__(self, multiple: int, layers):
+    def __init__(self, multiple: int, layers: Sequence[tf.keras.layers.Layer]):
         super().__init__(layers)
         self.multiple = multiple
 
@@ -140,7 +141,8 @@ class Gated(Layer):
       trunk, mask: lists of layers; an empty one is the identity.
     """
 
-    def __init__(self, trunk, mask):
+    def __init__(self, trunk: Sequence[tf.keras.layers.Layer],
+                 mask: Sequence[tf.keras.layers.Layer]):
         super().__init__()
         self.trunk, self.mask = Stack(trunk), Stack(mask)
 

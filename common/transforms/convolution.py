@@ -15,7 +15,7 @@ operations differ, for on CPUs TensorFlow's have traps:
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -104,7 +104,8 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
       ValueError: other strides.
     """
 
-    def __init__(self, filters: int, kernel_support, *, corr: bool, **kwargs):
+    def __init__(self, filters: int, kernel_support: int | Iterable[int], *, corr: bool,
+                 **kwargs):
         super().__init__(filters, kernel_support, corr=corr, padding="same_zeros",
                          kernel_parameter="variable", **kwargs)
         strides, ones = self.strides_down, self.strides_up

@@ -9,6 +9,9 @@
 ELIC's entropy model (uneven groups, checkerboard) is not here.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from common.transforms.composites import Gated, Residual, Transform
 from common.transforms.layers import conv, deconv
 
@@ -23,9 +26,9 @@ class ElicAnalysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 320), align="centre"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 320), align: str = "centre"):
         first, second, third, last = channels
-        halving = dict(kernel=5, stride=2, align=align)
+        halving: dict[str, Any] = dict(kernel=5, stride=2, align=align)
         super().__init__([
             conv(first, **halving), *_bottlenecks(first),
             conv(second, **halving), *_bottlenecks(second), _attention(second),
@@ -44,7 +47,7 @@ class ElicSynthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 192, 192, 3), latents=320):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 3), latents: int = 320):
         first, second, third, last = channels
         super().__init__([
             _attention(latents), deconv(first, 5, stride=2),

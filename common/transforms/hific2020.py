@@ -14,6 +14,7 @@ right than those here: at the rows 2 i - 1 .. 2 i + 1 and the columns 2 j .. 2 j
 """
 
 import functools
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -57,8 +58,8 @@ class HiFiCAnalysis(Transform):
       epsilon: of the norms.
     """
 
-    def __init__(self, channels=(60, 120, 240, 480, 960, 220), norm="channel", padding="zeros",
-                 epsilon=1e-3):
+    def __init__(self, channels: Sequence[int] = (60, 120, 240, 480, 960, 220),
+                 norm: str = "channel", padding: str = "zeros", epsilon: float = 1e-3):
         first, *halving, last = channels
         layers = [_conv(first, 7, padding), _norm(norm, epsilon), tf.keras.layers.ReLU()]
         for c in halving:
@@ -80,8 +81,9 @@ class HiFiCSynthesis(Transform):
       epsilon: of the norms.
     """
 
-    def __init__(self, channels=(960, 480, 240, 120, 60, 3), blocks=9, norm="channel",
-                 padding="zeros", last_activation=None, epsilon=1e-3):
+    def __init__(self, channels: Sequence[int] = (960, 480, 240, 120, 60, 3), blocks: int = 9,
+                 norm: str = "channel", padding: str = "zeros", last_activation: str | None = None,
+                 epsilon: float = 1e-3):
         width, *doubling, last = channels
         normal = functools.partial(_norm, norm, epsilon)
         block = [Residual([_conv(width, 3, padding), normal(), tf.keras.layers.ReLU(),
@@ -105,7 +107,7 @@ class SeparateHyperSyntheses(Transform):
 
     stride = 4
 
-    def __init__(self, channels=(192, 192, 192), activation="relu"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192), activation: str = "relu"):
         first, second, last = channels
         super().__init__([Branches(*([
             deconv(first, 5, stride=2, activation=activation),
@@ -128,7 +130,8 @@ class HiFiCMixtureHyperSynthesis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=(320, 320, 64), components=4, activation="relu"):
+    def __init__(self, channels: Sequence[int] = (320, 320, 64), components: int = 4,
+                 activation: str = "relu"):
         first, second, last = channels
         out_channels = 3 * components * last
         super().__init__([

@@ -1,6 +1,6 @@
 """Layers that the transforms of all papers are made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -98,9 +98,9 @@ class ShiftedConv(Convolution):
     """
 
     def __init__(self, filters: int, kernel_size: tuple[int, int], origin: tuple[int, int],
-                 last: tuple[int, int] | None = None, activation=None, stride: int = 1,
-                 padding: str = "zeros", use_bias: bool = True,
-                 kernel_initializer="variance_scaling"):
+                 last: tuple[int, int] | None = None, activation: Activation = None,
+                 stride: int = 1, padding: str = "zeros", use_bias: bool = True,
+                 kernel_initializer: str | tf.keras.initializers.Initializer = "variance_scaling"):
         super().__init__()
         if padding not in ("zeros", "reflect"):
             raise ValueError(f"unknown padding '{padding}'; use 'zeros' or 'reflect'")
@@ -236,7 +236,7 @@ class ICNR(tf.keras.initializers.Initializer):
         self._block = block
         self._initializer = tf.keras.initializers.HeNormal()
 
-    def __call__(self, shape, dtype=None, **kwargs):
+    def __call__(self, shape: Sequence[int], dtype: tf.DType | str | None = None, **kwargs):
         *inputs, outputs = shape
         kernel = self._initializer([*inputs, outputs // self._block**2], dtype=dtype)
         return tf.tile(kernel, [1] * len(inputs) + [self._block**2])

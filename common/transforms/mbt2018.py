@@ -16,6 +16,9 @@ ReLU and N channels throughout, and predict scales; Minnen et al. use leaky ReLU
 layers of the image transforms and other activations.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from common.transforms.composites import Transform
 from common.transforms.layers import LastChannels, ShiftedConv, conv, deconv
 
@@ -29,7 +32,8 @@ class CNNAnalysis(Transform):
       align: how the kernels lie, see `layers.conv`.
     """
 
-    def __init__(self, channels=(192, 192, 192, 320), activation="leaky_relu", align="centre"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 320),
+                 activation: str = "leaky_relu", align: str = "centre"):
         *inner, last = channels
         super().__init__(
             [conv(c, 5, stride=2, activation=activation, align=align) for c in inner]
@@ -46,7 +50,8 @@ class CNNSynthesis(Transform):
       align: how the kernels lie, see `layers.deconv`.
     """
 
-    def __init__(self, channels=(192, 192, 192, 3), activation="leaky_relu", align="centre"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 3),
+                 activation: str = "leaky_relu", align: str = "centre"):
         *inner, last = channels
         super().__init__(
             [deconv(c, 5, stride=2, activation=activation, align=align) for c in inner]
@@ -61,7 +66,7 @@ class MBT2018Analysis(CNNAnalysis):
       channels: outputs of the layers, (N, N, N, M) in the papers.
     """
 
-    def __init__(self, channels=(192, 192, 192, 192)):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 192)):
         super().__init__(channels, activation="gdn")
 
 
@@ -72,7 +77,7 @@ class MBT2018Synthesis(CNNSynthesis):
       channels: outputs of the layers, (N, N, N, 3) in the papers.
     """
 
-    def __init__(self, channels=(192, 192, 192, 3)):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192, 3)):
         super().__init__(channels, activation="igdn")
 
 
@@ -90,10 +95,10 @@ class HyperAnalysis(Transform):
     stride = 4
     float32 = (-1,)
 
-    def __init__(self, channels=(192, 192, 192), activation="relu", last_bias=True,
-                 align="centre", padding="zeros"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 192), activation: str = "relu",
+                 last_bias: bool = True, align: str = "centre", padding: str = "zeros"):
         first, second, last = channels
-        strided = dict(stride=2, align=align, padding=padding)
+        strided: dict[str, Any] = dict(stride=2, align=align, padding=padding)
         super().__init__([
             conv(first, 3, activation=activation),
             conv(second, 5, activation=activation, **strided),
@@ -114,7 +119,8 @@ class HyperSynthesis(Transform):
     stride = 4
     float32 = ()
 
-    def __init__(self, channels=(192, 288, 384), activation="relu", align="centre"):
+    def __init__(self, channels: Sequence[int] = (192, 288, 384), activation: str = "relu",
+                 align: str = "centre"):
         first, second, last = channels
         super().__init__([
             deconv(first, 5, stride=2, activation=activation, align=align),
@@ -134,7 +140,7 @@ class MaskedContext(Transform):
     stride = 1
     float32 = ()
 
-    def __init__(self, channels=384, kernel=5):
+    def __init__(self, channels: int = 384, kernel: int = 5):
         super().__init__([
             ShiftedConv(channels, (kernel, kernel), (-(kernel // 2), -(kernel // 2)),
                         last=(0, -1)),
@@ -154,7 +160,8 @@ class EntropyParameters(Transform):
     stride = 1
     float32 = ()
 
-    def __init__(self, channels=(640, 512, 384), activation="leaky_relu", add_psi=False):
+    def __init__(self, channels: Sequence[int] = (640, 512, 384), activation: str = "leaky_relu",
+                 add_psi: bool = False):
         *inner, last = channels
         super().__init__(
             [*(conv(c, 1, activation=activation) for c in inner),

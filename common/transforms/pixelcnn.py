@@ -17,6 +17,8 @@ Here every layer keeps the size of y, and no output depends on its own position:
 layers see y, and their taps exclude it.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from common.transforms.composites import Transform
@@ -35,7 +37,8 @@ class MaskedStack(Transform):
 
     stride = 1
 
-    def __init__(self, channels=(192, 192, 384), first_kernel=5, kernel=3, activation="elu"):
+    def __init__(self, channels: Sequence[int] = (192, 192, 384), first_kernel: int = 5,
+                 kernel: int = 3, activation: str = "elu"):
         def masked(filters, size, last, activation):
             return ShiftedConv(
                 filters, (size, size), (-(size // 2), -(size // 2)), last, activation)
@@ -60,7 +63,7 @@ class GatedContext(tf.keras.Model):
 
     stride = 1
 
-    def __init__(self, latents=192, width=96, blocks=2, channels=384):
+    def __init__(self, latents: int = 192, width: int = 96, blocks: int = 2, channels: int = 384):
         y = tf.keras.Input([None, None, latents])
         down = ShiftedConv(width, (2, 3), (-2, -1))(y)
         right = tf.keras.layers.Add()([

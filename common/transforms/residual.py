@@ -11,6 +11,8 @@ convolution goes to a quarter of the resolution at once, and most of the work is
 sixteenth.
 """
 
+from collections.abc import Sequence
+
 from common.transforms.composites import Residual, Transform
 from common.transforms.dct import DCT, InverseDCT
 from common.transforms.layers import conv, deconv
@@ -29,8 +31,9 @@ class ResidualAnalysis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(96, 160, 192, 192), blocks=(2, 3, 0), kernel=5, activation=None,
-                 dct=False):
+    def __init__(self, channels: Sequence[int] = (96, 160, 192, 192),
+                 blocks: Sequence[int] = (2, 3, 0), kernel: int = 5, activation: str | None = None,
+                 dct: bool = False):
         *inner, last = channels
         layers = []
         for width, number, size, stride in zip(
@@ -53,8 +56,9 @@ class ResidualSynthesis(Transform):
 
     stride = 16
 
-    def __init__(self, channels=(192, 160, 96, 3), blocks=(0, 3, 2), kernel=5, activation=None,
-                 dct=False):
+    def __init__(self, channels: Sequence[int] = (192, 160, 96, 3),
+                 blocks: Sequence[int] = (0, 3, 2), kernel: int = 5, activation: str | None = None,
+                 dct: bool = False):
         *inner, last = channels
         first, second, third = inner
         at_16, at_8, at_4 = blocks

@@ -12,6 +12,8 @@ The paper compares with the four 5x5 layers of Minnen et al. 2018 with other act
 CNNAnalysis and CNNSynthesis of mbt2018.py.
 """
 
+from collections.abc import Sequence
+
 from common.transforms.composites import Sum, Transform
 from common.transforms.dct import InverseDCT
 from common.transforms.layers import AppendOnes, DepthToSpace, conv, deconv
@@ -29,7 +31,8 @@ class JPEGLikeSynthesis(Transform):
       use_offset: give the sum a constant basis image too, in place of one bias a channel.
     """
 
-    def __init__(self, channels=3, kernel=18, stride=16, use_offset=False):
+    def __init__(self, channels: int = 3, kernel: int = 18, stride: int = 16,
+                 use_offset: bool = False):
         basis = deconv(channels, kernel, stride=stride, use_bias=not use_offset)
         super().__init__([AppendOnes(), basis] if use_offset else [basis], out_channels=channels)
         self.stride = stride
@@ -45,8 +48,9 @@ class TwoLayerSynthesis(Transform):
       align: how the kernels lie, see `layers.deconv`.
     """
 
-    def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn",
-                 align="centre"):
+    def __init__(self, channels: Sequence[int] = (12, 3), strides: Sequence[int] = (8, 2),
+                 kernels: Sequence[int] = (13, 5), activation: str = "igdn",
+                 align: str = "centre"):
         (hidden, last), (first, second) = channels, strides
         super().__init__([
             deconv(hidden, kernels[0], stride=first, activation=activation, align=align),
@@ -69,8 +73,9 @@ class TwoLayerResSynthesis(Transform):
         analysis that has it.
     """
 
-    def __init__(self, channels=(12, 3), strides=(8, 2), kernels=(13, 5), activation="igdn",
-                 residual="conv", align="centre", dct=False):
+    def __init__(self, channels: Sequence[int] = (12, 3), strides: Sequence[int] = (8, 2),
+                 kernels: Sequence[int] = (13, 5), activation: str = "igdn",
+                 residual: str = "conv", align: str = "centre", dct: bool = False):
         (hidden, last), (first, second) = channels, strides
         if residual == "conv":
             linear = [deconv(hidden, kernels[0], stride=first, align=align)]
@@ -99,7 +104,7 @@ class HyperAnalysisSmall(Transform):
 
     stride = 2
 
-    def __init__(self, channels=(192, 192), activation="relu"):
+    def __init__(self, channels: Sequence[int] = (192, 192), activation: str = "relu"):
         first, last = channels
         super().__init__([
             conv(first, 3, activation=activation),
@@ -117,7 +122,7 @@ class HyperSynthesisSmall(Transform):
 
     stride = 2
 
-    def __init__(self, channels=(288, 384), activation="relu"):
+    def __init__(self, channels: Sequence[int] = (288, 384), activation: str = "relu"):
         first, last = channels
         super().__init__([
             deconv(first, 5, stride=2, activation=activation),
@@ -138,5 +143,5 @@ class JPEGLikeHyperSynthesis(Transform):
 
     stride = 4
 
-    def __init__(self, channels=640, kernel=6):
+    def __init__(self, channels: int = 640, kernel: int = 6):
         super().__init__([deconv(channels, kernel, stride=4)], out_channels=channels)
