@@ -20,6 +20,7 @@ input, or as an output standard output.
 from __future__ import annotations
 
 import argparse
+import functools
 import pathlib
 import resource
 import sys
@@ -92,7 +93,7 @@ def decompress(args: argparse.Namespace) -> None:
         return not named and target.with_suffix(SUFFIX).exists()
 
     planned = jobs.plan(args, (SUFFIX,), ".decoded.png", images.WRITTEN, is_original)
-    loaded = {}
+    named = functools.cache(lambda: zoo.load(args.model, args.precision))
 
     def decompress_one(source, target):
         ntc = jobs.read(source)
@@ -100,10 +101,8 @@ def decompress(args: argparse.Namespace) -> None:
         if not jobs.is_pipe(target):
             images.check_size(target, file.height, file.width)
         with advising(NotInZoo, "name the model with --model"):
-            name = args.model or zoo.find_by_fingerprint(file.fingerprint)
-        if name not in loaded:
-            loaded[name] = zoo.load(name, args.precision)
-        image = coding.decompress(loaded[name], ntc, args.max_pixels)
+            model = named() if args.model else zoo.load_for(file, args.precision)
+        image = coding.decompress(model, ntc, args.max_pixels)
         jobs.write_image(target, image)
         return f"{jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
 

@@ -15,7 +15,6 @@ start processes by "spawn" and load in each.
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 
@@ -25,7 +24,7 @@ from common.container import Container
 from common.errors import UserError
 from common.images import MAX_PIXELS
 from common.lazy import Codec, coding
-from common.zoo import find_by_fingerprint, load
+from common.zoo import load, load_for
 
 __version__ = "0.9.0"
 
@@ -68,7 +67,4 @@ def _content(file):
 
 
 def _model_of(content, max_pixels):
-    return _loaded(find_by_fingerprint(Container.unpack(content, max_pixels).fingerprint))
-
-
-_loaded = functools.lru_cache(maxsize=4)(load)
+    return load_for(Container.unpack(content, max_pixels))

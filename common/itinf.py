@@ -178,7 +178,7 @@ def _run(model_class, config, workdir):
 
 def _find(config, workdir) -> pathlib.Path:
     if not config.model:
-        raise UserError("--config.model should name an exported model, a run or an experiment: "
+        raise UserError("model should name an exported model, a run or an experiment: "
                         "the zoo has none for this command")
     return runs.find_model("model", config.model, workdir)
 

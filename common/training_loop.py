@@ -276,6 +276,6 @@ class Training:
         clip = optimizer.get("global_clipnorm")
         return UserError(
             f"the loss is not finite at step {self.step}: the same command with a lower "
-            f"--config.train.optimizer.learning_rate (it is {optimizer.learning_rate:g}) or "
-            f"--config.train.optimizer.global_clipnorm (it is {clip or 'off'}) " + (
+            f"train.optimizer.learning_rate (it is {optimizer.learning_rate:g}) or "
+            f"train.optimizer.global_clipnorm (it is {clip or 'off'}) " + (
                 f"goes on at step {last}, the last checkpoint" if last else "begins again"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import pathlib
 
 from common import export
 from common import precision as precisions
+from common.container import Container
 from common.errors import NotInZoo, UserError
 from common.lazy import Codec
 
@@ -60,6 +62,25 @@ def load(name: str | os.PathLike, precision: str = "float32") -> Codec:
     """
     path = export.find(name)
     return export.load(find_class(path), path, precisions.choose(precision))
+
+
+def load_for(file: Container, precision: str = "float32") -> Codec:
+    """The model of the zoo that wrote a .ntc file. The last four of these are kept.
+
+    Args:
+      file: the file.
+      precision: as in `load`.
+
+    Raises:
+      NotInZoo: it is not there.
+      UserError: it is damaged.
+    """
+    return _keep(find_by_fingerprint(file.fingerprint), file.fingerprint, precision)
+
+
+@functools.lru_cache(maxsize=4)
+def _keep(name, fingerprint, precision):
+    return load(name, precision)
 
 
 def find_by_fingerprint(fingerprint: str, called: str | None = None) -> str:

@@ -50,7 +50,7 @@ KNOWN = (
      "<model>-num_filters=N-lmbda=L/model.ckpt-<step>.index"),
     ("tensorflow/compression, models/",
      "bls2017, bmshj2018",
-     "factorized, mshyper; --rd_lambda is needed",
+     "factorized, mshyper; lambda is to be given",
      "the folder that `train` saves, with saved_model.pb"),
 )
 

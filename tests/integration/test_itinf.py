@@ -190,7 +190,7 @@ def test_another_config_does_not_touch_the_run(finished, tiny_run, pictures, key
 
 @pytest.mark.parametrize("key, value, message", [
     ("model", "no-such-model-1", "no model 'no-such-model-1'"),
-    ("model", None, "--config.model should name"),
+    ("model", None, "model should name"),
     ("model", "joint_ar", "of joint_ar.models; this command is for those of mshyper"),
     ("data", "nowhere/*.png", "neither a data set"),
     ("batch_size", 0, "at least 1"),
@@ -333,7 +333,7 @@ def test_as_a_program(tiny_run, finished, pictures, tmp_path):
 @pytest.mark.parametrize("package, arguments, message", [
     ("mshyper", [":sag"], "unknown method 'sag'"),
     ("mshyper", ["", "--config.model=joint_ar"], "a model of joint_ar.models"),
-    ("factorized", [""], "--config.model should name"),
+    ("factorized", [""], "model should name"),
     ("joint_ar", ["", "--config.model=mshyper"], "a model of mshyper.models"),
     ("joint_ar", ["", "--hid", "7"], "entries 0 to 6"),
     ("joint_ar", ["", "--config.itinf.steps=3"], "has no key"),

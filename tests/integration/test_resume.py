@@ -292,7 +292,7 @@ def test_data_may_be_moved(tmp_path, caplog):
 @pytest.mark.usefixtures("without_graphs")
 def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
     with pytest.raises(UserError, match=r"not finite at step 2\d: the same command with a lower "
-                       r"--config.train.optimizer.learning_rate .* goes on at step 20"):
+                       r"train.optimizer.learning_rate .* goes on at step 20"):
         train(run, train__num_steps=24, train__optimizer__learning_rate=1e30)
     train(run, train__num_steps=24, train__optimizer__learning_rate=1e-4)
     assert metrics(run)[:6] == metrics(tiny_run)
