@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import images, lpips, metrics, padding
+from common import arguments, images, lpips, metrics, padding
 from common.errors import UserError
 from common.model import Codec, Generated
 
@@ -88,7 +88,7 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, 
       UserError: there is no such distortion, or LPIPS has no weights here.
     """
     if distortion not in DISTORTIONS:
-        raise UserError(f"unknown distortion '{distortion}'; known: {', '.join(DISTORTIONS)}")
+        raise arguments.unknown("distortion", distortion, DISTORTIONS)
     x_hat = padding.crop_to(generated.x_hat, x)
     if eight_bit:
         x, x_hat = (tf.cast(images.to_uint8(image), tf.float32) / 255.0 for image in (x, x_hat))

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from common.errors import UserError
+from common import arguments
 from common.lazy import tf
 
 CHOICES = ("auto", "float32", "bfloat16")
@@ -40,8 +40,7 @@ def choose(name: str) -> str:
     """
     chosen = "bfloat16" if name == _POLICIES["bfloat16"] else name
     if chosen not in CHOICES:
-        raise UserError(f"unknown precision '{name}'; use {', '.join(CHOICES[:-1])} or "
-                        f"{CHOICES[-1]}")
+        raise arguments.unknown("precision", name, CHOICES)
     if chosen == "auto":
         return "bfloat16" if hardware() else "float32"
     if chosen == "bfloat16" and not hardware():

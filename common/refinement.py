@@ -24,7 +24,7 @@ import tensorflow as tf
 import tqdm
 from ml_collections import config_dict
 
-from common import coding, data, export, images, objectives, quantizers, schedules
+from common import arguments, coding, data, export, images, objectives, quantizers, schedules
 from common.errors import UserError
 from common.model import Codec, Generated, Latents
 from common.optimizers import adam
@@ -73,8 +73,8 @@ class Refiner:
     def __init__(self, model: Codec, config: config_dict.ConfigDict, rd_lambda: float | None,
                  **objective: Any):
         if config.quantizer not in _QUANTIZERS:
-            raise UserError(f"unknown quantizer '{config.quantizer}' for refinement; "
-                            f"known: {', '.join(_QUANTIZERS)}")
+            raise arguments.unknown(
+                "quantizer of refinement", config.quantizer, _QUANTIZERS)
         for key in ("num_steps", "check_interval"):
             if config[key] < 1:
                 raise UserError(f"{key} is {config[key]}; need at least 1")
@@ -236,8 +236,7 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
         if not 0 <= chosen[name] < math.inf:
             raise UserError(f"{name} is {chosen[name]:g}; need 0 or more")
     if chosen["distortion"] not in objectives.DISTORTIONS:
-        raise UserError(f"unknown distortion '{chosen['distortion']}'; known: "
-                        f"{', '.join(objectives.DISTORTIONS)}")
+        raise arguments.unknown("distortion", chosen["distortion"], objectives.DISTORTIONS)
     return chosen
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from common import arguments
-from common.errors import UserError
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -209,7 +208,7 @@ def temperature(step: int | tf.Tensor, num_steps: int, rate: float, start: float
     elif shape == "linear":
         value = largest - rate * elapsed
     else:
-        raise UserError(f"unknown shape of a temperature '{shape}'; known: exponential, linear")
+        raise arguments.unknown("shape of a temperature", shape, ("exponential", "linear"))
     return tf.clip_by_value(value, 1e-8, largest)
 
 

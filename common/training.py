@@ -259,7 +259,7 @@ def program(*model_classes: type[Codec],
                             f"for inference belongs to python -m {package}.itinf")
         module = config.get("module", "models")
         if module not in by_module:
-            raise UserError(f"unknown module '{module}'; known: {', '.join(by_module)}")
+            raise arguments.unknown("module", module, by_module)
         print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
     def check(config, workdir):

@@ -31,6 +31,10 @@ def check(config: config_dict.ConfigDict, replicas: int) -> None:
     if config.train.export_dtype not in weights.DTYPES:
         raise UserError(f"train.export_dtype is '{config.train.export_dtype}'; known: "
                         f"{', '.join(weights.DTYPES)}")
+    profiled = config.train.profile_steps
+    if profiled and (len(profiled) != 2 or not 1 <= profiled[0] <= profiled[1]):
+        raise UserError(f"train.profile_steps is {tuple(profiled)}; need the first and the last, "
+                        "as 10,20")
     if not config.model.get("levels") and config.train.rd_lambda is None:
         raise UserError("train.rd_lambda is None, as for models with model.levels, which this one "
                         "has not; give the lambda to train for")

@@ -69,7 +69,7 @@ def test_what_is_named_is_taken(processor):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match="'float16'; use auto, float32 or bfloat16"):
+    with pytest.raises(UserError, match="'float16'; known: auto, float32, bfloat16"):
         precision.choose("float16")
 
 
