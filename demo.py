@@ -7,22 +7,11 @@ import sys
 
 from matplotlib.figure import Figure
 
-from common import (
-    coding,
-    data,
-    images,
-    jpeg,
-    metrics,
-    pictures,
-    tables,
-    targets,
-    training,
-    zoo,
-)
+from common import images, jpeg, tables, zoo
 from common.cli import report
 from common.files import replacing
+from common.lazy import coding, data, metrics, pictures, targets, training
 from mshyper.configs import demo
-from mshyper.models import MeanScaleHyperprior
 
 OUTPUT = pathlib.Path("demo")
 QUALITIES = (10, 40, 70)  # at which the released model codes
@@ -50,7 +39,7 @@ def main(_: list[str]) -> None:
     steps, held_out = config.train.num_steps, config.data.validation
     release = zoo.load(zoo.DEFAULT)
     print(f"1. Training: {steps} steps from fresh weights, on {config.data.train}")
-    exported = training.run(MeanScaleHyperprior, config, workdir)
+    exported = training.run(zoo.CODECS["mshyper.models"], config, workdir)
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "validation"]
     print(f"   On {held_out}, the loss (bpp + lambda MSE) falls:")

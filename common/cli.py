@@ -16,6 +16,10 @@ from absl import app, flags, logging
 
 from common.errors import UserError
 
+# Of commands: TensorFlow, which they import later, reads this then, and is silent about missing
+# accelerators from level 3 on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 def report(main: Callable[..., None]) -> Callable[..., None]:
     """Wraps `main` so that a `UserError` or `OSError` is one line on stderr and exit code 2.

@@ -100,15 +100,15 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
 
 
 def test_importing_changes_nothing():
-    """Neither Pillow's limits nor what Python, absl and logging show; flags are the commands'."""
+    """Neither Pillow's limits, what Python, absl and logging show, flags, nor the environment."""
     state = """
-import logging, warnings
+import logging, os, warnings
 import absl.flags, absl.logging, numpy  # which adds filters of warnings itself
 from PIL import Image
 def state():
     flags = absl.flags.FLAGS
     return (Image.MAX_IMAGE_PIXELS, warnings.filters[:], absl.logging.get_verbosity(),
-            logging.root.level, logging.root.handlers[:], sorted(flags))
+            logging.root.level, logging.root.handlers[:], sorted(flags), dict(os.environ))
 before = state()
 import ntc
 assert state() == before, (before, state())
