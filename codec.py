@@ -29,6 +29,7 @@ from collections.abc import Callable
 import numpy as np
 
 from common import export, images, jobs, methods, peek, tables, zoo
+from common import image_formats as formats
 from common import precision as precisions
 from common.cli import advising, printable, report
 from common.container import SUFFIX, Container
@@ -58,7 +59,7 @@ def load_encoder(args: argparse.Namespace
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     target = _target(args)
-    planned = jobs.plan(args, images.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
+    planned = jobs.plan(args, formats.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
     model, to_latents = load_encoder(args)
     if target:
         targets.require_levels(model, str(target))  # before the first file is read
@@ -92,7 +93,7 @@ def decompress(args: argparse.Namespace) -> None:
     def is_original(target, named):
         return not named and target.with_suffix(SUFFIX).exists()
 
-    planned = jobs.plan(args, (SUFFIX,), ".decoded.png", images.WRITTEN, is_original)
+    planned = jobs.plan(args, (SUFFIX,), ".decoded.png", formats.WRITTEN, is_original)
     named = functools.cache(lambda: zoo.load(args.model, args.precision))
 
     def decompress_one(source, target):
@@ -128,7 +129,7 @@ def info(args: argparse.Namespace) -> None:
                 f"stream of {len(fields.stream)} bytes, model {fields.fingerprint} "
                 f"({name or 'not in the zoo'}){at}")
 
-    found, failed = jobs.expand(args.paths, (SUFFIX,), images.SUFFIXES, args.recursive)
+    found, failed = jobs.expand(args.paths, (SUFFIX,), formats.SUFFIXES, args.recursive)
     jobs.run(jobs.Jobs([(path, None) for path, _ in found], failed), describe)
 
 
@@ -161,7 +162,7 @@ def inspect(args: argparse.Namespace) -> None:
     if not args.paths:
         raise UserError("name the photographs to inspect, or ask for --filters")
     planned = jobs.plan(
-        args, images.SUFFIXES, ".inspect.png", inspection.SUFFIXES,
+        args, formats.SUFFIXES, ".inspect.png", inspection.SUFFIXES,
         lambda target, named: inspection.is_photograph(target), pipes=False)
     model = zoo.load(args.model)
     level = targets.level(model, args.quality)
@@ -188,7 +189,7 @@ def _inspect_filters(args):
     if target.suffix.lower() not in inspection.SUFFIXES:
         raise UserError(f"{target}: the last path is the figure; its name should end in one of "
                         f"{' '.join(inspection.SUFFIXES)}")
-    sources, failed = jobs.expand(photos, images.SUFFIXES, inspection.SUFFIXES, args.recursive)
+    sources, failed = jobs.expand(photos, formats.SUFFIXES, inspection.SUFFIXES, args.recursive)
     free = jobs.check_free([target], [source for source, _ in sources], args.force,
                            inspection.is_photograph, named=not folder)
     if failed or not free:

@@ -1,7 +1,7 @@
 """Data sets of photographs, and random crops of them that depend on nothing but (seed, step).
 
 A data set is named by an entry of `configs.DATASETS`, by `photos/train`, `photos/validation` or
-`photos` (both), or by any file, folder or glob of image files (`images.SUFFIXES`) or .npy files.
+`photos` (both), or by any file, folder or glob of .npy files or image files (common/images.py).
 """
 
 import concurrent.futures
@@ -23,6 +23,7 @@ from PIL import Image
 
 import configs
 from common import distribution, images
+from common import image_formats as formats
 from common.errors import UserError
 
 # The colour photographs inside the scikit-image and scikit-learn packages. The two halves of the
@@ -41,7 +42,7 @@ _PHOTOS = {
         ("sklearn", "datasets/images/flower.jpg"),
     ),
 }
-_SUFFIXES = (*images.SUFFIXES, ".npy")
+_SUFFIXES = (*formats.SUFFIXES, ".npy")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,56 +11,17 @@ import struct
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from absl import logging
 from PIL import Image, ImageFile, TiffImagePlugin
 
 from common import colour, metadata, tiff
+from common import image_formats as formats
 from common.errors import UserError
 from common.files import replacing
 from common.lazy import tf
-
-Image.init()
-# Formats that Pillow opens and that are not read here: they need other programs, are no pictures of
-# pixels, or what Pillow reads of them is a smaller picture or has no agreed range of values.
-_OTHER = {"BUFR": "BUFR", "EPS": "PostScript", "FITS": "FITS", "GRIB": "GRIB", "HDF5": "HDF5",
-          "IPTC": "IPTC", "MPEG": "MPEG video", "PALM": "Palm", "PCD": "Photo CD", "PDF": "PDF",
-          "WMF": "Windows metafile"}
-# What is read: formats as Pillow names them, and the suffixes of their files.
-FORMATS = tuple(sorted({*Image.OPEN} & {*Image.registered_extensions().values()} - {*_OTHER}))
-SUFFIXES = tuple(suffix for suffix, name in Image.registered_extensions().items()
-                 if name in (*FORMATS, "MPO"))  # which opens as JPEG
-_CAMERA = "camera raw"
-# Known formats of pictures that are not read, by suffix.
-NOT_READ = {
-    **{suffix: _OTHER[name] for suffix, name in Image.registered_extensions().items()
-       if name in _OTHER},
-    **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif", ".avci"), "HEIF"),
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".sr2", ".srf", ".raf",
-                     ".orf", ".rw2", ".raw", ".pef", ".srw", ".x3f", ".3fr", ".fff", ".iiq", ".erf",
-                     ".kdc", ".dcr", ".mrw", ".mef", ".mos", ".rwl", ".gpr"), _CAMERA),
-    ".jxl": "JPEG XL", ".jxr": "JPEG XR", ".wdp": "JPEG XR", ".hdp": "JPEG XR", ".jls": "JPEG-LS",
-    ".jph": "HTJ2K", ".jhc": "HTJ2K", ".svg": "SVG", ".svgz": "SVG", ".djvu": "DjVu",
-    ".djv": "DjVu", ".mng": "MNG", ".jng": "JNG", ".dpx": "DPX", ".cin": "Cineon",
-    ".hdr": "Radiance HDR", ".exr": "OpenEXR", ".dcm": "DICOM", ".psb": "Photoshop, large",
-    ".xcf": "GIMP", ".kra": "Krita", ".ai": "Illustrator", ".bpg": "BPG", ".flif": "FLIF",
-    ".pam": "PAM",
-}
-
-# Formats that are written: the suffixes, the longest side that they can hold, and how.
-_WRITTEN: dict[str, tuple[int | None, dict[str, Any]]] = {
-    "PNG": (None, {}),
-    "JPEG": (65500, dict(quality=95, subsampling="4:4:4")),
-    "WEBP": (16383, dict(lossless=True)),
-    "TIFF": (None, {}), "BMP": (None, {}), "DIB": (None, {}), "PPM": (None, {}),
-    "JPEG2000": (None, {}), "QOI": (None, {}), "TGA": (65535, {}), "PCX": (65534, {}),
-    "SGI": (65535, {}), "GIF": (65535, {}),
-    "AVIF": (32768, dict(quality=95, subsampling="4:4:4")),
-}
-WRITTEN = tuple(suffix for suffix, name in Image.registered_extensions().items()
-                if name in _WRITTEN and suffix not in (".pbm", ".pgm", ".pfm", ".bw", ".rgba"))
 
 # A few kilobytes shall not ask for gigabytes of memory.
 MAX_PIXELS = 200_000_000
@@ -75,15 +36,6 @@ _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
               4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
               6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
               8: Image.Transpose.ROTATE_90}
-
-
-# How files of formats that are not read begin.
-_BEGINNINGS = {
-    b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"II\xbc": "JPEG XR", b"%PDF": "PDF",
-    b"%!PS": "PostScript", b"v/1\x01": "OpenEXR", b"#?R": "Radiance HDR", b"gimp xcf": "GIMP",
-    b"AT&TFORM": "DjVu", b"FUJIFILMCCD-RAW": _CAMERA, b"8BPS\0\2": "Photoshop, large"}
-_BRANDS = {**dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
-                           "HEIF"), b"crx ": _CAMERA}
 
 
 def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -165,12 +117,12 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
             start = file.read(1024)
             file.seek(0)
             file, info = metadata.needed(file, pixels)
-            with _LIMIT.at_least(max_pixels), Image.open(file, formats=FORMATS) as image:
+            with _LIMIT.at_least(max_pixels), Image.open(file, formats=formats.FORMATS) as image:
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
-                    if tiff.is_camera_raw(image, start) or _suffix_not_read(path) == _CAMERA:
+                    if tiff.is_camera_raw(image, start) or _suffix_not_read(path) == formats.CAMERA:
                         raise UserError(
-                            f"{path}: {_CAMERA}: format not read here, and what else the file "
-                            "holds are previews; convert it to PNG, JPEG or TIFF")
+                            f"{path}: {formats.CAMERA}: format not read here, and what else the "
+                            "file holds are previews; convert it to PNG, JPEG or TIFF")
                     tiff.turn_to_picture(image, path)
                 _check_pixels(source, image, max_pixels)
                 image.info.update(info)
@@ -234,18 +186,18 @@ def _check_pixels(source, image: Image.Image, max_pixels: int) -> None:
 
 def _format_not_read(path, start: bytes) -> str | None:
     """Name of the known format that a file which Pillow does not open has, by content or suffix."""
-    if start[4:8] == b"ftyp" and start[8:12] in _BRANDS:
-        return _BRANDS[start[8:12]]
+    if start[4:8] == b"ftyp" and start[8:12] in formats.BRANDS:
+        return formats.BRANDS[start[8:12]]
     if b"<svg" in start:
         return "SVG"
-    for beginning, name in _BEGINNINGS.items():
+    for beginning, name in formats.BEGINNINGS.items():
         if start.startswith(beginning):
             return name
     return _suffix_not_read(path) if start else None
 
 
 def _suffix_not_read(path) -> str | None:
-    return NOT_READ.get(os.path.splitext(path)[1].lower())
+    return formats.NOT_READ.get(os.path.splitext(path)[1].lower())
 
 
 def _count_pictures(image: Image.Image) -> int:
@@ -329,7 +281,7 @@ def _opacity(image: Image.Image, samples: np.ndarray) -> Image.Image | None:
     return None if key is None else colour.opaque_but(samples, key)
 
 
-def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXES
+def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = formats.SUFFIXES
          ) -> tuple[list, str]:
     """Which files of a folder are taken, by their suffixes.
 
@@ -349,7 +301,8 @@ def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = SUFFIXE
             suffix = os.path.splitext(name)[1]
             left["folder(s)" if os.path.isdir(path) else suffix or "without a suffix"] += 1
     return taken, ", ".join(
-        f"{count} {kind}" + f" ({NOT_READ.get(kind)}: format not read here)" * (kind in NOT_READ)
+        f"{count} {kind}"
+        + f" ({formats.NOT_READ.get(kind)}: format not read here)" * (kind in formats.NOT_READ)
         for kind, count in sorted(left.items(), key=lambda item: (-item[1], item[0])))
 
 
@@ -360,10 +313,10 @@ def check_size(path: str | os.PathLike, height: int, width: int) -> None:
       UserError: the suffix names no format that is written, or one that cannot hold such sides.
     """
     suffix = os.path.splitext(path)[1].lower()
-    if suffix not in WRITTEN:
-        raise UserError(f"{path}: write to a name that ends in one of {' '.join(WRITTEN)}")
+    if suffix not in formats.WRITTEN:
+        raise UserError(f"{path}: write to a name that ends in one of {' '.join(formats.WRITTEN)}")
     name = Image.registered_extensions()[suffix]
-    longest, _ = _WRITTEN[name]
+    longest, _ = formats.OPTIONS[name]
     if longest and max(height, width) > longest:
         raise UserError(f"{path}: {name} holds at most {longest} pixels a side, not {width} x "
                         f"{height}; write PNG or TIFF instead")
@@ -384,7 +337,7 @@ def write(path: str | os.PathLike, image: np.ndarray) -> None:
     picture = Image.fromarray(image)
     with replacing(path) as temporary:
         try:
-            picture.save(temporary, name, **_WRITTEN[name][1])
+            picture.save(temporary, name, **formats.OPTIONS[name][1])
         except (ValueError, OverflowError, RuntimeError, SystemError, struct.error) as error:
             raise UserError(f"cannot write {path} as {name}: {error}") from None
 

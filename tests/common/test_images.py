@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageCms, PngImagePlugin
 
+from common import image_formats as formats
 from common import images
 from common.errors import UserError
 from tests.helpers import pictures
@@ -134,7 +135,7 @@ def test_the_first_of_several_pictures_is_read_and_said_once(tmp_path, photo, ca
 
 
 def test_one_picture_needs_no_words(tmp_path, photo, caplog):
-    for suffix in images.WRITTEN:
+    for suffix in formats.WRITTEN:
         images.write(tmp_path / f"a{suffix}", photo[:20, :20])
         images.read(tmp_path / f"a{suffix}")
     assert not caplog.records
@@ -283,7 +284,7 @@ def test_an_error_of_an_encoder_is_one_line_and_keeps_the_old_file(
     np.testing.assert_array_equal(images.read(path), photo[:8, :8])
 
 
-@pytest.mark.parametrize("suffix", images.WRITTEN)
+@pytest.mark.parametrize("suffix", formats.WRITTEN)
 def test_every_suffix_can_be_written(tmp_path, photo, suffix):
     crop = photo[:64, :48]
     images.write(tmp_path / f"a{suffix.upper()}", crop)
@@ -295,15 +296,15 @@ def test_every_suffix_can_be_written(tmp_path, photo, suffix):
 
 
 def test_what_is_written_is_read_and_the_usual_formats_are_both():
-    assert set(images.WRITTEN) < set(images.SUFFIXES)
+    assert set(formats.WRITTEN) < set(formats.SUFFIXES)
     assert {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".avif", ".jp2",
-            ".jfif", ".gif"} < set(images.WRITTEN)
+            ".jfif", ".gif"} < set(formats.WRITTEN)
 
 
 def test_every_suffix_that_pillow_knows_is_read_or_named_as_not_read():
-    assert set(Image.registered_extensions()) <= {*images.SUFFIXES, *images.NOT_READ}
-    assert not set(images.SUFFIXES) & set(images.NOT_READ)
-    assert {".heic", ".heif", ".jxl", ".dng", ".nef", ".svg", ".pdf"} < set(images.NOT_READ)
+    assert set(Image.registered_extensions()) <= {*formats.SUFFIXES, *formats.NOT_READ}
+    assert not set(formats.SUFFIXES) & set(formats.NOT_READ)
+    assert {".heic", ".heif", ".jxl", ".dng", ".nef", ".svg", ".pdf"} < set(formats.NOT_READ)
 
 
 @pytest.mark.parametrize("suffix, longest", [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import image_formats as formats
 from common import images
 from common.errors import UserError
 from tests.helpers import pictures
@@ -219,7 +220,7 @@ def fuzz(name, number, tmp_path):
 
 
 def test_there_are_files_of_every_format():
-    assert set(SEEDS) == set(images.FORMATS)
+    assert set(SEEDS) == set(formats.FORMATS)
 
 
 @pytest.mark.parametrize("name", SEEDS)
