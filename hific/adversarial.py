@@ -45,11 +45,13 @@ class Discriminator(tf.keras.Model):
 
         ŷ   3x3 12   x16 (nearest)   \\
                                       concat   4 x 4x4, the first three /2   4x4 1
-        image                        /
+        2 image - 1                  /
 
     Every convolution has spectral norm and, but for the last, leaky ReLU of slope 0.2 (figure 2
     and the published code, which differ from the PyTorch port: strides 2, 2, 2, 1, not 2, 2, 2, 2,
-    and a last kernel of 4x4, not 1x1).
+    and a last kernel of 4x4, not 1x1). Images are centred first: with spectral norm, the mean of
+    images in [0, 1] would take all that the first kernels may give, and of what distinguishes
+    images so little would reach the last that nothing is learned in a thousand steps.
 
     Args:
       channels: outputs of the four convolutions of the image.
@@ -82,7 +84,7 @@ class Discriminator(tf.keras.Model):
         context = self.of_latents(y_hat, training=training)
         for axis in (1, 2):  # the gradient of resizing to nearest neighbours has no form in XLA
             context = tf.repeat(context, self._stride, axis)
-        x = tf.concat([x, context], axis=-1)
+        x = tf.concat([2 * x - 1, context], axis=-1)
         for convolution in self.convolutions:
             x = convolution(x, training=training)
         return x
