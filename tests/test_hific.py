@@ -107,6 +107,29 @@ def test_mistakes_in_the_model():
 # --- The discriminator ------------------------------------------------------------------------
 
 
+def test_the_discriminator_learns_that_texture_is_missing():
+    """In images whose mean is 20 times their contrast. Not centred, they stay at 1.386."""
+    tf.keras.utils.set_random_seed(0)
+    texture = np.random.default_rng(0).normal(0, 0.025, [8, 64, 64, 3]).astype(np.float32)
+    both = 0.5 + tf.concat([texture, tf.nn.avg_pool2d(texture, 3, 1, "SAME")], axis=0)
+    discriminator = adversarial.Discriminator((8, 16, 16, 16), 2)
+    inputs = both, tf.zeros([16, 4, 4, 4])
+    discriminator(inputs)
+    optimizer = tf.keras.optimizers.Adam(1e-3)
+
+    @tf.function
+    def step():
+        with tf.GradientTape() as tape:
+            logits = discriminator(inputs, training=True)
+            loss = adversarial.discriminator_losses(*tf.split(logits, 2))["d_loss"]
+        weights = discriminator.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        return loss
+
+    losses = [float(step()) for _ in range(100)]
+    assert abs(losses[0] - 1.386) < 0.01 and losses[-1] < 0.7
+
+
 def test_kernels_have_spectral_norm_one_and_gradients_know():
     layer = adversarial.SpectralConv2D(6, 3, kernel_initializer="glorot_normal")
     x = tf.constant(np.random.default_rng(0).normal(0, 1, [2, 8, 8, 4]), tf.float32)
