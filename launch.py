@@ -20,7 +20,7 @@ import sys
 import time
 
 import configs
-from common import launching, programs, run_states, slurm, sweeps
+from common import config_files, launching, programs, run_states, slurm
 from common.cli import report
 from common.errors import UserError
 from common.lazy import data
@@ -72,7 +72,7 @@ def _import(main):
             raise  # of what the module imports
         raise UserError(f"--main {main}: there is no such module; it is called like "
                         "mshyper.train") from None
-    if not isinstance(getattr(module, "run", None), programs.Program) and main != "evaluate":
+    if not isinstance(vars(module).get("run"), programs.Program) and main != "evaluate":
         raise UserError(f"--main {main}: it has no run to launch; <package>.train, "
                         "<package>.itinf and evaluate have one")
     return module
@@ -88,7 +88,7 @@ def _runs(args, program) -> list[launching.Job]:
             raise UserError(f"--args {arg}: launch has --{name.replace('hid', 'hids')} itself")
     hids = args.hids
     if hids is None:
-        hids = range(len(sweeps.read(args.config.partition(":")[0])))
+        hids = range(len(config_files.load(args.config.partition(":")[0]).get_hyper()))
     if len(set(hids)) < len(hids):
         raise UserError(f"--hids {' '.join(map(str, hids))}: each run can be launched once")
     jobs = []

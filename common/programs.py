@@ -125,10 +125,10 @@ def _split(program, argv):
 def _assemble(values: flags.FlagValues, package: str, given: list[tuple[str, str | None]],
               amend: Callable[[config_dict.ConfigDict], None]) -> runs.Run:
     path, _, recipe = values.config.partition(":")
-    module = config_files.load(path)
-    config, entry, telling = config_files.get_config(module, path, recipe), {}, []
+    file = config_files.load(path)
+    config, entry, telling = file.get_config(recipe), {}, []
     if values.hid is not None:
-        sweep = sweeps.read(path)
+        sweep = file.get_hyper()
         sweeps.apply(config, sweep, values.hid)
         entry, telling = sweep[values.hid], sweeps.telling_keys(sweep, values.hid)
     # What the command line says goes before what the sweep says.
@@ -136,8 +136,8 @@ def _assemble(values: flags.FlagValues, package: str, given: list[tuple[str, str
         overrides.apply(config, key, text)
     amend(config)
     name = "-".join(filter(None, (package, pathlib.Path(path).stem, recipe)))
-    runname = (module.get_runname(config) if hasattr(module, "get_runname")
-               else _runname(name, config, [*telling, *(key for key, _ in given if key in _NAMED)]))
+    runname = file.runname(config) or _runname(
+        name, config, [*telling, *(key for key, _ in given if key in _NAMED)])
     return runs.Run(config, entry, values.hid or 0, runname, values.experiments_dir, values.xid,
                     name)
 

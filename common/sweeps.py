@@ -11,7 +11,6 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from common import config_files
 from common.errors import UserError
 
 Sweep = list[dict[str, Any]]
@@ -51,16 +50,6 @@ def _join(entries):
             raise UserError(f"two sweeps override {', '.join(sorted(common))}")
         joint |= entry
     return joint
-
-
-def read(path: str) -> Sweep:
-    """get_hyper() of a config file. Raises UserError if there is none."""
-    module = config_files.load(path)
-    if not hasattr(module, "get_hyper"):
-        raise UserError(f"{path} has no get_hyper(), a list of overrides with an entry for each "
-                        "run: [{'train.rd_lambda': 0.01}, ...]")
-    with config_files.mistakes_in(path):
-        return module.get_hyper()
 
 
 def apply(config: config_dict.ConfigDict, sweep: Sweep, hid: int) -> None:

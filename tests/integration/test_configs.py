@@ -14,7 +14,6 @@ from common import (
     programs,
     recipes,
     runs,
-    sweeps,
     training,
     training_config,
     zoo,
@@ -104,8 +103,9 @@ def workdir(path, *arguments):
 
 
 def test_every_run_of_every_config_has_a_name_of_its_own():
-    folders = {path: [workdir(path, f"--hid={n}")
-                      for n in range(len(sweeps.read(str(ROOT / path))))] for path in CONFIGS}
+    sweeps = {path: config_files.load(str(ROOT / path)).get_hyper() for path in CONFIGS}
+    folders = {path: [workdir(path, f"--hid={n}") for n in range(len(sweep))]
+               for path, sweep in sweeps.items()}
     assert [str(folder) for folder in folders["mshyper/configs/mbt2018.py"]] == [
         f"e/mshyper-mbt2018/wid={wid}-mshyper-mbt2018-rd_lambda={rd_lambda:g}"
         for wid, rd_lambda in enumerate(recipes.LAMBDAS)]

@@ -241,7 +241,7 @@ def test_configs_of_all_packages(package):
     module = config_files.load(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
     assert len(module.get_hyper()) == 7
     for method in methods.METHODS:
-        config = module.get_config(method).lock()
+        config = module.get_config(method)
         sweeps.apply(config, module.get_hyper(), 6)
         config.seed = 3
         assert config.itinf.seed == 3
