@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from common import arguments
 from common.errors import UserError
 
 # Ports of a job's workers begin at a number of these that follows from its id: two jobs may share
@@ -53,7 +54,7 @@ def build(name: str) -> tf.distribute.Strategy:
             [device.name for device in tf.config.list_logical_devices("GPU")
              or tf.config.list_logical_devices("CPU")])
     if name != "multi_worker":
-        raise UserError(f"train.strategy is '{name}'; use one, mirrored or multi_worker")
+        raise arguments.unknown("train.strategy", name, ("one", "mirrored", "multi_worker"))
     if "TF_CONFIG" in os.environ:
         return tf.distribute.MultiWorkerMirroredStrategy()
     if "SLURM_STEP_NUM_TASKS" not in os.environ:

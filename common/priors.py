@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
+from common import arguments
 from common.integer_networks import Builder, Value
 
 # Tails of 2^-16 and the 16 bits of the coding tables cost under 0.0002 bit a symbol at scales below
@@ -227,7 +228,7 @@ class ScaleTable:
         "exp_index": ln(index).
 
     Raises:
-      TypeError: there is no such output.
+      UserError: there is no such output.
     """
 
     distributions = NUM_SCALES
@@ -239,7 +240,7 @@ class ScaleTable:
     def __init__(self, output: str = "log_scale"):
         known = "log_scale", "scale", "exp_index"
         if output not in known:
-            raise TypeError(f"unknown output of scales '{output}'; known: {', '.join(known)}")
+            raise arguments.unknown("output of scales", output, known)
         self._output = output
 
     @staticmethod
@@ -376,12 +377,12 @@ def scale_table(likelihood: str, shifts: int = 1, output: str = "log_scale") -> 
     """The table of "normal" or "logistic" distributions; see `ShiftedScaleTable` for the others.
 
     Raises:
-      TypeError: there is no such likelihood or output.
+      UserError: there is no such likelihood or output.
     """
     tables = {"normal": (ScaleTable, ShiftedScaleTable),
               "logistic": (LogisticTable, ShiftedLogisticTable)}
     if likelihood not in tables:
-        raise TypeError(f"unknown likelihood '{likelihood}'; known: {', '.join(tables)}")
+        raise arguments.unknown("likelihood", likelihood, tables)
     plain, shifted = tables[likelihood]
     return plain(output) if shifts == 1 else shifted(shifts, output)
 

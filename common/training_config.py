@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import tensorflow as tf
 from ml_collections import config_dict
 
-from common import data, objectives, recipes, weights
+from common import arguments, data, objectives, recipes, weights
 from common.errors import UserError
 
 # What the command line says of a component: its class, or arguments that the config need not have.
@@ -29,8 +29,7 @@ def check(config: config_dict.ConfigDict, replicas: int) -> None:
     if not 0 <= config.train.ema_decay < 1:
         raise UserError(f"train.ema_decay is {config.train.ema_decay}; need 0 (off) to below 1")
     if config.train.export_dtype not in weights.DTYPES:
-        raise UserError(f"train.export_dtype is '{config.train.export_dtype}'; known: "
-                        f"{', '.join(weights.DTYPES)}")
+        raise arguments.unknown("train.export_dtype", config.train.export_dtype, weights.DTYPES)
     profiled = config.train.profile_steps
     if profiled and (len(profiled) != 2 or not 1 <= profiled[0] <= profiled[1]):
         raise UserError(f"train.profile_steps is {tuple(profiled)}; need the first and the last, "
@@ -74,7 +73,7 @@ def jit_compile(setting: str) -> bool:
       UserError: it says something else.
     """
     if setting not in ("auto", "on", "off"):
-        raise UserError(f"train.jit_compile is '{setting}'; use auto, on or off")
+        raise arguments.unknown("train.jit_compile", setting, ("auto", "on", "off"))
     # On CPUs, XLA's convolutions are several times slower than oneDNN's.
     return setting == "on" or setting == "auto" and bool(tf.config.list_physical_devices("GPU"))
 

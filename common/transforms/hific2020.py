@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from common import arguments
 from common.transforms.composites import Branches, Residual, Transform
 from common.transforms.layers import ChannelNorm, InstanceNorm, ShiftedConv, conv, deconv
 
@@ -43,7 +44,7 @@ _NORMS = {"channel": ChannelNorm, "instance": InstanceNorm}
 
 def _norm(name: str, epsilon: float) -> tf.keras.layers.Layer:
     if name not in _NORMS:
-        raise ValueError(f"unknown norm '{name}'; known: {', '.join(_NORMS)}")
+        raise arguments.unknown("norm", name, _NORMS)
     return _NORMS[name](epsilon)
 
 

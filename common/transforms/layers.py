@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from common import padding
+from common import arguments, padding
 from common.integer_networks import Builder, ConversionError, Value
 from common.reach import Reach, blocks, taps
 from common.transforms import contract
@@ -70,7 +70,7 @@ def deconv(filters: int, kernel: int, stride: int = 1, activation: Activation = 
 
 def _is_keras(align):
     if align not in ("centre", "keras"):
-        raise ValueError(f"unknown alignment '{align}'; use 'centre' or 'keras'")
+        raise arguments.unknown("alignment", align, ("centre", "keras"))
     return align == "keras"
 
 
@@ -103,7 +103,7 @@ class ShiftedConv(Convolution):
                  kernel_initializer: str | tf.keras.initializers.Initializer = "variance_scaling"):
         super().__init__()
         if padding not in ("zeros", "reflect"):
-            raise ValueError(f"unknown padding '{padding}'; use 'zeros' or 'reflect'")
+            raise arguments.unknown("padding", padding, ("zeros", "reflect"))
         self.filters = filters
         self.stride = stride
         self.padding = padding

@@ -176,7 +176,7 @@ def test_the_noise_of_replicas_is_that_of_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"strategy": "cluster"}, "'cluster'; use one, mirrored or multi_worker"),
+    ({"strategy": "cluster"}, "'cluster'; known: one, mirrored, multi_worker"),
     ({"strategy": "multi_worker"}, "Slurm job of several tasks"),
 ])
 def test_mistakes_are_named(tmp_path, monkeypatch, options, message):

@@ -270,10 +270,10 @@ def test_build_passes_the_arguments_on():
     (dict(cls="BLS2017Analysis", channels=(1, 2)), "BLS2017Analysis.*channels"),
     (dict(cls="MBT2018Synthesis", channels=()), "MBT2018Synthesis.*channels"),
     (dict(cls="HyperAnalysis", channels=(1, 2, 3), activation="relux"), "HyperAnalysis.*relux"),
-    (dict(cls="HyperAnalysis", align="right"), "alignment 'right'; use 'centre' or 'keras'"),
-    (dict(cls="HyperSynthesis", align="right"), "alignment 'right'; use 'centre' or 'keras'"),
-    (dict(cls="HyperAnalysis", padding="edge"), "padding 'edge'; use 'zeros' or 'reflect'"),
-    (dict(cls="HiFiCSynthesis", padding="edge"), "padding 'edge'; use 'zeros' or 'reflect'"),
+    (dict(cls="HyperAnalysis", align="right"), "alignment 'right'; known: centre, keras"),
+    (dict(cls="HyperSynthesis", align="right"), "alignment 'right'; known: centre, keras"),
+    (dict(cls="HyperAnalysis", padding="edge"), "padding 'edge'; known: zeros, reflect"),
+    (dict(cls="HiFiCSynthesis", padding="edge"), "padding 'edge'; known: zeros, reflect"),
 ])
 def test_mistakes_in_the_config_are_user_errors(config, message):
     with pytest.raises(UserError, match=message):

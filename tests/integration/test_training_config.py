@@ -84,7 +84,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.profile_steps", (10,), "need the first and the last"),
     ("train.precision", "mixed_float16", "known: auto, float32, bfloat16"),
     ("train.schedule.cls", "Cosine", "unknown schedule"),
-    ("train.jit_compile", "maybe", "auto, on or off"),
+    ("train.jit_compile", "maybe", "known: auto, on, off"),
     ("train.warm_start", "no-such-model-1", "no model"),
     ("train.rate_target", -0.3, "the target is -0.3 bits per pixel"),
 ])
