@@ -49,9 +49,9 @@ class Discriminator(tf.keras.Model):
 
     Every convolution has spectral norm and, but for the last, leaky ReLU of slope 0.2 (figure 2
     and the published code, which differ from the PyTorch port: strides 2, 2, 2, 1, not 2, 2, 2, 2,
-    and a last kernel of 4x4, not 1x1). Images are centred first: with spectral norm, the mean of
-    images in [0, 1] would take all that the first kernels may give, and of what distinguishes
-    images so little would reach the last that nothing is learned in a thousand steps.
+    and a last kernel of 4x4, not 1x1). Images are centred first. Spectral norm limits the gain of
+    kernels; of images in [0, 1] the mean uses it up, and what is left of the differences is so
+    little that nothing is learned in a thousand steps.
 
     Args:
       channels: outputs of the four convolutions of the image.
@@ -116,7 +116,9 @@ class Trainer(trainer.Trainer):
     """Training with a discriminator, as config.train.adversarial describes it.
 
     That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
-    rate follows train.schedule, and the arguments of `Discriminator`.
+    rate follows train.schedule, and the arguments of `Discriminator`. `start` is the fraction of
+    training until which the weight is 0 and only the discriminator learns: a codec that learns fast
+    hides from a discriminator that knows nothing yet, which then stays so.
     """
 
     batches_per_step = 2
@@ -134,6 +136,7 @@ class Trainer(trainer.Trainer):
         super().__init__(codec, config, optimizer, average)
         arguments = config.train.adversarial.to_dict()
         self._weight = arguments.pop("weight")
+        self._start = arguments.pop("start", 0.0) * config.train.num_steps
         discriminator_optimizer = arguments.pop("optimizer")
         self.discriminator = Discriminator(**arguments, stride=stride)
         blank = tf.zeros([1, 64, 64, 3])
@@ -173,7 +176,8 @@ class Trainer(trainer.Trainer):
                         ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         del x
         g_loss = codec_loss(self.discriminator((x_hat, tf.stop_gradient(y_hat))))
-        return self._weight * g_loss, {"g_loss": g_loss}
+        has_begun = tf.cast(self.optimizer.iterations, tf.float32) >= self._start
+        return tf.where(has_begun, self._weight, 0.0) * g_loss, {"g_loss": g_loss}
 
 
 def make_trainer(codec: Codec, config: config_dict.ConfigDict,

@@ -21,7 +21,7 @@ ADVERSARIAL = dict(
     optimizer=dict(cls="Adam", learning_rate=1e-4),
 )
 # For CPUs. What is trained in few steps learns fast.
-SMALL_ADVERSARIAL = {**ADVERSARIAL, "channels": (32, 64, 128, 128),
+SMALL_ADVERSARIAL = {**ADVERSARIAL, "channels": (32, 64, 128, 128), "start": 0.2,
                      "optimizer": dict(cls="Adam", learning_rate=3e-4)}
 
 

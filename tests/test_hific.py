@@ -107,6 +107,19 @@ def test_mistakes_in_the_model():
 # --- The discriminator ------------------------------------------------------------------------
 
 
+def test_the_adversarial_loss_begins_at_its_start(lpips_network):
+    config = tiny_config()
+    with config.unlocked():
+        config.train.adversarial.start = 0.5  # of 4 steps
+    trainer = adversarial.make_trainer(export.build(HiFiC, config.to_dict()), config,
+                                       optimizers.build(config.train.optimizer, 1e-3))
+    x, y = tf.zeros([1, 64, 64, 3]), tf.zeros([1, 4, 4, 8])
+    for step, weight in (0, 0.0), (1, 0.0), (2, 0.15), (3, 0.15):
+        trainer.optimizer.iterations.assign(step)
+        loss, measured = trainer.additional_loss(x, x, y)
+        assert float(loss) == pytest.approx(weight * float(measured["g_loss"]), abs=1e-7)
+
+
 def test_the_discriminator_learns_that_texture_is_missing():
     """In images whose mean is 20 times their contrast. Not centred, they stay at 1.386."""
     tf.keras.utils.set_random_seed(0)
