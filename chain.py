@@ -20,7 +20,7 @@ _MODULE = "mshyper.bits_back"
 
 
 def load_model(name: str, precision: str = "float32") -> Codec:
-    """As `zoo.load`, of a bits-back model. Raises UserError for any other."""
+    """Loads a bits-back model, as `zoo.load`. Raises UserError for any other."""
     require_bits_back(name)
     return zoo.load(name, precision)
 
@@ -112,9 +112,7 @@ def _decoded_names(names: list[str], stem: str, count: int) -> list[str]:
     return [*found.values()]
 
 
-@report
-def main(argv: list[str]) -> None:
-    """The command line."""
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m chain", description="Chains of images by bits-back coding.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -144,7 +142,13 @@ def main(argv: list[str]) -> None:
     command.add_argument("--output_dir", dest="output", help=argparse.SUPPRESS,
                          default=argparse.SUPPRESS)
     command.set_defaults(command=_decompress)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command line."""
+    args = _parse(argv)
     args.command(args)
 
 

@@ -21,9 +21,7 @@ from common.cli import report
 from common.errors import UserError
 
 
-@report
-def main(argv: list[str]) -> None:
-    """The command; see the module."""
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m convert", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -37,11 +35,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--force", action="store_true", help="replace a model in FOLDER")
     parser.add_argument("--list", action="store_true", help="what can be imported, and as what")
     args = parser.parse_args(argv)
+    if not args.list and not (args.checkpoint and args.output):
+        parser.error("CHECKPOINT and --output are needed (or --list)")
+    return args
+
+
+@report
+def main(argv: list[str]) -> None:
+    """The command; see the module."""
+    args = _parse(argv)
     if args.list:
         print(_listing())
         return
-    if not args.checkpoint or not args.output:
-        parser.error("CHECKPOINT and --output are needed (or --list)")
     source, output = pathlib.Path(args.checkpoint).expanduser(), jobs.to_path(args.output)
     if output.exists() and not (args.force and (output / "fingerprint").is_file()):
         raise UserError(f"{output} exists" + (

@@ -9,13 +9,16 @@ import shlex
 
 import pytest
 
+import chain
 import codec
 import configs
+import convert.__main__
 import evaluate
 import launch
 from common import images, programs, zoo
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+_PARSERS = {"codec": codec._parse, "chain": chain._parse, "convert": convert.__main__._parse}
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *ROOT.glob("zoo/*/README.md"),
                 ROOT / "benchmarks" / "README.md"])
 
@@ -81,8 +84,8 @@ def test_python_runs_as_the_page_says(photographs):
 def test_other_commands_are_understood(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # where configs are
     for module, *words in commands(page):
-        if module == "codec":
-            codec._parse(words)
+        if module in _PARSERS:
+            _PARSERS[module](words)
         elif module == "evaluate":
             evaluate.parse(words)
         elif module == "launch":
