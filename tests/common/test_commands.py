@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 import ntc
-from common import commands
+from common import commands, zoo
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -69,5 +69,7 @@ def test_what_is_installed_is_what_there_is():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     modules = settings["tool"]["setuptools"]["py-modules"]
     assert {*modules} == {path.stem for path in ROOT.glob("*.py")}
+    packages = settings["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert {f"{module.partition('.')[0]}*" for module in zoo.CODECS} <= {*packages}
     module, _, function = settings["project"]["scripts"]["ntc"].partition(":")
     assert module == "common.commands" and function == "main"
