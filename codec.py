@@ -34,7 +34,17 @@ from common import precision as precisions
 from common.cli import advising, printable, report
 from common.container import SUFFIX, Container
 from common.errors import NotInZoo, OutOfReach, UserError
-from common.lazy import Codec, Latents, coding, data, inspection, metrics, refinement, targets
+from common.lazy import (
+    Codec,
+    Latents,
+    coding,
+    data,
+    filters,
+    inspection,
+    metrics,
+    refinement,
+    targets,
+)
 
 
 def load_encoder(args: argparse.Namespace
@@ -196,10 +206,10 @@ def _inspect_filters(args):
         sys.exit(2)
     model = zoo.load(args.model)
     level = targets.level(model, args.quality)
-    uses = [inspection.measure_channels(model, jobs.read_image(source, args.max_pixels), level)
+    uses = [filters.measure_channels(model, jobs.read_image(source, args.max_pixels), level)
             for source, _ in sources]
     target.parent.mkdir(parents=True, exist_ok=True)
-    inspection.draw_filters(target, model, printable(args.model), uses, level)
+    filters.draw(target, model, printable(args.model), uses, level)
     print(target)
 
 

@@ -115,7 +115,7 @@ class Judges(NamedTuple):
 
     @property
     def scores(self) -> list[str]:
-        """Their results, which are added to a model's means."""
+        """The names of their results, which are added to a model's means."""
         return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
 
 
@@ -164,14 +164,14 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
 
 
 def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
-    """Measures an exported model; returns results by name.
+    """The points at which an exported model is measured, by the names of their results.
 
     Args:
       model_path: its folder.
       number: of levels, from the lowest to the highest, or all if it has fewer.
 
     Returns:
-      For each point its rd_lambda and rate_target; if it has levels its level and quality too.
+      For each point its rd_lambda and rate_target; of a model with levels, level and quality too.
     """
     run, levels = run_name(model_path), export.build_levels(model_path)
     train = export.read_config(model_path)["train"]
@@ -311,7 +311,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def output_folder(args: argparse.Namespace) -> pathlib.Path:
-    """Where the results for a data set are."""
+    """The folder of the results for a data set."""
     return pathlib.Path(args.output, re.sub(r"[^\w.]+", "-", args.dataset).strip("-"))
 
 

@@ -20,7 +20,7 @@ import sys
 import time
 
 import configs
-from common import config_files, launching, programs, run_states, slurm
+from common import config_files, launch_jobs, launching, programs, run_states, slurm
 from common.cli import report
 from common.errors import UserError
 from common.lazy import data
@@ -78,7 +78,7 @@ def _import(main):
     return module
 
 
-def _runs(args, program) -> list[launching.Job]:
+def _runs(args, program) -> list[launch_jobs.Job]:
     """A job for each entry of get_hyper()."""
     if not args.config:
         raise UserError("--config: need the config file of the sweep")
@@ -96,7 +96,7 @@ def _runs(args, program) -> list[launching.Job]:
         command = [args.main, "--config", args.config, f"--hid={hid}", *args.args,
                    f"--experiments_dir={args.experiments_dir}"]
         command += [f"--xid={args.xid}"] if args.xid else []
-        jobs.append(launching.Job(args.main, programs.read(program, command), command))
+        jobs.append(launch_jobs.Job(args.main, programs.read(program, command), command))
     if not jobs:
         raise UserError(f"{args.config}: its get_hyper() has no entries")
     return jobs
@@ -127,7 +127,7 @@ def _require_idle(jobs, new):
                             "--xid")
 
 
-def _evaluations(args, evaluate) -> list[launching.Job]:
+def _evaluations(args, evaluate) -> list[launch_jobs.Job]:
     """A job for each model, and a last one that makes curves of what they measured."""
     if args.config or args.hids or args.xid:
         raise UserError("--config, --hids and --xid are not for evaluate; name runs with "
@@ -135,8 +135,8 @@ def _evaluations(args, evaluate) -> list[launching.Job]:
     options = evaluate.parse(args.args)
 
     def job(wid, overrides, folder, argv, collect):
-        run = launching.Evaluation(overrides, wid, folder.absolute(), (argv, collect))
-        return launching.Job(args.main, run, [args.main, *argv])
+        run = launch_jobs.Evaluation(overrides, wid, folder.absolute(), (argv, collect))
+        return launch_jobs.Job(args.main, run, [args.main, *argv])
 
     folder, jobs = evaluate.output_folder(options), []
     for curve, models in evaluate.find_runs(options.model, keep_going=True).items():

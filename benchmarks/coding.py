@@ -10,9 +10,9 @@ joint autoregressive model (joint_ar).
 
 Transforms run in float32 and again in bfloat16 on both sides: by `--precision` in ours, in
 CompressAI under torch.autocast, as its user could. The rest is float32 in CompressAI. In ours the
-networks that encoder and decoder must agree on (hyper-synthesis, context, entropy parameters) run
-in exact integer arithmetic, held in float64. With the context model ours codes y by wavefronts,
-CompressAI position by position.
+networks that encoder and decoder must agree on (hyper-synthesis, context, entropy parameters) are
+integer networks, whose integers are held in float64. With the context model ours codes y by
+wavefronts, CompressAI position by position.
 
 The weights are untrained, from fixed seeds. Neither the arithmetic of the networks nor the number
 of symbols depends on weights, but the entropy coder's work depends a little on the distributions.

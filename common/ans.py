@@ -49,7 +49,7 @@ class AnsStack:
 
     @property
     def bits(self) -> int:
-        """How many bits there are to be popped."""
+        """The number of bits that can be popped."""
         # Counts those after the leading one, and is below 32 when too much was popped.
         return self._coder.num_valid_bits() - 32
 
@@ -60,7 +60,7 @@ class AnsStack:
         Args:
           symbols: integers as any float or int array.
           distributions: int array of the same shape: which table entry codes each.
-          bounded: none lies outside of its table, so that nothing need be said of those that do.
+          bounded: all symbols lie in their tables, so that no escapes are coded.
 
         Raises:
           CodingError: a symbol is not finite, or larger than any model produces, or is not in its

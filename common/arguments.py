@@ -28,7 +28,10 @@ def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> 
 
 
 def unknown(what: str, name: str | None, known: Iterable[str]) -> UserError:
-    """The error that there is nothing of this name; of many names it has only a likely one."""
+    """The error for an unknown name.
+
+    It suggests the nearest known name, and lists all if they are few or none is near.
+    """
     known = [*known]
     hints = [f"did you mean '{each}'?" for each in difflib.get_close_matches(str(name), known, 1)]
     if not hints or len(known) < 10:

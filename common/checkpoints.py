@@ -1,7 +1,6 @@
 """Checkpoints of a run: <run>/checkpoints/step-<n>.*, the last two of them.
 
-What is there decides, not the file `checkpoint` that TensorFlow keeps of it: a run goes on at the
-newest that is whole.
+A run goes on at the newest one that is whole, whatever TensorFlow's own file `checkpoint` says.
 """
 
 import contextlib
@@ -115,7 +114,7 @@ def writing(path: str | pathlib.Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error of TensorFlow, without what is of interest within it only."""
+    """The first line of an error of TensorFlow, without names of its own nodes and operations."""
     text = error.message if isinstance(error, tf.errors.OpError) else (
         error.strerror if isinstance(error, OSError) else None)
     text = str(text or error).strip() or type(error).__name__

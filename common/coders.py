@@ -1,8 +1,8 @@
-"""Coders: what the verbs encode and decode of a codec write to and read from.
+"""Coders: what `Codec.encode` writes to, and `Codec.decode` reads from.
 
     RangeEncoder, RangeDecoder    a stream of bytes (common/range_coding.py)
     BitCounter                    no bytes, only how many there would be (common/range_coding.py)
-    AnsStack                      a stack of bits, both of it (common/ans.py)
+    AnsStack                      a stack of bits, encoder and decoder in one (common/ans.py)
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Encoder(Protocol):
         Args:
           symbols: integers as any float or int array.
           distributions: int array of the same shape: which of the coding tables codes each.
-          bounded: none lies outside of its table, so that nothing need be said of those that do.
+          bounded: all symbols lie in their tables, so that no escapes are coded.
 
         Raises:
           CodingError: a symbol is not finite, or larger than any model produces, or is not in its
@@ -32,7 +32,7 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """A coder that returns them: after the same calls, with the same arguments."""
+    """A coder that returns the symbols of an encoder, by the same calls in the same order."""
 
     def decode(self, distributions: np.ndarray, bounded: bool = False) -> np.ndarray:
         """The next symbols, int32 of the shape of `distributions`.
@@ -43,7 +43,8 @@ class Decoder(Protocol):
 
 
 class Rows(Protocol):
-    """Codes each of N symbols with a row of counts, all of which are an escape's and a window's.
+    """Codes N symbols, each with its own row of counts: one for every integer of a window and,
+    last, one for the escape.
 
     Attributes:
       minima: int32 [N]; the first integer of each window.
@@ -61,7 +62,7 @@ class Rows(Protocol):
 
 
 class Derived(Protocol):
-    """Distributions that are not in the coding tables, but made of those: one for every symbol.
+    """Distributions made from those in the coding tables, a different one for every symbol.
 
     Attributes:
       shape: that of the symbols.
@@ -78,5 +79,5 @@ class Derived(Protocol):
 
         Args:
           symbols: integers of the shape `shape`.
-          table_bits: that of each of some symbols by distributions in the tables.
+          table_bits: (symbols, distributions in the tables) -> information content of each symbol.
         """

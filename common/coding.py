@@ -12,10 +12,9 @@ import tqdm
 
 from common import data, images, metrics, quantizers, tiles
 from common.container import Container
-from common.errors import CodingError, UserError
+from common.errors import CodingError, NotLocal, UserError
 from common.model import Codec, Latents
 from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
-from common.reach import NotLocal
 from common.timing import recording, stage
 from common.transforms import contract
 
@@ -29,14 +28,14 @@ class Decoded(NamedTuple):
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
-    """The picture, uint8 [H, W, 3], that an array means. Every function that takes one asks here.
+    """The image, uint8 [H, W, 3], that an array stands for. All functions that take one call this.
 
     Args:
       image: [H, W, 3], or grey [H, W] or [H, W, 1]; uint8 from 0 to 255, or floats from 0 to 1,
         which are rounded.
 
     Raises:
-      UserError: it is not an array, or not a picture; in what way.
+      UserError: it is not an array, or not an image; the message says why.
     """
     need = "need a uint8 array [height, width, 3], or floats from 0 to 1"
     if not isinstance(image, np.ndarray | tf.Tensor):

@@ -13,9 +13,9 @@ _NO_OPTIMISATION = ImageCms.Flags.NOOPTIMIZE
 
 
 def gamma_profile(gamma: float) -> bytes | None:
-    """A profile of sRGB's primaries for samples whose light is their power `gamma`.
+    """An ICC profile with sRGB's primaries and the curve light = sample^gamma.
 
-    None if that is what sRGB is about, or nothing that a screen can be.
+    None if that is nearly sRGB's own curve, or if no screen has such a `gamma`.
     """
     if abs(gamma / 2.2 - 1) < 0.05 or not 0.5 <= gamma <= 5:
         return None

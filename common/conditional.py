@@ -1,10 +1,10 @@
 """Distributions of y whose parameters a network predicts.
 
-A prior answers for y in floats and, for files, in integers:
+A prior has a form in floats and, for files, one in integers:
 
-    given     what the network says -> the distribution of y, differentiable, for training
-    integers  the same for an integer network (common/integer_networks.py), of which
-    encode    codes y, with the tables of the prior's `table`
+    given     the network's outputs -> the distribution of y, differentiable, for training
+    integers  the same as a part of an integer network (common/integer_networks.py)
+    encode    codes y by that network's outputs, with the tables of the prior's `table`
     decode    is the inverse
 
 and a distribution has
@@ -21,7 +21,8 @@ import tensorflow as tf
 
 from common import escapes
 from common.coders import Decoder, Encoder
-from common.integer_networks import Builder, Value
+from common.integer_builder import Builder
+from common.integer_networks import Value
 from common.model import Prediction
 from common.priors import ScaleTable
 
@@ -80,7 +81,7 @@ class MeanScale:
         return Given(self.table, mean, index if continuous else tf.round(index))
 
     def integers(self, builder: Builder, parameters: Value) -> list[Value]:
-        """In integers: means in units of 2^-MEAN_BITS, if any, and positions in the table."""
+        """The integer form: means in units of 2^-MEAN_BITS, if any, and positions in the table."""
         if not self._predict_mean:
             return [self.table.integer_index(builder, parameters)]
         half = parameters.channels // 2

@@ -9,12 +9,12 @@
                      before the stream
     CRC-32           of all bytes before                             4, little-endian
 
-The last is checked before anything is decoded, so that damage is found at once; the one before it
-after decoding, so that a decoder whose arithmetic leads it to other symbols than the encoder's is
-noticed, and a header that these symbols were not written with. Files of version 1, which are read
-too, begin with "NT1" and have the first of them without the header. The stream's length follows
-from the file's. Varints are little-endian groups of seven bits, the top bit of a byte set if more
-follow. Besides the stream a file spends at most 20 bytes.
+The last checksum is checked before anything is decoded, so that damage is found at once. The one
+before it is checked after decoding: it tells if a decoder's arithmetic led to other symbols than
+the encoder's, or if the header is not the one that these symbols were written with. Files of
+version 1, which are read too, begin with "NT1"; their first checksum is of the symbols only. The
+stream's length follows from the file's. Varints are little-endian groups of seven bits, the top bit
+of a byte set if more follow. Besides the stream a file spends at most 20 bytes.
 """
 
 import dataclasses

@@ -6,6 +6,10 @@ neighbourhood*. If none of these has a larger j + s i, all positions with equal 
 together: they form a wavefront, which sweeps y in W + s (H - 1) steps instead of H W. For a masked
 5x5 convolution s = 3: its neighbour farthest ahead is two columns to the right in the row above.
 
+Here is only the coding. The networks themselves are transforms: the masked context and the entropy
+parameters of Minnen et al. 2018 in common/transforms/mbt2018.py, deeper ones in pixelcnn.py beside
+it, and joint_ar/models.py puts them together.
+
           j                      steps of positions, s = 3
         i 0  1  2  3  4  5  6
           3  4  5  6  7  8  9    positions with equal numbers are decoded
@@ -29,7 +33,8 @@ import tensorflow as tf
 from common import escapes, integer_ops, range_coding
 from common.coders import Encoder
 from common.coding_tables import CodingTables
-from common.integer_networks import ConversionError, Network
+from common.errors import ConversionError
+from common.integer_networks import Network
 
 
 def neighbourhood(network: Network, number: int) -> set[tuple[int, int]]:

@@ -173,8 +173,8 @@ class Crops:
         the image would be smaller than the patch.
       flip: mirror left and right at random.
       cache_gib: decoded images are kept in memory when the whole set fits into this many GiB.
-      by_size: a pass has an image once for every `patch_size` of its side, the root of its area;
-        so that small images among large ones are not seen again and again.
+      by_size: in a pass, an image occurs once for every `patch_size` of sqrt(height * width), so
+        that small images among large ones are not seen again and again.
 
     Raises:
       UserError: no image of the set can be read.
@@ -235,7 +235,7 @@ class Crops:
 
 
 def readable(sources: Sequence[Source]) -> list[Source]:
-    """Those of the images that can be read; the others are named and counted in warnings.
+    """The images that can be read; the others are named and counted in warnings.
 
     Raises:
       UserError: none can.
@@ -273,8 +273,8 @@ def training_batches(crops: Crops, batch_size: int, start_step: int, num_steps: 
       batch_size: of all replicas together; a multiple of their number * `crops.crops_per_image`.
       start_step, num_steps: see above.
       batches_per_step: how many batches a step takes, one after the other in one tensor.
-      share: the replicas that are fed. Each takes N = batch_size / replicas * batches_per_step
-        images a step, and one after the other takes its own.
+      share: the replicas that are fed, one after the other. Each takes N = batch_size / replicas *
+        batches_per_step images a step.
     """
     draws = batch_size // crops.crops_per_image // share.replicas  # of a replica's piece
     pieces = batches_per_step * share.count

@@ -1,8 +1,8 @@
 """Training on several devices, as train.strategy says: on those of a machine, or on many machines.
 
-Every replica takes its share of each batch, of its crops and of its noise alike. Which one that is
-follows from the replica's number, so that training on any number of devices is that on one, up to
-the order of sums. (Batch normalisation sees the share only.)
+Every replica takes its share of the crops and of the noise of each batch. The replica's number says
+which share, so that training gives the same on any number of devices, up to the order of sums.
+(Batch normalisation sees the share only.)
 """
 
 import json
@@ -21,7 +21,7 @@ _PORTS_PER_JOB = 16
 
 
 class Share(NamedTuple):
-    """Whose batches to make.
+    """The replicas whose batches are made here.
 
     Attributes:
       first: number of the first of the replicas that are fed here.

@@ -23,3 +23,11 @@ class NotInZoo(UserError):
 
 class OutOfReach(UserError):
     """No file of an image meets a target."""
+
+
+class ConversionError(UserError):
+    """A network that has no faithful integer form; the message names the layer."""
+
+
+class NotLocal(UserError):
+    """A layer's outputs depend on the whole image; the message names the layer."""

@@ -12,7 +12,7 @@ _CROP = 256  # sides of crops, in pixels
 
 
 def decoded_path(folder: pathlib.Path, image: str) -> pathlib.Path:
-    """Where the decoded image is that is called `image` in the rows."""
+    """The path of the decoded image that is called `image` in the rows."""
     return folder / f"{image.removesuffix('.png')}.png"
 
 

@@ -249,7 +249,7 @@ def read_levels(path: str | os.PathLike) -> dict | None:
 
 
 def build_levels(path: str | os.PathLike) -> Levels | None:
-    """The levels of an exported model, whose gains are not its own; None if it has one rate.
+    """The levels of an exported model, but with initial gains; None if it has one rate.
 
     Raises:
       UserError: as `read_config`, or its config is damaged.

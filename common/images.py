@@ -283,7 +283,7 @@ def _opacity(image: Image.Image, samples: np.ndarray) -> Image.Image | None:
 
 def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = formats.SUFFIXES
          ) -> tuple[list, str]:
-    """Which files of a folder are taken, by their suffixes.
+    """The files of a folder that are taken, by their suffixes.
 
     Returns:
       The paths that are taken, as they came, and what is said of the others, '' if there are none:

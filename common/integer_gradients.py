@@ -1,8 +1,8 @@
 """Gradients of integer networks, the same bits on every machine.
 
-What common/integer_networks.py does for outputs: weights are integers, and before every convolution
-backwards the gradient is rounded to integers times one power of two, so few bits long that all sums
-are exact. Rounding and requantising count as the identity, clipping as a wall.
+As common/integer_networks.py has it for outputs, weights are integers. Before every convolution of
+the backward pass, the gradient is rounded to integers times one power of two, of so few bits that
+all sums are exact. The gradient passes rounding as it is, and is zero where values are clipped.
 """
 
 import functools
@@ -13,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from common import integer_ops
-from common.integer_networks import ACCUMULATOR_BITS, ConversionError, Network
+from common.errors import ConversionError
+from common.integer_networks import ACCUMULATOR_BITS, Network
 
 _MOST_BITS = 24
 
@@ -30,8 +31,8 @@ def pull_back(network: Network, x: np.ndarray,
         derivative by each of them.
 
     Returns:
-      The outputs; and the derivative by `x`, float64 of its shape. For integers as those of x and
-      of the outputs: what one of them stands for is not taken into account.
+      The outputs; and the derivative by `x`, float64 of its shape. It is by the integers
+      themselves, not by the values that they stand for.
 
     Raises:
       ConversionError: an operation has no gradient in integers.

@@ -11,7 +11,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from common.reach import NotLocal, Reach, blocks, taps
+from common.errors import NotLocal
+from common.reach import Reach, blocks, taps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Op:
         return ((0, 0),)
 
     def reach(self) -> Reach:
-        """How far an output sees; raises NotLocal if it sees the whole image."""
+        """The reach of an output; raises NotLocal if it sees the whole image."""
         return taps(min(map(min, self.taps)), max(map(max, self.taps)), self.stride)
 
     def __call__(self, *inputs: tf.Tensor) -> tf.Tensor:
@@ -163,7 +164,7 @@ class Lookup(Op):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Steps(Op):
-    """How many of the edges are not above x.
+    """The number of edges that are not above x.
 
     Attributes:
       edges: int64 [N], in ascending order.

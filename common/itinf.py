@@ -66,7 +66,7 @@ def get_config(name: str, model: str | None) -> config_dict.ConfigDict:
 
 
 def get_hyper() -> sweeps.Sweep:
-    """Nothing to override: of an experiment with a run for each lambda, the wid picks the run."""
+    """A sweep that overrides nothing: the wid picks the run of an experiment with one a lambda."""
     return [{} for _ in recipes.LAMBDAS]
 
 

@@ -1,10 +1,10 @@
 """Jobs of commands on files: inputs and outputs by one rule, and a line about each.
 
-Inputs are files and folders. The output is what --output names, or else the last of several paths,
-unless that is a file, or has the suffix of one that is missing. As an output, `-` is standard
-output; a folder is one that there is, or has a name without a suffix or with a slash at its end,
-and is made where missing; all else is a file. Without an output, files are written beside their
-inputs.
+Inputs are files and folders. The output is what --output names. Without it, the last of several
+paths is the output, unless it is a file, or missing with an input's suffix; of two paths, the
+second always is if it has an output's suffix. As an output, `-` is standard output; a folder is one
+that exists, or a name without a suffix or with a slash at its end, and is made if missing; all else
+is a file. If there is no output, files are written beside their inputs.
 """
 
 import argparse
@@ -71,8 +71,8 @@ def plan(args: argparse.Namespace, suffixes: Sequence[str], new_suffix: str,
       suffixes: of the files that are taken from folders.
       new_suffix: replaces the suffix of an input in the name of its output.
       outputs: the suffixes that outputs may have.
-      is_input: says of an output, and whether the user named it, that not even --force should
-        overwrite it.
+      is_input: (an output that exists, whether the user named it) -> whether it may be an input of
+        another time, which not even --force overwrites.
       pipes: whether - is standard input and output.
 
     Raises:
@@ -161,7 +161,7 @@ def expand(names: Iterable[str], suffixes: Sequence[str], outputs: Sequence[str]
            ) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], int]:
     """Files, and for each its place below the folder that was named; how many names failed.
 
-    What is left out of a folder is said, but for what the command itself writes there.
+    What is left out of a folder is printed, except for what the command itself writes there.
 
     Args:
       names: files and folders.
@@ -232,7 +232,7 @@ def check_free(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path], 
       targets: the outputs.
       inputs: none of these is overwritten.
       force: whether other files may be overwritten.
-      is_input: says of what there is that it is an input of another time.
+      is_input: an output that exists -> whether it may be an input of another time.
       named: whether the output was named, so that its folder has to exist.
     """
     free, existing = [], []
@@ -327,7 +327,7 @@ def read(path: pathlib.Path) -> bytes:
 
 
 def read_image(path: pathlib.Path, max_pixels: int) -> np.ndarray:
-    """As `images.read`, also of standard input and of pipes, in which one cannot go back."""
+    """Reads an image as `images.read`, also from standard input and pipes, which cannot seek."""
     return images.read(read(path) if is_pipe(path) else path, max_pixels)
 
 
@@ -347,7 +347,7 @@ def write(path: pathlib.Path, content: bytes) -> None:
 
 
 def write_image(path: pathlib.Path, image: np.ndarray) -> None:
-    """As `images.write`, also to standard output, pipes and devices, which get PNG."""
+    """Writes an image as `images.write`, also to standard output, pipes, devices: those as PNG."""
     if is_pipe(path):
         write(path, images.to_png(image))
     else:

@@ -1,4 +1,4 @@
-"""Launching: runs as jobs of Slurm or as processes of this machine, and their code.
+"""Launching: runs as jobs of Slurm or as processes of this machine, and copies of the code.
 
 A launch (launch.py) has a folder <experiments_dir>/launches/<UTC time>-<name>/:
 
@@ -6,15 +6,12 @@ A launch (launch.py) has a folder <experiments_dir>/launches/<UTC time>-<name>/:
     jobs/        submitit's: pickled jobs, what they print, how they ended
     launch.json  what was launched, and for each run its folder and its job
 
-Jobs run in the folder that the launch was made in, so that relative paths mean what they meant
-there. A process can be told to stop as soon as submitit has unpickled its job, which imports this
-module; hence nothing here imports TensorFlow, which takes seconds (common/lazy.py).
+Jobs (common/launch_jobs.py) run in the folder that the launch was made in, so that relative paths
+mean what they meant there.
 """
 
 import collections
 import contextlib
-import dataclasses
-import importlib
 import io
 import json
 import os
@@ -26,89 +23,23 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import submitit
-from absl import logging
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 import configs
-from common import runs, slurm, stopping
+from common import runs, slurm
 from common.errors import UserError
 from common.files import write_json
+from common.launch_jobs import Job, named_for
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 # What the code reads of the environment, as configs.py has it here.
 _FOLDERS = ("DATA_DIR", "EXPERIMENTS_DIR", "ZOO_DIR", "LPIPS_WEIGHTS", "INCEPTION_WEIGHTS")
 _MAX_TIMEOUTS = 1000  # after which a job is not requeued any more
 _YEAR = 365 * 24 * 60  # in minutes
-
-
-# --- Jobs ---------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """A run of `evaluate`, with the attributes of a `runs.Run` that a launch reads.
-
-    Attributes:
-      overrides: what tells it from the other evaluations of the launch.
-      wid: its number.
-      workdir: where results go.
-      arguments: of `evaluate.run`.
-    """
-
-    overrides: dict[str, Any]
-    wid: int
-    workdir: pathlib.Path
-    arguments: tuple
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A run, to be pickled.
-
-    Attributes:
-      main: name of the module whose `run` does the work: "mshyper.train".
-      run: what is to be run.
-      command: the command line after `python -m` that does the same.
-    """
-
-    main: str
-    run: runs.Run | Evaluation
-    command: list[str]
-
-    def __call__(self) -> None:
-        run = self.run
-        if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
-            run = _named_for(run, submitit.JobEnvironment().job_id)
-        sys.argv = self.command  # for run_info.json
-        logging.set_verbosity(logging.WARNING)
-        # Before Slurm kills a job: by scancel, or to requeue it itself at preemption, where it is
-        # not set to send submitit's signal.
-        signal.signal(signal.SIGTERM, lambda *_: _save())
-        try:
-            importlib.import_module(self.main).run(*run.arguments)
-        except UserError as error:
-            sys.tracebacklimit = 0  # all of it is in the message
-            raise UserError(str(error)) from None
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Saves what is done; submitit calls this when Slurm asks the job to make room."""
-        _save()
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def _save():
-    try:
-        stopping.save_all()
-    except Exception:  # the job goes on even so: the checkpoint before is there
-        traceback.print_exc()
-
-
-# --- Launching ----------------------------------------------------------------------------------
 
 
 class Launch:
@@ -291,16 +222,6 @@ def _errors_in(path):
         os.close(own)
 
 
-def _named_for(run, job_id):
-    """A run that Slurm does: it is of the experiment that is called like the job, if of no other.
-
-    Only a launch does so. What is run by hand, in whatever job, is named as everywhere.
-    """
-    if isinstance(run, runs.Run) and run.xid is None:
-        return dataclasses.replace(run, xid=slurm.array(job_id))
-    return run
-
-
 def row(job: Job, array: str | None = None) -> dict[str, Any]:
     """The entry of a job in launch.json, before it has begun.
 
@@ -308,7 +229,7 @@ def row(job: Job, array: str | None = None) -> dict[str, Any]:
       job: the job.
       array: id of the Slurm job, if it is of one.
     """
-    run = _named_for(job.run, array) if array else job.run
+    run = named_for(job.run, array) if array else job.run
     overrides = ", ".join(f"{key}={value}" for key, value in run.overrides.items())
     return {"wid": run.wid, "overrides": overrides, "folder": str(run.workdir),
             "command": job.command, "job": None, "files": None}

@@ -2,9 +2,10 @@
 
     from common.lazy import coding, tf    # like `from common import coding`, and TensorFlow
 
-Programs import so what their work needs, and modules what few of their functions need: a command
-line is read, and --help printed, before anything is imported that takes long. Annotations would
-use it; where they name such classes, `from __future__ import annotations` leaves them unread.
+In this way programs import what their work needs, and modules what few of their functions need: a
+command line is read, and --help printed, before any import that takes long. Annotations would
+trigger one; where they name such classes, `from __future__ import annotations` keeps them from
+being evaluated.
 """
 
 import importlib
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
         data,
         export,
         fid,
+        filters,
         format1,
         inspection,
         itinf,

@@ -9,11 +9,11 @@
                gain[level] │                    inverse[level] │
 
 y is multiplied by a gain for each channel, and ŷ by another (Cui et al. 2021, "Asymmetric gained
-deep image compression with continuous rate adaptation"). The step of quantisation so is 1 / gain;
-the best step of a transform code falls with 1 / sqrt(lambda), and this is how gains begin. The
-inverse is learned by itself, for the synthesis wants the mean of what was rounded. Gains are
-learned at a few knots and interpolated between them, in their and lambda's logarithms: the number
-of levels is a matter of the file alone.
+deep image compression with continuous rate adaptation"). So the step of quantisation is 1 / gain.
+The best step of a transform code is proportional to 1 / sqrt(lambda), and gains begin like this.
+The inverse is learned separately, because the best reconstruction is the mean of the values that
+were rounded to the same integer. Gains are learned at a few knots; between them, log gain is linear
+in log lambda. The number of levels matters to the file only.
 
 With `scales`, the outputs of convolutions of analysis and synthesis (every `Convolution`; Keras's
 are none) are multiplied too, by exp(a t + b t^2), at most e^2 either way; t is from -1 to 1 along
@@ -90,7 +90,7 @@ class Levels(tf.keras.layers.Layer):
         return 100 * level / (self.count - 1)
 
     def spread(self, number: int) -> list[int]:
-        """So many levels from the lowest to the highest, or all if there are fewer."""
+        """`number` levels from the lowest to the highest, or all if there are fewer."""
         return sorted({round(level) for level in np.linspace(0, self.count - 1, number)})
 
     def latent(self, level: int | tf.Tensor, batch: int | tf.Tensor) -> tf.Tensor:
@@ -121,8 +121,8 @@ class Levels(tf.keras.layers.Layer):
     def condition(self, name: str, transform: tf.keras.layers.Layer) -> None:
         """Has the convolutions of a transform depend on the level, if there are scales.
 
-        These are weights of the levels, not of the transform, whose own remain those of a model of
-        one rate. They are named by the convolution's place: "analysis.9.0.trunk.2".
+        The scales are weights of the levels. The transform has the same weights as in a model of
+        one rate. A scale is named by its convolution's place: "analysis.9.0.trunk.2".
         """
         if not self.scales:
             return

@@ -1,11 +1,11 @@
-"""A run's folder is one process's at a time, also where several machines share it.
+"""Locks: a run's folder belongs to one process at a time, also where several machines share it.
 
-The file `lock` in it says whose. It goes when the process ends; one that was killed leaves it
-behind, and the next that comes takes it over if it can tell that the other is gone:
+The file `lock` in it says to which. The process removes it when it ends; one that was killed leaves
+it behind, and the next process takes the folder over if it can tell that the other is gone:
 
-    on the same machine     no process has that number, or one that began at another time
+    on the same machine     no process has that number, or the one that has it began at another time
     on another machine      the file, which its process touches every `HEARTBEAT` seconds, has not
-                            been touched for `STALE` seconds; or it is of this very Slurm job,
+                            been touched for `STALE` seconds; or it is of this same Slurm job,
                             before that was requeued
 """
 
@@ -49,7 +49,7 @@ class Lock:
     def require(self) -> None:
         """Raises UserError if another process has taken the folder over.
 
-        As may be if this one, or its machine, has stood still for long.
+        That can happen if this process, or its machine, has stood still for long.
         """
         if self._lost:
             raise UserError(f"{self._path} is not this process's any more: it was removed, or "
@@ -101,7 +101,7 @@ class Lock:
 
 @contextlib.contextmanager
 def held(folder: str | os.PathLike) -> Iterator[Lock]:
-    """Holds the lock of a folder, which is created if need be, and goes again if it stays empty.
+    """Holds the lock of a folder. A missing folder is created, and removed if it stays empty.
 
     Raises:
       FolderTaken: another process holds it; the message says which.

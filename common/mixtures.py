@@ -1,4 +1,4 @@
-"""Mixtures of the stored tables, another one for every symbol. Touches constriction's queue.
+"""Mixtures of the stored tables, a different one for every symbol. Touches constriction's queue.
 
 A mixture has a weight, a table and a place on the integers for each of its K components. Its
 cumulative counts are the weighted sums of theirs, shifted to their places: sums, products and
@@ -43,7 +43,7 @@ class Mixtures(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the symbols."""
+        """The shape of the symbols."""
         return self.weights.shape[1:]
 
     def rows(self, tables: CodingTables) -> "Rows":
@@ -60,8 +60,8 @@ class Mixtures(NamedTuple):
 
 
 class Rows:
-    """Codes each of N symbols with a row of counts: one for every integer of a window, and last
-    one for all others, the escape.
+    """Codes N symbols, each with its own row of counts: one for every integer of a window and,
+    last, one for all others, the escape.
 
     The window holds the tables of all components. If it would be too long, it lies around the
     heaviest one.

@@ -72,7 +72,7 @@ class Generated(NamedTuple):
 
     @property
     def bits(self) -> dict[str, tf.Tensor]:
-        """For each latent float32 [B], its information content."""
+        """The information content of each latent, float32 [B], by name."""
         return {name: tf.reduce_sum(bits, axis=[*range(1, bits.shape.rank)])
                 for name, bits in self.element_bits.items()}
 
@@ -86,7 +86,8 @@ class Codec(tf.keras.Model):
     Args:
       analysis, synthesis: transforms as in `transforms.build`.
       levels: None for a model of one rate; else arguments of `Levels` (common/levels.py).
-      pixel_range: what 0 and 1 of an image become for the analysis, and are from the synthesis.
+      pixel_range: the values that stand for 0 and 1 of an image at the analysis' input and the
+        synthesis' output.
 
     Raises:
       TypeError: these make no codec.
@@ -144,7 +145,7 @@ class Codec(tf.keras.Model):
 
     @property
     def strides(self) -> dict[str, int]:
-        """For each latent that is quantised, the pixels a side that a position of it stands for."""
+        """The stride of each quantised latent: the pixels a side that a position stands for."""
         return {"y": self.analysis.stride}
 
     def latent_size(self, height: int, width: int, name: str = "y") -> tuple[int, int]:
@@ -205,8 +206,8 @@ class Codec(tf.keras.Model):
 
         Args:
           latents: as from `infer`.
-          quantizer: of the latents. If it is differentiable, so is the rate, by
-            continuous scales; else it is that of the table entries that the coder would use.
+          quantizer: of the latents. If it is differentiable, so is the rate, with continuous
+            scales; else the rate is that of the table entries that the coder would use.
           training: as for `infer`.
         """
         raise NotImplementedError
@@ -237,8 +238,8 @@ class Codec(tf.keras.Model):
           The bytes of a .ntc file.
 
         Raises:
-          UserError: this is no exported model, the image is none, or the target is out of reach, or
-            one of several, or one for a model with levels.
+          UserError: this is no exported model; the image is none; or the target is out of reach,
+            is not the only one, or needs a model with levels.
         """
         from common import targets  # which needs this module
 

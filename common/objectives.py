@@ -109,7 +109,7 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, 
 
 
 def check_side(side: int, name: str, distortion: str, lpips_weight: float) -> None:
-    """Raises UserError if an image with such a shorter side, called `name`, has no such loss."""
+    """Raises UserError if image `name`, whose shorter side is `side`, is too small for the loss."""
     for wanted, metric, least in (
             (distortion == "ms_ssim", "MS-SSIM", metrics.MS_SSIM_MIN_SIDE),
             (lpips_weight, "LPIPS", lpips.MIN_SIDE)):

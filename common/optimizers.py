@@ -22,12 +22,12 @@ class SOAP(tf.keras.optimizers.Optimizer):
     plain Adam. Transform coding is ill-conditioned; arXiv 2601.20769 measures what this gains
     learned codecs.
 
-    Both moments are kept in the rotated basis. There the first one is what the paper's, kept
-    unrotated, would be rotated to in each step. The second one stays as it is when the basis
-    changes, and where it then is less than the square m^2 of the first, it becomes that: as means
-    of equal decay, v >= m^2 by Jensen's inequality, so that no entry of an update exceeds the
-    learning rate. Without this, directions that gradients had not had before were moved hundreds
-    of times as far, and in long trainings weights grew to thousands.
+    Both moments are kept in the rotated basis. The first, m, is rotated when the basis changes; the
+    paper keeps it unrotated and rotates it in each step, which gives the same. The second, v, is
+    not rotated, but becomes m^2 where it is less. Between changes of the basis, means of equal
+    decay have v >= m^2 by Jensen's inequality, so that no entry of an update exceeds the learning
+    rate. Without this, updates in directions that gradients had not had before were hundreds of
+    times as large, and in long trainings weights grew to thousands.
 
     Args:
       learning_rate: float or schedule.

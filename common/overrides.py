@@ -18,8 +18,8 @@ def take(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
     """Takes --config.<key>=<value>, --config.<key> <value> and --noconfig.<key> from `argv`.
 
     Returns:
-      The other arguments, and (key, value) of each in their order; the value is None if the key
-      has to be one that is true or false.
+      The other arguments, and (key, value) of each in their order; the value is None if none was
+      given, as for keys that are true or false.
     """
     rest, overrides, arguments = [], [], collections.deque(argv)
     while arguments:

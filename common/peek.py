@@ -30,10 +30,10 @@ def read_level(path: str | os.PathLike, file: Container) -> int | None:
 
 
 def _first_symbol(tables, stream):
-    """The first symbol of a stream, that of the level: of the last distribution but the digits'.
+    """The first symbol of a stream, the level. Its distribution is the last one before the digits'.
 
-    The range is all 32 bits yet, of which the first four bytes are a number: the symbol is that in
-    whose part of the range it lies.
+    Nothing has been decoded yet, so the range is 2^32. The first four bytes are a number in it; the
+    symbol is the one whose interval contains this number.
     """
     number = tables.digits - 1
     value = int.from_bytes(stream[:4].ljust(4, b"\0"), "big")

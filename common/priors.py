@@ -1,8 +1,8 @@
 """Priors of latents, each with two views of one distribution.
 
 `bits` is differentiable, for training and estimates. `pmfs` are the probabilities of integers, of
-which the tables of the range coder are built once, at export (common/coding_tables.py). Those of
-integers of which the mean is another one each are picked from a table of scales.
+which the tables of the range coder are built once, at export (common/coding_tables.py). Where every
+element has its own mean and scale, its distribution is picked from a table of scales.
 """
 
 import math
@@ -14,7 +14,8 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import arguments
-from common.integer_networks import Builder, Value
+from common.integer_builder import Builder
+from common.integer_networks import Value
 
 # Tails of 2^-16 and the 16 bits of the coding tables cost under 0.0002 bit a symbol at scales below
 # 8, and under 0.01 at the largest; the library's defaults (2^-8, 12 bits) cost over 1 % at low
@@ -106,7 +107,7 @@ class DeepFactorized(tf.keras.layers.Layer):
 
     @property
     def distributions(self) -> int:
-        """How many distributions it has in the tables: one a channel."""
+        """The number of distributions in the tables: one a channel."""
         return self.channels
 
     def symbol_bits(self, symbols: np.ndarray, channels: np.ndarray) -> np.ndarray:
@@ -330,7 +331,7 @@ class LogisticTable(ScaleTable):
 
 
 class ShiftedScaleTable(ScaleTable):
-    """`ScaleTable` for integers whose mean is none: the mean's fraction picks the table too.
+    """`ScaleTable` for integers whose mean is not one: the mean's fraction picks the table too.
 
     Args:
       shifts: how many fractions there are.

@@ -47,9 +47,9 @@ class Program:
 
 
 def of(package: str) -> Callable[[Callable[[], Program]], Program]:
-    """Makes a function, which imports and returns a program of `package`, that program.
+    """Decorates a function that imports and returns a program of `package`: it becomes the program.
 
-    It is called when there is something to do: --help does not wait for TensorFlow.
+    It is called only when there is something to do: --help does not wait for TensorFlow.
     """
     def decorate(function):
         load = functools.cache(function)

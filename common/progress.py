@@ -26,7 +26,7 @@ class Progress:
         self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
     def step(self, step: int, means: Callable[[], dict[str, float]]) -> None:
-        """Takes note that `step` is done; `means` returns what was measured of late."""
+        """Shows on a terminal that `step` is done; `means` returns what was measured of late."""
         now = time.monotonic()
         if self._begun is None:
             self._begun, self._first = now, step

@@ -47,7 +47,7 @@ class RangeEncoder:
         Args:
           symbols: integers as any float or int array.
           distributions: int array of the same shape: which table entry codes each.
-          bounded: none lies outside of its table, so that nothing need be said of those that do.
+          bounded: all symbols lie in their tables, so that no escapes are coded.
 
         Raises:
           CodingError: a symbol is not finite, or larger than any model produces, or is not in its

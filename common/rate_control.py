@@ -56,7 +56,7 @@ class RateControl(tf.Module):
         """Takes over the weight that another training for a rate ended with, if that helps."""
 
     def observe(self, bpp: float) -> None:
-        """Takes note of the rate in validation."""
+        """Tells the control the rate that validation measured; not all controls use it."""
 
 
 class TwoWeights(RateControl):

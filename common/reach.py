@@ -1,4 +1,4 @@
-"""How far the inputs lie that an output of a layer, or of several, depends on.
+"""Reach: the range of inputs that an output of a layer, or of several layers, depends on.
 
 Every layer of `common/transforms` says so of itself, see common/transforms/contract.py, and tiles
 are cut accordingly (common/tiles.py).
@@ -9,26 +9,20 @@ import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
-from common.errors import UserError
-
 # Rows, and columns: the first, and the last + 1.
 Box = Sequence[tuple[int, int]]
 
 
-class NotLocal(UserError):
-    """A layer's outputs depend on the whole image; the message names the layer."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """Where the inputs lie that an output depends on, along rows or columns, the larger of both.
+    """The range of inputs that an output depends on, one for rows and columns: the larger of both.
 
-    Output o depends on no others than those from o / rate - before to o / rate + after.
+    Output o depends only on inputs from o / rate - before to o / rate + after.
 
     Attributes:
       before, after: in inputs.
       rate: outputs for each input.
-      grid: the outputs for a part of the input are those for the whole if it begins at a multiple
+      grid: a part of the input has the same outputs as within the whole if it begins at a multiple
         of this, and ends at one or at the border.
     """
 
@@ -38,7 +32,7 @@ class Reach:
     grid: int = 1
 
     def then(self, other: "Reach") -> "Reach":
-        """The reach of a layer with this one and of one after it, together."""
+        """The reach of a layer with this reach and of one after it with `other`, together."""
         outputs = int(self.grid * self.rate)  # between parts of this layer's input
         grid = self.grid * (other.grid // math.gcd(other.grid, outputs))
         return Reach(self.before + other.before / self.rate, self.after + other.after / self.rate,

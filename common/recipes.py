@@ -59,8 +59,8 @@ def add_levels(config: config_dict.ConfigDict, rd_lambda: tuple[float, float] = 
                ) -> None:
     """Makes the model of a config one for all rates, from one lambda to another (common/levels.py).
 
-    A level for every half of --quality's 0 to 100: files then differ by less than 2 % from one to
-    the next, and of 201 levels eight codings find that of a file of given size.
+    There are 201 levels, one for each half step of --quality (0 to 100). Files of neighbouring
+    levels then differ by less than 2 %, and eight codings find the level of a given size.
     """
     config.model.levels = dict(count=201, rd_lambda=rd_lambda, scales=True)
     config.train.rd_lambda = config_dict.placeholder(float)
@@ -142,7 +142,7 @@ def compressai() -> config_dict.ConfigDict:
 
 
 def cpu() -> config_dict.ConfigDict:
-    """For small models on a few CPU cores: SOAP, small batches, a cosine."""
+    """Small models on a few CPU cores: SOAP, small batches, a cosine."""
     config = yang2023()
     # Crops of 128 pixels train twice as many steps, but most of their latents see the zeros beyond
     # the border: changing to 256 lowered small.py's validation loss by 8 % within 300 steps.

@@ -142,7 +142,7 @@ class Refiner:
         return Refined(best, traces)
 
     def infer(self, model: Codec, image: np.ndarray, level: int | None = None) -> Latents:
-        """As `coding.infer`: the refined latents of an image, in a batch of one."""
+        """The refined latents of an image, in a batch of one; in place of `coding.infer`."""
         image = coding.as_rgb(image)
         check_sides(image.shape[:2], "the image", self._objective)
         with stage("refinement"):
@@ -200,7 +200,7 @@ def _movable(latents: Latents) -> Latents:
 
 
 def grid_of(generated: Generated) -> Latents:
-    """For each latent the offset of its grid, of its shape; 0 if no quantizer met it."""
+    """The offset of each latent's grid, of the latent's shape; 0 if no quantizer met it."""
     return {name: tf.broadcast_to(generated.offsets.get(name, 0.0), tf.shape(value))
             for name, value in _movable(generated.latents).items()}
 

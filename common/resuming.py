@@ -1,9 +1,9 @@
 """Resuming: whether and how a training goes on in a folder that holds a part of it.
 
 A checkpoint (common/checkpoints.py) holds all that a step depends on, so that a run that was
-stopped ends with the same weights and the same metrics.jsonl as one that was not. What is asked
-here is whether the folder is one of the same run: its config.json says so, but for entries that
-change nothing of what is done already.
+stopped ends with the same weights and the same metrics.jsonl as one that was not. This module
+checks that the folder belongs to the same run: its config.json has the same entries, except for
+those that do not affect the steps that are done.
 """
 
 import pathlib
@@ -27,13 +27,13 @@ MAY_CHANGE = {
 
 def claim(workdir: pathlib.Path, record: dict, begun: bool, content: dict[str, str | None],
           **facts) -> dict[str, tuple]:
-    """Makes the folder that of a run, or finds that it is; as `runs.claim`.
+    """Claims the folder for a run, or checks that it belongs to that run; as `runs.claim`.
 
     Args:
       workdir: the folder.
       record: the run's config, as from `runs.record`.
       begun: whether the run has begun there.
-      content: tells of what paths in the config lead to, by entry; files may be moved.
+      content: a hash of what each path in the config leads to, by entry; files may be moved.
       **facts: what else run_info.json is to say of a run that begins.
 
     Returns:
@@ -53,7 +53,7 @@ def claim(workdir: pathlib.Path, record: dict, begun: bool, content: dict[str, s
             logging.warning("%s holds other files than when the run began", key)
         if key in changes and key not in before:
             logging.warning("%s is another, and it is not known whether it holds the same: the "
-                            "run began with a version that took no note", key)
+                            "run began with a version that did not record that", key)
     return changes
 
 
@@ -61,7 +61,7 @@ def has_results(workdir: pathlib.Path) -> bool:
     """Whether a folder without checkpoints has some results of training.
 
     Raises:
-      UserError: it has such as there are only after a checkpoint.
+      UserError: it has results that are written only after a checkpoint.
     """
     lines = training_log.read(workdir / training_log.NAME)
     steps = [line["step"] for line in lines if line["step"] > 0]

@@ -71,7 +71,7 @@ def is_under_way(row: tables.Row) -> bool:
 
 
 def progress(folder: pathlib.Path) -> str:
-    """How far a run has come, by its folder: "done", "at step 300 of 1000", "at image 3", ""."""
+    """The progress of a run, by its folder: "done", "at step 300 of 1000", "at image 3", ""."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):

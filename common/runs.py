@@ -56,7 +56,7 @@ class Run:
 
     @property
     def workdir(self) -> pathlib.Path:
-        """Its folder, whatever job of a cluster this is asked in: the same command goes on."""
+        """The run's folder, the same in every job of a cluster: the same command goes on there."""
         return pathlib.Path(self.experiments_dir, self.xid or self.name,
                             folder_name(self.wid, self.runname))
 
@@ -186,7 +186,8 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
     Args:
       key: of the config, for the error.
       name: as in `export.find`, or folder of an experiment, for its run with the wid of `workdir`.
-        A run of no entry of a sweep, whose wid is 0, starts from the only one of any wid too.
+        A run without an entry of a sweep has wid 0, and may also start from an experiment's only
+        run, whatever the wid of that.
       workdir: folder of the run that starts from it.
 
     Raises:
@@ -207,7 +208,7 @@ def find_model(key: str, name: str, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def git_commit() -> str | None:
-    """The commit of the code that runs, if it is known; of a launch's code, the file says it."""
+    """The commit of the code that runs, if it is known; a launch's copy of the code has a file."""
     frozen = _ROOT / COMMIT_FILE
     if frozen.exists():
         return frozen.read_text().strip() or None

@@ -27,10 +27,10 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         return self._config
 
     def observe(self, loss: float) -> None:
-        """Takes note of a validation loss, on which most schedules do not depend."""
+        """Tells the schedule a validation loss, on which most schedules do not depend."""
 
     def rescale(self, factor: float) -> None:
-        """Has a state that was restored follow a change of the largest rate by `factor`."""
+        """Adapts a restored state to a largest rate that has changed by `factor`."""
 
 
 class Constant(Schedule):
@@ -70,8 +70,8 @@ class WarmupDrop(Schedule):
 class WarmupCosine(Schedule):
     """Linear warm-up, then half a cosine down to `final` times the rate.
 
-    With `decay_from` the rate stays at its peak until then: how long to train may be decided while
-    it does, for a run that goes on with other `num_steps` has lost nothing.
+    With `decay_from` the rate stays at its peak until then. Until then, the length of training can
+    still be changed: a run that goes on with another `num_steps` has lost nothing.
 
     Args:
       learning_rate: the peak.

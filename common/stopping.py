@@ -22,9 +22,9 @@ _stopped = False  # whether all is saved, and the process ends
 
 @contextlib.contextmanager
 def saved_by(save: Callable[[], str | None]) -> Iterator[None]:
-    """While this lasts, `save_all` calls `save`, which saves what is done of a run.
+    """Makes `save_all` call `save`, which saves what is done of a run, within the block.
 
-    It may return how far the run is: "step 3 of 10".
+    `save` may return how far the run is: "step 3 of 10".
     """
     _savers.append(save)
     try:
@@ -43,9 +43,9 @@ def save_all() -> list[str]:
 
 
 def stop_on_signals() -> None:
-    """From now on Ctrl-C, SIGTERM and SIGHUP save what is done and end the process.
+    """Makes Ctrl-C, SIGTERM and SIGHUP save what is done and end the process.
 
-    A second one ends it at once. Those that are ignored, as by nohup, still are.
+    A second signal ends it at once. Signals that are ignored, as by nohup, stay ignored.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -54,9 +54,9 @@ def stop_on_signals() -> None:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """A block that signals may leave anywhere: errors on the way out tell nobody anything.
+    """A block that a signal may end anywhere: errors that this causes are not reported.
 
-    Contexts of TensorFlow that are left in the middle of their own work raise such.
+    TensorFlow's contexts raise some when they are left in the middle of their own work.
     """
     try:
         yield
@@ -79,7 +79,7 @@ def unstoppable() -> Iterator[None]:
 
 
 def stop_if_asked() -> None:
-    """Ends the process if a signal asked for it, and Python dropped that, as it does in __del__."""
+    """Ends the process if a signal asked for it; Python drops its exception if it is in __del__."""
     global _stopped
     if _asked and not _busy:
         _stopped = True

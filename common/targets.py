@@ -1,8 +1,8 @@
 """The level of a model with levels at which an image is coded: a quality, a size or a PSNR.
 
 A level that meets a target is found by bisection on real codings, of which 201 levels take eight.
-Sizes and PSNRs grow with the level, as good as always. What is returned was coded and meets the
-target; where there is a wave of some bytes, a higher level may meet it too.
+Sizes and PSNRs nearly always grow with the level. The returned file meets the target; where they do
+not grow, a level that was not tried may meet it with a better file.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Target:
 
 
 def only(**values: float | None) -> Target | None:
-    """The target among values by kind of which at most one is not None; else None.
+    """The target that values by kind give, at most one of which is not None; None if all are.
 
     Raises:
       UserError: there are several, or the value makes no sense.
@@ -113,8 +113,8 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
     """Codes an image so that the file meets a target: the best that is not larger, or the smallest
     that is as good.
 
-    With refinement, the level is found without it, and once more after it, by what it gained: the
-    target is met, but not as closely.
+    With refinement, the level is found for the encoder's own latents first, and then corrected by
+    what refinement gained: the target is met, but not as closely.
 
     Args:
       model: an exported model.

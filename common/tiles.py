@@ -44,7 +44,7 @@ def fits(height: int, width: int, stride: int, side: int | None = None) -> bool:
     """Whether a picture is taken as a whole: one of at most as many pixels as a tile has.
 
     Args:
-      height, width: of the picture, or of the latents whose larger end it is.
+      height, width: at the larger end of a transform: of the picture, or of latents.
       stride: what it is padded to multiples of.
       side: of a tile; by default `SIDE`.
     """
@@ -66,8 +66,8 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
       down: how many times they shrink.
       before: acts on every position of x by itself, and may pad x to multiples of `down`.
       after: acts on every position of the output, or of each of several, by itself.
-      side: of a tile, at the larger end of the transform; by default `SIDE`. Tiles of a picture
-        whose height or width is less are longer, by as much.
+      side: of a tile, at the larger end of the transform; by default `SIDE`. If the height or width
+        is less, tiles are longer the other way, with as many positions.
       training: as for Keras layers; None for an integer network.
 
     Raises:

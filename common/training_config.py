@@ -94,8 +94,8 @@ def override_components(config: config_dict.ConfigDict,
                         overrides: Iterable[tuple[str, ...]]) -> None:
     """Sets entries of the sections of config.train that each name a class: train.optimizer, ...
 
-    What its class does not take is found when it is built. With another class, the arguments of
-    the one before go, but for those that all optimisers take.
+    Arguments that the class does not take are an error when it is built. If the class changes, the
+    arguments of the one before are dropped, except for those that all optimisers take.
 
     Args:
       config: the config to change.

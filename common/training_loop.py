@@ -17,12 +17,12 @@ from absl import logging
 from ml_collections import config_dict
 
 from common import (
+    best_model,
     checkpoints,
     data,
     export,
     images,
     locks,
-    runs,
     schedules,
     stopping,
     training_config,
@@ -30,7 +30,6 @@ from common import (
     validation,
 )
 from common.errors import UserError
-from common.integer_networks import ConversionError
 from common.progress import Progress
 from common.trainer import Trainer
 
@@ -60,13 +59,13 @@ class Training:
         self._trainer = trainer
         self._rate = rate
         self._lock = lock
-        self._best_loss = tf.Variable(math.inf, trainable=False)
+        self._best = best_model.BestModel(folder, config, trainer)
         # The step of the last interval's end that is over, validation and all.
         self._validated_step = tf.Variable(0, trainable=False, dtype=tf.int64)
         self._within_end = False
         self._checkpoints = checkpoints.Checkpoints(
             folder / "checkpoints", codec=trainer.codec, result=trainer.result,
-            optimizer=trainer.optimizer, best_loss=self._best_loss,
+            optimizer=trainer.optimizer, best_loss=self._best.loss,
             settled=self._validated_step,  # the name that it has in checkpoints
             **trainer.state())
         self._validation = validation.Validation(
@@ -124,7 +123,7 @@ class Training:
             self._log_training()
             self._log_validation(measured)
             mean = self._observe(measured)
-            self._export_best(mean)
+            self._best.update(self.step, mean.get("rd_loss"))
             self._validated_step.assign(self.step)
             self._checkpoints.save(self.step)
             self._within_end = False
@@ -171,7 +170,7 @@ class Training:
         measured = self._measure()
         if measured:
             self._log_validation(measured)
-            self._export_best(self._observe(measured))
+            self._best.update(self.step, self._observe(measured)["rd_loss"])
 
     def _is_done(self, line):
         """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
@@ -183,7 +182,7 @@ class Training:
     def _is_validated(self):
         return self.step == int(self._validated_step)
 
-    # --- Validation and export ------------------------------------------------------------------
+    # --- Validation -----------------------------------------------------------------------------
 
     def _measure(self) -> dict[int, dict[str, float]]:
         """The results of validation, by level; nothing without images.
@@ -211,29 +210,6 @@ class Training:
             logging.warning("the rate is %.3f bits per pixel, not %g as train.rate_target says",
                             mean["bpp"], control.target)
         return mean
-
-    def _export_best(self, mean: dict[str, float]) -> None:
-        """Exports this model, if none that was exported is better, or if they do not compare."""
-        if not mean or self._trainer.rate_control:  # losses with other weights cannot be compared
-            self._export()
-        elif mean["rd_loss"] < float(self._best_loss) and self._export():
-            self._best_loss.assign(mean["rd_loss"])
-
-    def _export(self) -> bool:
-        """Whether it could be; at the last step an error says why not."""
-        record = runs.record(type(self._trainer.result), self._config)
-        if self._trainer.rate_control:
-            record["train"]["rate_weight"] = float(
-                self._trainer.rate_control.mean_weight.numpy())
-        try:
-            export.save(self._trainer.result, record, self._folder / "model",
-                        self._config.train.export_dtype)
-        except ConversionError as error:  # later weights may fit
-            if self.step >= self._config.train.num_steps:
-                raise
-            logging.warning("step %d is not exported: %s", self.step, error)
-            return False
-        return True
 
     # --- The log --------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """Weights as other code bases have them, made into those of the layers here.
 
-Kernels here are [rows, columns, inputs, outputs], those of `layers.deconv` too: it spreads an input
-over the outputs by its kernel as it is, which in a convolution of stride 1 is a flipped one.
-Keras's own Conv2D and Conv2DTranspose have kernels of their own, which need nothing. Neither do
-matrices, biases and factors of densities (Balle et al. 2018), which are the same everywhere.
+Kernels here are [rows, columns, inputs, outputs], those of `layers.deconv` too. It adds each input,
+times the kernel, to the outputs; at stride 1 that is a convolution with the kernel flipped.
+Kernels of Keras's own Conv2D and Conv2DTranspose are taken as they are, and so are matrices, biases
+and factors of densities (Balle et al. 2018), which are the same everywhere.
 
 Arguments are NumPy arrays or `files.Array`.
 """
@@ -82,9 +82,9 @@ def _real_fourier_basis(size):
 
 
 def pixel_shuffle(channels: int, factor: int = 2) -> np.ndarray:
-    """Which outputs of a convolution to take, in order, where PyTorch's PixelShuffle follows.
+    """The order in which to take a convolution's outputs, where PyTorch's PixelShuffle follows.
 
-    That has them as [channels, factor, factor], depth_to_space as [factor, factor, channels].
+    That takes them as [channels, factor, factor], depth_to_space as [factor, factor, channels].
 
     Args:
       channels: of the larger image.

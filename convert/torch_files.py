@@ -3,7 +3,8 @@
     zip, from torch 1.6 on   <name>/data.pkl, a pickle whose tensors name their storages, and
                              <name>/data/<key>, the elements of each storage
     legacy, before           pickles of a magic number, the version, the machine, the object and
-                             a list of keys; then of each storage their count, int64, and they
+                             a list of keys; then for each storage the number of its elements,
+                             int64, and the elements
 
 Tensors and parameters are read as `files.Array`, a torch.Size as a tuple, an OrderedDict as a dict
 (without the `_metadata` of a state dict), and whatever else has a class as an `Unknown`.
@@ -74,8 +75,8 @@ def is_torch(path: str | os.PathLike) -> bool:
 def load(path: str | os.PathLike) -> dict:
     """The object that torch.save wrote: nested dicts, lists, numbers, texts, and `files.Array`.
 
-    Only the pickle is read; a tensor is when it becomes a NumPy array, bfloat16 as float32, and all
-    other types as they are.
+    Only the pickle is read here. A tensor is read when it becomes a NumPy array: bfloat16 as
+    float32, other types as they are.
 
     Raises:
       UserError: the file is missing, damaged, encrypted or none of PyTorch, or has TorchScript or
@@ -203,7 +204,7 @@ class _Unpickler(pickle._Unpickler):
     Args:
       file: where a pickle begins.
       path: of the file, for messages.
-      find: from key, number of elements and size of one to what reads a storage.
+      find: (key of a storage, number of elements, bytes of one) -> function that reads the storage.
     """
 
     def __init__(self, file, path, find):

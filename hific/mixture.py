@@ -17,7 +17,8 @@ import tensorflow as tf
 
 import mshyper.models
 from common import arguments, escapes, mixtures, priors
-from common.integer_networks import Builder, Value
+from common.integer_builder import Builder
+from common.integer_networks import Value
 from common.model import PIXEL_RANGE, Prediction
 from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
 

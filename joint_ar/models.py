@@ -32,7 +32,8 @@ from common import transforms
 from common.coders import Encoder
 from common.conditional import MEAN_BITS
 from common.context import Wavefront
-from common.integer_networks import Builder, Network
+from common.integer_builder import Builder
+from common.integer_networks import Network
 from common.model import PIXEL_RANGE
 from common.quantizers import Quantizer
 from common.range_coding import RangeDecoder
@@ -42,9 +43,9 @@ from common.transforms import contract
 # The integer context sees larger values of y clipped. White has 135 at mshyper's highest level.
 _LARGEST_Y = 2**13
 
-# Rounding to another integer moves y by 1. Changes below this do not count: means shift a little as
-# others settle, and those of floats differ from those of integer networks by up to 0.01.
-_SETTLED = 0.1
+# Rounding to another integer moves y by 1. Up to this, y counts as unchanged: means shift a little
+# while others converge, and those of floats differ from those of integer networks by up to 0.01.
+_UNCHANGED = 0.1
 
 # Of the context in training, to find the means that y is rounded around. A serial decoder's follow
 # from rounded values, and drift: it has up to 5 % more squared error at low rates than after one
@@ -82,7 +83,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
                 quantizer.differentiable)
 
         if not quantizer.differentiable:
-            p_y = given(self._settle(y, given, quantizer))
+            p_y = given(self._converge(y, given, quantizer))
             return *quantizer(y, p_y.offset, "y"), p_y.offset, p_y
         # The context sees what the decoder gets: y that is rounded, and mostly to its mean, says
         # more than y with noise.
@@ -98,19 +99,20 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         p_y = given(y_hat)
         return y_rate, y_hat, p_y.offset, p_y
 
-    def _settle(self, y, given, quantizer: Quantizer):
+    def _converge(self, y, given, quantizer: Quantizer):
         """The y of a serial decoder for a quantizer that rounds, found for all positions together.
 
-        Each pass quantises around the means predicted from the result of the pass before, and
-        settles at least one wavefront more (see common/context.py). On photographs it is seldom
-        more than one, for one changed rounding changes what follows. Latents that were decoded
-        need one pass.
-        What no longer changes is what a decoder would get position by position; with
-        `quantizer.passes` it may change still.
+        A fixed-point iteration: each pass rounds y around the means predicted from the result of
+        the pass before, until that does not change. A pass makes at least one more wavefront final
+        (see common/context.py). On photographs it is seldom more than one, because one changed
+        rounding changes what follows. Latents that were decoded need one pass.
+
+        The result is what a decoder would get position by position. With `quantizer.passes` the
+        iteration ends after so many passes, and the result may differ.
         """
         def step(guess, _):
             _, decoded = quantizer(y, given(guess).offset, "y")
-            return decoded, tf.reduce_any(tf.abs(decoded - guess) > _SETTLED)
+            return decoded, tf.reduce_any(tf.abs(decoded - guess) > _UNCHANGED)
 
         decoded, _ = tf.while_loop(
             lambda _, changed: changed, step, (tf.stop_gradient(y), True),

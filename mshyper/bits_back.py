@@ -41,7 +41,8 @@ from common import (
 from common.ans import AnsStack
 from common.conditional import MEAN_BITS
 from common.errors import CodingError
-from common.integer_networks import Builder, Network
+from common.integer_builder import Builder
+from common.integer_networks import Network
 from common.transforms import contract
 from mshyper.posterior_search import PosteriorSearch
 

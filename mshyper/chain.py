@@ -197,7 +197,7 @@ def _check(model, sizes, steps, max_pixels):
 
 @contextlib.contextmanager
 def replaying(model: BitsBackHyperprior, steps: int) -> Iterator[None]:
-    """Within the block, coding optimises the posterior for `steps` steps."""
+    """Makes coding optimise the posterior for `steps` steps, within the block."""
     before, model.replay_steps = model.replay_steps, steps
     try:
         yield

@@ -29,7 +29,8 @@ from common import (
     transforms,
 )
 from common.coders import Decoder, Encoder
-from common.integer_networks import Builder, Network
+from common.integer_builder import Builder
+from common.integer_networks import Network
 from common.quantizers import Quantizer
 from common.timing import stage
 from common.transforms import contract

@@ -192,6 +192,15 @@ def test_a_config_with_the_model_of_another_needs_none(monkeypatch):
     assert found["hific/configs/stage1_med.py"].model == before["hific/configs/stage1_low.py"].model
 
 
+def test_a_config_for_bits_back_coding_has_no_row(monkeypatch):
+    described = jpegl.get_config()
+    described.module = "bits_back"
+    monkeypatch.setattr(jpegl, "get_config", lambda: described)
+    monkeypatch.delattr(jpegl, "TITLE")
+    assert not {"mshyper/configs/jpegl.py", "mshyper/configs/small_bb.py"} & {
+        *complexity.configurations()}
+
+
 def test_a_page_without_markers_is_an_error():
     with pytest.raises(UserError, match="docs/models.md has no"):
         complexity.replace_table("no table", "table")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import coding, export, integer_networks, priors, transforms
+from common import coding, export, integer_builder, priors, transforms
 from common.transforms import contract, mbt2018
 from tests.helpers import small_models
 
@@ -101,7 +101,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     z = tf.round(tf.random.normal([1, 96, 96, 32], stddev=3.0, seed=1))
     layer(z[:, :2, :2])
     prior = priors.ScaleTable()
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     output = contract.convert(builder, layer, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)
     integers = builder.network(prior.integer_index(builder, log_scale))

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from common import padding
-from common.integer_networks import Builder, ConversionError, Value
+from common.errors import ConversionError
+from common.integer_builder import Builder
+from common.integer_networks import Value
 from common.reach import Reach, beside
 from common.transforms import contract
 from common.transforms.contract import Layer, convert, reach
@@ -178,7 +180,7 @@ class Sum(Layer):
 
 
 class Branches(Sum):
-    """Their outputs not added, but their channels one after another."""
+    """The outputs of several stacks of layers on one input, their channels one after another."""
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         return tf.concat([branch(x) for branch in self.branches], axis=-1)

@@ -9,15 +9,17 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow as tf
 
-from common.integer_networks import Builder, ConversionError, Network, Value
-from common.reach import NotLocal, Reach, beside, taps, transposed
+from common.errors import ConversionError, NotLocal
+from common.integer_builder import Builder
+from common.integer_networks import Network, Value
+from common.reach import Reach, beside, taps, transposed
 
 
 class Layer(tf.keras.layers.Layer):
     """Base of our layers."""
 
     def reach(self) -> Reach:
-        """How far its outputs see. Raises NotLocal if they may depend on the whole image."""
+        """The reach of its outputs. Raises NotLocal if they may depend on the whole image."""
         return _reach_unknown(self)
 
     def integers(self, builder: Builder, x: Value) -> Value:
@@ -38,7 +40,7 @@ class Pointwise(Layer):
 
 @functools.singledispatch
 def reach(layer: tf.keras.layers.Layer | Network) -> Reach:
-    """How far a layer sees, a Sequential or functional model, or an integer network.
+    """The reach of a layer, of a Sequential or functional model, or of an integer network.
 
     Raises:
       NotLocal: it sees the whole image, or is not known here.

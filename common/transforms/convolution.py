@@ -21,7 +21,9 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from common import padding
-from common.integer_networks import Builder, ConversionError, Value
+from common.errors import ConversionError
+from common.integer_builder import Builder
+from common.integer_networks import Value
 from common.reach import Reach, taps, transposed
 from common.transforms import contract
 
@@ -38,7 +40,7 @@ position = contextvars.ContextVar("position")
 
 @contextlib.contextmanager
 def at(t: tf.Tensor) -> Iterator[None]:
-    """Within the block, `position` is `t`."""
+    """Sets `position` to `t` within the block."""
     token = position.set(t)
     try:
         yield

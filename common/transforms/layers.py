@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from common import arguments, padding
-from common.integer_networks import Builder, ConversionError, Value
+from common.errors import ConversionError
+from common.integer_builder import Builder
+from common.integer_networks import Value
 from common.reach import Reach, blocks, taps
 from common.transforms import contract
 from common.transforms.composites import Stack

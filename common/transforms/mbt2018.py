@@ -153,8 +153,8 @@ class EntropyParameters(Transform):
     Args:
       channels: outputs of the layers; (10/3 M, 8/3 M, 2 M) in the paper.
       activation: name of the activation between them.
-      add_psi: whether psi, of channels[-1] channels, is added, to which the layers add nothing at
-        first. So a model that starts from a mean-scale hyperprior starts with its parameters.
+      add_psi: add psi, which then has channels[-1] channels, to the output. The last layer starts
+        at zero, so a model warm-started from a mean-scale hyperprior begins with its parameters.
     """
 
     stride = 1

@@ -18,6 +18,6 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    """Those of mbt2018 with the context's width to fit."""
+    """The sweep of mbt2018, with the context's width to fit."""
     return [{**overrides, "model.context.latents": overrides["model.analysis.channels"][-1]}
             for overrides in mbt2018.get_hyper()]

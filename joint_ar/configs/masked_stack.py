@@ -15,7 +15,7 @@ def get_config(recipe="yang2023"):
 
 
 def get_hyper():
-    """Those of mbt2018 with the stack's last layer as wide."""
+    """The sweep of mbt2018, with the stack's last layer as wide."""
     return [{**overrides,
              "model.context.channels": _channels(overrides["model.context.channels"])}
             for overrides in mbt2018.get_hyper()]

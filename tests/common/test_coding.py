@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from common import coding, inspection, methods, refinement, targets
+from common import coding, filters, inspection, methods, refinement, targets
 from common.coding_tables import CodingTables
 from common.errors import UserError
 from tests.helpers.small_models import CLASSES, CONFIGS, shared
@@ -89,7 +89,7 @@ def test_what_is_no_picture_is_one_clear_error(case, model, picture):
                  lambda x: refiner.infer(model, x),
                  lambda x: coding.compress(model, x, to_latents=refiner.infer),
                  lambda x: inspection.inspect(model, x),
-                 lambda x: inspection.measure_channels(model, x)):
+                 lambda x: filters.measure_channels(model, x)):
         with pytest.raises(UserError, match=message) as error:
             take(given)
         assert "\n" not in str(error.value)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import context, integer_networks, priors, range_coding, transforms
+from common import context, integer_builder, priors, range_coding, transforms
 from common.coding_tables import CodingTables
-from common.errors import CodingError
+from common.errors import CodingError, ConversionError
 from common.transforms import contract
 
 M = 6
@@ -43,7 +43,7 @@ def network(name):
     parameters(tf.zeros([1, 4, 4, 4 * M]))
     for weight in parameters.trainable_weights:
         weight.assign(tf.random.normal(weight.shape, stddev=0.3))
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, 2 * M, 14, 2.0**20)
     output = contract.convert(
@@ -130,21 +130,21 @@ def test_slope_of_the_row_alone_is_one():
 
 
 def test_a_network_that_is_not_causal_is_refused():
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, M, 14, 2.0**20)
     seen = builder.conv("leaky", y, [(-1, 0), (0, 0)], np.ones([2, M, M]), np.zeros(M))
-    with pytest.raises(integer_networks.ConversionError, match=r"not causal.*\(0, 0\)"):
+    with pytest.raises(ConversionError, match=r"not causal.*\(0, 0\)"):
         context.Wavefront(builder.network(builder.add(seen, psi), seen), tables(), 0, BITS)
 
 
 def test_psi_is_read_at_its_own_position_only():
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, M, 14, 2.0**20)
     before = builder.conv("before", y, [(0, -1)], np.ones([1, M, M]), np.zeros(M))
     beside = builder.conv("beside", psi, [(0, 3)], np.ones([1, M, M]), np.zeros(M))
-    with pytest.raises(integer_networks.ConversionError, match="psi"):
+    with pytest.raises(ConversionError, match="psi"):
         context.Wavefront(builder.network(builder.add(before, beside), before), tables(), 0, BITS)
 
 
@@ -190,7 +190,7 @@ def test_masked_taps_have_no_part_in_coding():
         dead = np.ones([5, 5, 1, 1], np.float32)
         dead.reshape(-1)[:12] = 0
         kernel.assign(np.where(dead, value, kernel.numpy()))
-        builder = integer_networks.Builder()
+        builder = integer_builder.Builder()
         converted = contract.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
         whole, = builder.network(converted)(tf.round(y * 2**BITS))
         outputs.append((masked(y).numpy(), whole.numpy()))

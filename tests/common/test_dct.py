@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from common import tiles
-from common.integer_networks import Builder, ConversionError
+from common.errors import ConversionError
+from common.integer_builder import Builder
 from common.transforms import contract, dct
 from common.transforms.residual import ResidualAnalysis, ResidualSynthesis
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from scipy import stats
 
-from common import coding, data, inspection, priors, quantizers
+from common import coding, data, filters, inspection, priors, quantizers
 from common.errors import UserError
 from mshyper import bits_back
 from tests.helpers import small_mixture, small_models
@@ -173,7 +173,7 @@ def test_a_bits_back_model_has_no_file_of_one_image(picture):
     model.fingerprint = "0" * 64
     with pytest.raises(UserError, match="bits to take.*python -m chain"):
         inspection.inspect(model, picture)
-    assert inspection.measure_channels(model, picture).rates.shape == (12,)
+    assert filters.measure_channels(model, picture).rates.shape == (12,)
 
 
 # --- Filters ----------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_a_bits_back_model_has_no_file_of_one_image(picture):
 
 def test_filters_are_the_synthesis_of_one_element_in_a_larger_image(mean_scale):
     values = np.linspace(-3, 3, 12)
-    found = inspection.filters(mean_scale, values)
+    found = filters.responses(mean_scale, values)
     assert found.shape == (12, 48, 48, 3)
     y = np.zeros([2, 11, 11, 12], np.float32)
     y[0, 5, 5, 7] = values[7]
@@ -191,7 +191,7 @@ def test_filters_are_the_synthesis_of_one_element_in_a_larger_image(mean_scale):
 
 
 def test_rates_of_channels_are_those_of_the_image(model, picture):
-    use = inspection.measure_channels(model, picture)
+    use = filters.measure_channels(model, picture)
     latents = model.infer(data.to_float(picture)[None])
     bits = float(model.generate(latents, quantizers.Round()).bits["y"])
     assert use.rates.sum() * 71 * 105 == pytest.approx(bits, rel=1e-4)
@@ -200,10 +200,10 @@ def test_rates_of_channels_are_those_of_the_image(model, picture):
 
 
 def test_channels_are_in_the_order_of_their_rates(mean_scale, tmp_path, figures):
-    first = inspection.ChannelUse(np.arange(12.0), np.ones(12))
-    second = inspection.ChannelUse(np.eye(12)[3] * 54, np.ones(12))
-    inspection.draw_filters(tmp_path / "a.png", mean_scale, "", [first, second])
-    inspection.draw_filters(tmp_path / "b.png", mean_scale, "")
+    first = filters.ChannelUse(np.arange(12.0), np.ones(12))
+    second = filters.ChannelUse(np.eye(12)[3] * 54, np.ones(12))
+    filters.draw(tmp_path / "a.png", mean_scale, "", [first, second])
+    filters.draw(tmp_path / "b.png", mean_scale, "")
     labels = [[text.get_text() for text in figure.axes[0].texts] for figure in figures]
     assert labels[0][:3] == ["3: 47.5%", "11: 9.2%", "10: 8.3%"] and labels[0][-1] == "0: 0.0%"
     assert labels[1] == [str(i) for i in range(12)]

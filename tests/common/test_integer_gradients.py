@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import integer_gradients, integer_networks, integer_ops
-from common.errors import UserError
+from common import integer_builder, integer_gradients, integer_ops
+from common.errors import ConversionError, UserError
 from common.transforms import contract, mbt2018
 from common.transforms.layers import DepthToSpace, conv, deconv
 
@@ -32,7 +32,7 @@ def trained(layer, channels, seed=0):
 
 
 def converted(layer, channels, **requantize):
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     y = contract.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
     return builder.network(builder.requantize(y, **requantize) if requantize else y)
 
@@ -40,7 +40,7 @@ def converted(layer, channels, **requantize):
 def hyper_synthesis(activation="leaky_relu"):
     """A hyper-synthesis of few channels; and its network with two outputs, as models have it."""
     layer = trained(mbt2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     psi = contract.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
     scale = builder.affine("scales", builder.slice(psi, 5, 10), 8.0, 20.0, bits=6)
@@ -128,7 +128,7 @@ def test_gradients_of_layers(make, channels):
 
 def test_gradients_of_branches_add_up():
     # One value is used three times, and two of the network's outputs are the same.
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     x = builder.input(0, 4, BITS, BOUND)
     first = builder.affine("a", x, 2.0, 1.0, bits=BITS)
     second = builder.affine("b", x, [1.0, 3.0, 5.0, 0.5], 0.0, bits=BITS)
@@ -150,7 +150,7 @@ def test_an_output_without_influence_has_no_gradient():
 
 
 def test_clipping_blocks_gradients():
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     x = builder.input(0, 1, bits=0, bound=4.0)
     network = builder.network(builder.affine("x3", x, 3.0, 0.0, bits=0, low=-6, high=8))
     values = np.array([-9.0, -4, -3, -2, -1, 0, 1, 2, 3, 4, 9])
@@ -162,7 +162,7 @@ def test_clipping_blocks_gradients():
 
 
 def test_rounding_counts_as_the_identity():
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     x = builder.input(0, 1, bits=8, bound=2.0**12)
     network = builder.network(builder.requantize(x, 2))  # x / 64, to whole numbers
     values = np.arange(-100.0, 100)[None, None, :, None]
@@ -184,7 +184,7 @@ def test_operations_without_a_gradient_in_integers(make, message):
     network = converted(trained(make(), 4), 4)
     x = integers(1, 4, 4, 4)
     network(x)  # forwards it works
-    with pytest.raises(integer_networks.ConversionError, match=message) as refused:
+    with pytest.raises(ConversionError, match=message) as refused:
         integer_gradients.pull_back(network, x, lambda outputs: [np.ones(outputs[0].shape)])
     assert isinstance(refused.value, UserError)
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from common import integer_networks
-from common.errors import UserError
+from common import integer_builder
+from common.errors import ConversionError, UserError
 from common.transforms import contract
 from common.transforms.composites import Branches, Gated, Residual, Sum
 from common.transforms.layers import (
@@ -82,7 +82,7 @@ def test_convolutions_in_keras_alignment_agree(make, kernel, stride):
 def test_reflection_has_no_integer_form():
     layer = trained(ShiftedConv(3, (3, 3), (-1, -1), padding="reflect"), 4)
     refusal = f"{layer.name}: padding 'reflect' has no integer form; 'zeros' has"
-    with pytest.raises(integer_networks.ConversionError, match=refusal):
+    with pytest.raises(ConversionError, match=refusal):
         converted(layer, 4)
 
 
@@ -178,7 +178,7 @@ def culprit(layer, channels=4):
 
 
 def assert_refused(layer, channels=4, **kwargs):
-    with pytest.raises(integer_networks.ConversionError, match="culprit") as error:
+    with pytest.raises(ConversionError, match="culprit") as error:
         converted(layer, channels, **kwargs)
     assert isinstance(error.value, UserError)
 
@@ -230,7 +230,7 @@ def test_no_layer_is_converted_into_another(make):
     layer = culprit(make())
     try:
         network = converted(layer, 4)
-    except integer_networks.ConversionError as error:
+    except ConversionError as error:
         assert "culprit" in str(error)
     else:
         assert_agree(network, layer, integers(1, 4, 6, 4))
@@ -238,9 +238,9 @@ def test_no_layer_is_converted_into_another(make):
 
 def test_concatenation_of_positions_is_refused():
     layer = K.Concatenate(axis=1, name="culprit")
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     x = builder.input(0, 4, BITS, BOUND)
-    with pytest.raises(integer_networks.ConversionError, match="culprit"):
+    with pytest.raises(ConversionError, match="culprit"):
         contract.convert(builder, layer, x, x)
 
 

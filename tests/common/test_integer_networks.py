@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import integer_networks, integer_ops
+from common import integer_builder, integer_networks, integer_ops
 from common.errors import UserError
 from common.transforms import advdnic, cheng2020, hific2020, mbt2018, yang2023
 from common.transforms.layers import ConcatElu, conv, deconv
@@ -141,7 +141,7 @@ def test_mean_is_rounded_once(height, width, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_are_counted(mode):
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     steps = builder.steps("steps", builder.input(0, 2, BITS, 2.0**28), [-1.0, 0.5, 3.0, 2.0**15])
     assert (steps.bits, steps.bound, steps.channels) == (0, 4, 2)
     network = integer_networks.Network.from_arrays(builder.network(steps).to_arrays())

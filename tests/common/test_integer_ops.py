@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import integer_networks, integer_ops
+from common import integer_builder, integer_ops
 from common.transforms.layers import conv
 from tests.helpers.integer_layers import BITS, Recorder, converted, integers, trained
 
@@ -112,7 +112,7 @@ def test_rounding_is_that_of_fractions():
 
 
 def test_activations_beyond_the_largest_are_clipped():
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     x = builder.input(0, 1, BITS, 2.0**28)
     y = builder.conv("steep", x, [(0, 0)], [[[1000.0, -1000.0]]], [0.0, 0.0])
     sum_ = builder.add(y, y)

@@ -12,7 +12,7 @@ import pytest
 
 from common import launching, run_states, runs, stopping
 from common.errors import UserError
-from tests import counting
+from tests.helpers import counting
 
 
 def test_the_copy_of_the_code_is_whole(tmp_path):

@@ -6,7 +6,8 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 from scipy import special, stats
 
-from common import integer_networks, priors
+from common import integer_builder, priors
+from common.errors import ConversionError
 from tests.helpers.small_priors import SCALES, TABLE, density
 
 
@@ -298,7 +299,7 @@ def test_gradients_of_other_outputs(output, low, middle, high, pushes_back):
 @pytest.mark.parametrize("output", TABLES)
 @pytest.mark.parametrize("bits", [10, 14, 20])
 def test_integer_index_of_other_outputs_is_the_nearest_entry(output, table, bits):
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     predicted = builder.input(0, 3, bits, 2.0**28)
     index = table(output).integer_index(builder, predicted)
     assert (index.bits, index.bound, index.channels) == (0, 63, 3)
@@ -325,9 +326,8 @@ def test_integer_index_of_other_outputs_is_the_nearest_entry(output, table, bits
 
 def test_integer_index_needs_fractional_bits():
     for output in TABLES:
-        builder = integer_networks.Builder()
-        with pytest.raises(integer_networks.ConversionError,
-                           match="scale_table.*3 fractional bits, too few"):
+        builder = integer_builder.Builder()
+        with pytest.raises(ConversionError, match="scale_table.*3 fractional bits, too few"):
             priors.ScaleTable(output).integer_index(builder, builder.input(0, 2, 3, 2.0**20))
 
 

@@ -11,7 +11,7 @@ from ml_collections import config_dict
 
 from common import programs, runs
 from common.errors import UserError
-from tests import counting
+from tests.helpers import counting
 
 ROOT = pathlib.Path(__file__).parents[2]
 SMALL = str(ROOT / "mshyper/configs/small.py")
@@ -122,7 +122,7 @@ def test_of_another_runs_folder_the_command_says_how_to_get_one(tmp_path):
 
 @pytest.mark.parametrize("flag", ["--help", "--helpshort", "--helpfull"])
 def test_help_is_no_failure(flag):
-    done = subprocess.run([sys.executable, "-m", "tests.counting", flag], cwd=ROOT, text=True,
-                          capture_output=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "tests.helpers.counting", flag], cwd=ROOT,
+                          text=True, capture_output=True, check=False)
     assert done.returncode == 0 and not done.stderr
     assert all(f"--{name}:" in done.stdout for name in ("config", "hid", "xid"))

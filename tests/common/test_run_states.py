@@ -10,7 +10,7 @@ import pytest
 
 from common import launching, run_states, slurm
 from common.errors import UserError
-from tests import counting
+from tests.helpers import counting
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from common import (
     coding,
     data,
     images,
-    integer_networks,
+    integer_builder,
     methods,
     metrics,
     precision,
@@ -20,8 +20,7 @@ from common import (
     tiles,
     transforms,
 )
-from common.errors import UserError
-from common.reach import NotLocal
+from common.errors import NotLocal, UserError
 from common.transforms import attention, composites, contract, layers
 from common.transforms.composites import Padded, Residual, Stack, Transform
 from common.transforms.layers import conv, deconv
@@ -245,7 +244,7 @@ def test_tiles_of_a_strip_are_as_many_pixels_as_others():
 
 
 def network(layer, channels=CONFIGS["mean_scale"]["hyper_analysis"]["channels"][-1]):
-    builder = integer_networks.Builder()
+    builder = integer_builder.Builder()
     z = builder.input(0, channels, bits=0, bound=2**8)
     values = contract.convert(builder, layer, z)
     return builder.network(values, builder.slice(values, 0, 2))

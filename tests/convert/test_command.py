@@ -9,9 +9,9 @@ from common import export, methods, quantizers, refinement, tiles
 from common.errors import UserError
 from convert.__main__ import main
 from mshyper.models import MeanScaleHyperprior
-from tests.convert import torch_writer
-from tests.convert.compressai_states import STATES
-from tests.convert.models import load
+from tests.helpers.convert import torch_writer
+from tests.helpers.convert.compressai_states import STATES
+from tests.helpers.convert.models import load
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import convert
 from common import export
 from common.errors import UserError
 from convert import compressai
-from tests.convert import reference, torch_writer
-from tests.convert.compressai_states import STATES, N, plain
-from tests.convert.models import agree, check_files, load
-from tests.convert.reference import conv, deconv, gdn, leaky_relu, pixel_shuffle, relu
+from tests.helpers.convert import reference, torch_writer
+from tests.helpers.convert.compressai_states import STATES, N, plain
+from tests.helpers.convert.models import agree, check_files, load
+from tests.helpers.convert.reference import conv, deconv, gdn, leaky_relu, pixel_shuffle, relu
 
 # --- What CompressAI computes -----------------------------------------------------------------
 

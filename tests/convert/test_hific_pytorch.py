@@ -8,9 +8,9 @@ import tensorflow as tf
 
 import convert
 from common.errors import UserError
-from tests.convert import reference, torch_writer
-from tests.convert.models import agree, check_files, load
-from tests.convert.reference import conv, deconv, relu
+from tests.helpers.convert import reference, torch_writer
+from tests.helpers.convert.models import agree, check_files, load
+from tests.helpers.convert.reference import conv, deconv, relu
 
 WIDTHS, Y, Z, BLOCKS, K = (4, 6, 8, 10, 12), 8, 6, 2, 3
 DENSITY = "Hyperprior.hyperlatent_likelihood"

@@ -10,9 +10,9 @@ import tensorflow as tf
 import convert
 from common.errors import UserError
 from mshyper import chain
-from tests.convert import reference
-from tests.convert.models import agree, load
-from tests.convert.tensorflow_models import M, N, round_trip
+from tests.helpers.convert import reference
+from tests.helpers.convert.models import agree, load
+from tests.helpers.convert.tensorflow_models import M, N, round_trip
 
 
 @pytest.fixture(scope="module")

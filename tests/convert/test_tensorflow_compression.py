@@ -9,8 +9,8 @@ import tensorflow_compression as tfc
 
 import convert
 from common.errors import UserError
-from tests.convert.models import agree
-from tests.convert.tensorflow_models import (
+from tests.helpers.convert.models import agree
+from tests.helpers.convert.tensorflow_models import (
     M,
     N,
     bls_analysis,

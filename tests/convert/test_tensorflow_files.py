@@ -11,7 +11,7 @@ import tensorflow_compression as tfc
 import convert
 from common.errors import UserError
 from convert import kernels, tensorflow_files
-from tests.convert import torch_writer
+from tests.helpers.convert import torch_writer
 
 REAL = {"conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
         "conv/bias": np.arange(4, dtype=np.float32), "conv/bias/Adam": np.ones(4, np.float32),

@@ -1,4 +1,4 @@
-"""Files of PyTorch: written by tests.convert.torch_writer, read with NumPy."""
+"""Files of PyTorch: written by tests.helpers.convert.torch_writer, read with NumPy."""
 
 import argparse
 import collections
@@ -17,8 +17,8 @@ import pytest
 from common.errors import UserError
 from convert import torch_files
 from convert.files import Array
-from tests.convert import torch_writer
-from tests.convert.torch_writer import Name, Parameter, View, write, write_pickle
+from tests.helpers.convert import torch_writer
+from tests.helpers.convert.torch_writer import Name, Parameter, View, write, write_pickle
 from tests.helpers.damage import mutations
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")

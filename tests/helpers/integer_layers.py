@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from common import integer_networks
+from common import integer_builder
 from common.transforms import contract
 
 BITS = 12  # of the inputs, unless a test says otherwise
@@ -37,7 +37,7 @@ def trained(layer, *channels, spread=0.5):
     return layer
 
 
-class Recorder(integer_networks.Builder):
+class Recorder(integer_builder.Builder):
     """Remembers what is known of every operation's output, accumulators included."""
 
     def __init__(self):
@@ -50,7 +50,7 @@ class Recorder(integer_networks.Builder):
 
 
 def converted(layer, *channels, bits=BITS, bound=BOUND, builder=None):
-    builder = builder or integer_networks.Builder()
+    builder = builder or integer_builder.Builder()
     inputs = [builder.input(k, c, bits, bound) for k, c in enumerate(channels)]
     return builder.network(contract.convert(builder, layer, *inputs))
 

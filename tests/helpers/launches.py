@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-COUNTING = ["--main", "tests.counting", "--config", str(ROOT / "tests/counting_config.py")]
+COUNTING = ["--main", "tests.helpers.counting",
+            "--config", str(ROOT / "tests/helpers/counting_config.py")]
 EXPERIMENT = "tests-counting_config"
 
 

@@ -109,7 +109,7 @@ def test_a_sweep_is_what_one_gets_by_hand(folder):
     assert {path.name[:5] for path in launched.iterdir()} == {"wid=0", "wid=2"}
     for workdir in launched.iterdir():
         command = json.loads((workdir / "run_info.json").read_text())["command"]
-        assert command[0] == "tests.counting"
+        assert command[0] == "tests.helpers.counting"
         command = [arg.replace("=mine", "=hand") for arg in command]
         subprocess.run([sys.executable, "-P", "-m", *command], cwd=folder, check=True,
                        env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -199,7 +199,7 @@ def test_a_dry_run_of_processes(tmp_path, monkeypatch, capsys, no_slurm):
     first, *commands, _, three, one = capsys.readouterr().out.splitlines()
     assert first == "there is no sbatch here: processes of this machine, one at a time"
     assert commands == [
-        f"python -m tests.counting --config {COUNTING[3]} --hid={hid} --config.seed=1 "
+        f"python -m tests.helpers.counting --config {COUNTING[3]} --hid={hid} --config.seed=1 "
         f"--experiments_dir={tmp_path}/experiments" for hid in (3, 1)]
     assert three.split() == ["3", "train.num_steps=2,", "train.fail_at=1", "not", "launched",
                              f"experiments/{EXPERIMENT}/{NAMES[3]}-seed=1"]

@@ -9,8 +9,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, export, precision, refinement, stopping, training
-from common.errors import UserError
-from common.integer_networks import ConversionError
+from common.errors import ConversionError, UserError
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import shallow_config, tiny_config

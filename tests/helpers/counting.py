@@ -1,6 +1,6 @@
 """A program to launch that counts instead of training: all that a run has, but for TensorFlow.
 
-    python -m tests.counting --config tests/counting_config.py --hid 0
+    python -m tests.helpers.counting --config tests/helpers/counting_config.py --hid 0
 """
 
 import json
@@ -8,7 +8,7 @@ import pathlib
 import time
 
 import common
-from common import launching, programs, runs, stopping
+from common import launch_jobs, programs, runs, stopping
 from common.errors import UserError
 from common.files import write_json
 
@@ -42,9 +42,9 @@ run = programs.Program("tests", count)
 
 def make_job(folder, hid=0):
     """A job of an entry of counting_config.py, with its run below `folder`."""
-    command = ["tests.counting", "--config", CONFIG, f"--hid={hid}",
+    command = ["tests.helpers.counting", "--config", CONFIG, f"--hid={hid}",
                f"--experiments_dir={folder / 'experiments'}"]
-    return launching.Job("tests.counting", programs.read(run, command), command)
+    return launch_jobs.Job("tests.helpers.counting", programs.read(run, command), command)
 
 
 if __name__ == "__main__":

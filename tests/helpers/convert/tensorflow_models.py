@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-from tests.convert.models import check_files, load
+from tests.helpers.convert.models import check_files, load
 
 N, M = 6, 8
 

@@ -1,4 +1,4 @@
-"""A config of tests/counting.py."""
+"""A config of tests/helpers/counting.py."""
 
 from ml_collections import config_dict
 
