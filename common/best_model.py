@@ -1,4 +1,4 @@
-"""The exported model of a run, <run>/model: the best one that validation has seen."""
+"""The exported model of a run, <run>/model: the best that validation has seen, or the last."""
 
 import math
 import pathlib
@@ -35,14 +35,14 @@ class BestModel:
 
         Args:
           step: how many are done.
-          loss: its validation loss, or None without validation: then each result is exported. So
-            it is with train.rate_target, where losses of different steps have other weights.
+          loss: its validation loss, or None without validation. Then each result is exported, as
+            where losses of different steps are not comparable (common/trainer.py).
 
         Raises:
           ConversionError: it cannot be exported, at the last step. Before, that is a warning:
             later weights may fit.
         """
-        if loss is None or self._trainer.rate_control:
+        if loss is None or not self._trainer.comparable:
             self._export(step)
         elif loss < float(self.loss) and self._export(step):
             self.loss.assign(loss)

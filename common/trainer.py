@@ -32,6 +32,8 @@ class Trainer(tf.Module):
       result: the model to validate and to export: `average`, or else `codec`.
       objective: what is minimised.
       rate_control: with train.rate_target, what weighs the rate; else None.
+      comparable: whether the validation losses of different steps say which is better; if not, the
+        last result is exported, not the best.
       batches_per_step: how many batches of data.batch_size `train_step` takes.
       additional_metrics: names of what `train_step` measures besides the objective.
       means: of what was measured since `means.reset`.
@@ -56,6 +58,10 @@ class Trainer(tf.Module):
                             "rd_lambda", "rate_weight", "learning_rate"])
         self._seed = config.seed
         self._train = config.train
+
+    @property
+    def comparable(self) -> bool:
+        return self.rate_control is None  # which changes the weights of the loss
 
     def state(self) -> dict[str, tf.Module]:
         """Further objects that a checkpoint holds besides models and optimiser, by name."""

@@ -56,7 +56,7 @@ def run(model_class: type[Codec], config: config_dict.ConfigDict, workdir: str |
 
     Returns:
       The folder of the exported model: that with the lowest validation loss, or, if it was trained
-      for a rate, the last one.
+      for a rate or with a discriminator, the last one.
 
     Raises:
       UserError: a mistake in the config or the data, or a loss that is not finite.

@@ -147,6 +147,10 @@ class Trainer(trainer.Trainer):
                 config.train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
+    @property
+    def comparable(self) -> bool:
+        return False  # what the discriminator is there for, validation does not measure
+
     def state(self) -> dict[str, tf.Module]:
         return {**super().state(), "discriminator": self.discriminator,
                 "discriminator_optimizer": self.discriminator_optimizer}
