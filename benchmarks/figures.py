@@ -1,10 +1,11 @@
-"""Two pictures that tell how good the models are: `python -m benchmarks.figures`.
+"""Pictures that tell how good the models are: `python -m benchmarks.figures`.
 
     rate_distortion.svg    curves of Kodak, as benchmarks.rate_distortion measured them
     crops.png              a photograph at equal bytes, of a model and of other codecs
+    perceptual.png         photographs at equal bytes, of hific and of the model
 
-The photograph ships inside scikit-image; classical codecs have the best quality whose file is no
-larger than the model's.
+The photographs ship inside scikit-image and scikit-learn; the other codecs, and the model beside
+hific, have the best quality whose file is no larger.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from benchmarks.side_by_side import RESULTS
 from common import zoo
 from common.cli import report as reporting
 from common.files import replacing
-from common.lazy import Figure, data, pictures, targets
+from common.lazy import Figure, coding, data, metrics, pictures, targets
 
 OUTPUT = RESULTS / "figures"
 # Besides the zoo's models.
 CURVES = ("jpeg", "webp", "jpeg2000", "avif", "bpg", "vtm", "mbt2018-mean")
 CODECS = ("avif", "webp", "jpeg")
 IMAGE, TOP, LEFT, SIDE = "photos/validation", 90, 170, 224
+CORNERS = ((90, 170), (100, 200))  # of the crops of perceptual.png: top, left
 
 
 def draw_curves(path: pathlib.Path, results: dict) -> None:
@@ -50,6 +52,30 @@ def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:
         picture.image[TOP:TOP + SIDE, LEFT:LEFT + SIDE] for picture in coded}])
 
 
+def draw_perceptual(path: pathlib.Path, name: str, other: str, quality: float) -> None:
+    """Crops of photographs: the originals, and what two models make of them.
+
+    Args:
+      path: file to write.
+      name: of the model that codes at `quality`.
+      other: of the model whose files are as large at most.
+      quality: as in codec.
+    """
+    models, rows = {each: zoo.load(each) for each in (name, other)}, []
+    for source, (top, left) in zip(data.find(IMAGE), CORNERS):
+        image = source.read()
+        shown = {"Original": image}
+        files = {name: models[name].compress(image, quality=quality)}
+        files[other] = models[other].compress(image, max_bytes=len(files[name]))
+        for each, file in files.items():
+            decoded = coding.decompress(models[each], file)
+            title = f"{each}\n{len(file):,} bytes, {metrics.psnr(image, decoded):.2f} dB"
+            shown[title] = decoded
+        rows.append({title: picture[top:top + SIDE, left:left + SIDE]
+                     for title, picture in shown.items()})
+    pictures.draw(path, rows)
+
+
 @reporting
 def main(argv: list[str]) -> None:
     """The command line."""
@@ -61,6 +87,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--model", default=zoo.DEFAULT,
                         help="of the photograph (default: %(default)s)")
     parser.add_argument("--quality", type=float, default=10, help="default: %(default)s")
+    parser.add_argument("--perceptual", default="hific", metavar="MODEL",
+                        help="of perceptual.png (default: %(default)s)")
+    parser.add_argument("--perceptual_quality", type=float, default=4, metavar="Q",
+                        help="its quality (default: %(default)s)")
     parser.add_argument("-o", "--output", type=pathlib.Path, default=OUTPUT,
                         help="folder (default: results/benchmarks/figures)")
     args = parser.parse_args(argv)
@@ -68,6 +98,8 @@ def main(argv: list[str]) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     draw_curves(args.output / "rate_distortion.svg", results)
     draw_crops(args.output / "crops.png", args.model, args.quality)
+    draw_perceptual(args.output / "perceptual.png", args.perceptual, args.model,
+                    args.perceptual_quality)
     print(f"written: {args.output}")
 
 

@@ -181,7 +181,7 @@ def _check(model, sizes, steps, max_pixels):
     if not sizes:
         raise UserError("a chain needs at least one image")
     if not 0 <= steps <= MAX_STEPS:
-        raise UserError(f"{steps} steps of replay; need 0 to {MAX_STEPS}")
+        raise UserError(f"{steps} steps of the posterior's search; need 0 to {MAX_STEPS}")
     if not all(height and width for height, width in sizes):
         raise UserError("an image of the chain has no pixels")
     stride = model.analysis.stride

@@ -308,8 +308,11 @@ def test_page_fits_any_window_in_light_and_in_dark(browser, page, width):
 
 def test_figures(folder, levels_model, tmp_path, monkeypatch):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", tmp_path / "missing.npz")
-    figures.main(["--results", str(folder), "--model", str(levels_model), "-o", str(tmp_path)])
+    figures.main(["--results", str(folder), "--model", str(levels_model),
+                  "--perceptual", str(levels_model), "-o", str(tmp_path)])
     text = (tmp_path / "rate_distortion.svg").read_text()
     assert "jpeg" in text and "vtm" in text  # comments name what is drawn
     width, height = images.read(tmp_path / "crops.png").shape[1::-1]
     assert width > 4.5 * figures.SIDE and height > figures.SIDE
+    width, height = images.read(tmp_path / "perceptual.png").shape[1::-1]
+    assert width > 2 * figures.SIDE and height > 2 * figures.SIDE
