@@ -26,7 +26,7 @@ import tqdm
 from benchmarks import side_by_side
 from common import tables, zoo
 from common.cli import report
-from common.lazy import Codec, coding, data, metrics, targets
+from common.lazy import Codec, coding, data, metrics, targets, tf
 
 _OUTPUT = side_by_side.KEPT / "dials"
 _PLACES = (0.2, 0.5, 0.8)
@@ -68,7 +68,8 @@ def cost(name: str, image: np.ndarray) -> dict[str, float]:
     """Times of a model with levels over those of it without: medians of ratios."""
     model, plain = (zoo.load(name, "auto") for _ in range(2))
     plain.levels = None
-    for transform in (plain.analysis, plain.synthesis):
+    ends: list[tf.keras.Model] = [plain.analysis, plain.synthesis]
+    for transform in ends:
         for layer in (transform, *transform.submodules):
             layer.__dict__.pop("level_scale", None)
             layer.__dict__.pop("_graphs", None)  # have the scales in them

@@ -44,7 +44,7 @@ def graphs(arguments: dict, chosen: str) -> dict[str, Callable]:
     """Both things that are measured, as functions of an input."""
     tf.keras.utils.set_random_seed(0)
     with precision.policy(chosen):
-        transform = transforms.build(arguments)
+        transform: tf.keras.Model = transforms.build(arguments)
 
     @tf.function(autograph=False)
     def training(x):

@@ -81,3 +81,44 @@ class Derived(Protocol):
           symbols: integers of the shape `shape`.
           table_bits: (symbols, distributions in the tables) -> information content of each symbol.
         """
+
+
+class StreamEncoder(Encoder, Protocol):
+    """An encoder that takes symbols with distributions of their own too; `AnsStack` is none."""
+
+    def encode_rows(self, symbols: np.ndarray, derived: Derived) -> None:
+        """Writes symbols, each with a distribution of its own.
+
+        Args:
+          symbols: integers as any float or int array.
+          derived: their distributions.
+
+        Raises:
+          CodingError: as `encode`, or there are too many symbols.
+        """
+
+
+class StreamDecoder(Decoder, Protocol):
+    """The decoder of what a `StreamEncoder` took; `AnsStack` is none."""
+
+    def decode_rows(self, derived: Derived) -> np.ndarray:
+        """The next symbols, int32, each with a distribution of its own.
+
+        Raises:
+          CodingError: no encoder wrote this.
+        """
+
+    def decode_serially(self, count: int, loop: Callable[[tuple], tuple]) -> np.ndarray:
+        """The next symbols, when which tables code them depends on those before.
+
+        Args:
+          count: how many symbols there are.
+          loop: decodes them by `range_coding.next_symbols`. Takes its first state and returns its
+            last one and all symbols, int32 with `count` elements.
+
+        Returns:
+          The symbols that `loop` returned.
+
+        Raises:
+          CodingError: no encoder wrote this.
+        """

@@ -1,26 +1,12 @@
-"""Distributions of y whose parameters a network predicts.
+"""Distributions of y whose parameters a network predicts."""
 
-A prior has a form in floats and, for files, one in integers:
-
-    given     the network's outputs -> the distribution of y, differentiable, for training
-    integers  the same as a part of an integer network (common/integer_networks.py)
-    encode    codes y by that network's outputs, with the tables of the prior's `table`
-    decode    is the inverse
-
-and a distribution has
-
-    offset       of the grid on which to round y
-    bits(y)      information content of every element
-    prediction   its mean and standard deviation
-"""
-
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from common import escapes
-from common.coders import Decoder, Encoder
+from common.coders import Decoder, Encoder, StreamDecoder, StreamEncoder
 from common.integer_builder import Builder
 from common.integer_networks import Value
 from common.model import Prediction
@@ -28,6 +14,62 @@ from common.priors import ScaleTable
 
 # In coding, means are multiples of 2^-MEAN_BITS, and so is y.
 MEAN_BITS = 12
+
+
+class Distribution(Protocol):
+    """A distribution of y [B, h, w, M]."""
+
+    @property
+    def offset(self) -> tf.Tensor:
+        """Of the grid on which to round y; it broadcasts to y's shape."""
+
+    @property
+    def prediction(self) -> Prediction:
+        """Mean and standard deviation of y."""
+
+    def bits(self, y: tf.Tensor) -> tf.Tensor:
+        """Information content of every element of `y`, in bits."""
+
+
+class ConditionalPrior(Protocol):
+    """The prior of y given what a network predicts: in floats and, for files, in integers."""
+
+    @property
+    def table(self) -> ScaleTable:
+        """The distributions that y is coded with."""
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether y and -y are always equally likely."""
+
+    def given(self, parameters: tf.Tensor, continuous: bool) -> Distribution:
+        """The distribution of y, differentiable if `continuous`.
+
+        Args:
+          parameters: the network's outputs, float32 [B, h, w, C].
+          continuous: with scales between those of the table, which have gradients, rather than
+            with the nearest entries, which code.
+        """
+
+    def integers(self, builder: Builder, parameters: Value) -> list[Value]:
+        """The same as a part of an integer network: what `encode` and `decode` need of it."""
+
+    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: StreamEncoder, first: int
+               ) -> None:
+        """Rounds y on its grid and writes it.
+
+        Args:
+          y: float32 [1, h, w, M].
+          outputs: of the integer network, int [1, h, w, C] each.
+          coder: what to write to.
+          first: number of the table's first distribution.
+
+        Raises:
+          CodingError: y is not finite or too large.
+        """
+
+    def decode(self, outputs: list[np.ndarray], coder: StreamDecoder, first: int) -> tf.Tensor:
+        """Reads y, float32 [1, h, w, M]; arguments as of `encode`. Raises CodingError."""
 
 
 class Given(NamedTuple):
@@ -70,8 +112,7 @@ class MeanScale:
         Args:
           parameters: float32 [B, h, w, 2 M]; means, and of scales what the table takes.
             [B, h, w, M] if all means are zero.
-          continuous: with scales between those of the table, which have gradients, rather than
-            with the nearest entries, which code.
+          continuous: as of `ConditionalPrior.given`.
         """
         if self._predict_mean:
             mean, scale = tf.split(parameters, 2, axis=-1)
@@ -91,17 +132,7 @@ class MeanScale:
 
     def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: Encoder, first: int
                ) -> None:
-        """Rounds y on its grid and writes it.
-
-        Args:
-          y: float32 [1, h, w, M].
-          outputs: of the integer network, int [1, h, w, M] each.
-          coder: what to write to.
-          first: number of the table's first distribution.
-
-        Raises:
-          CodingError: y is not finite or too large.
-        """
+        """Rounds y on its grid and writes it, as `ConditionalPrior.encode`; any encoder will do."""
         y = escapes.require_codable(y)
         symbols = np.empty(y.shape, np.int32)
         for row in range(y.shape[1]):

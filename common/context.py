@@ -31,7 +31,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import escapes, integer_ops, range_coding
-from common.coders import Encoder
+from common.coders import Encoder, StreamDecoder
 from common.coding_tables import CodingTables
 from common.errors import ConversionError
 from common.integer_networks import Network
@@ -120,7 +120,7 @@ class Wavefront:
         coder.encode(symbols.numpy(), distributions.numpy())
         return tf.reshape(y_hat, y.shape)
 
-    def decode(self, coder: range_coding.RangeDecoder, psi: tf.Tensor) -> tf.Tensor:
+    def decode(self, coder: StreamDecoder, psi: tf.Tensor) -> tf.Tensor:
         """Reads y [1, H, W, M], float32, whose psi [1, H, W, C] is given.
 
         Raises:

@@ -162,6 +162,9 @@ class Levels(tf.keras.layers.Layer):
         del distributions
         return np.full(symbols.shape, math.log2(self.count), np.float32)
 
+    def update_offset(self) -> None:
+        """Nothing: levels are integers."""
+
     def bits(self, level: tf.Tensor) -> tf.Tensor:
         """Information content of each level, float32 of the shape of `level`."""
         return tf.fill(tf.shape(level), math.log2(self.count))

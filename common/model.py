@@ -18,14 +18,14 @@ import math
 import os
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
 from common import coding_tables, data, images, padding, quantizers, tiles, transforms
-from common.coders import Decoder, Encoder
+from common.coders import Decoder, Encoder, StreamDecoder, StreamEncoder
 from common.coding_tables import CodingTables
 from common.errors import UserError
 from common.integer_networks import Network
@@ -114,7 +114,7 @@ class Codec(tf.keras.Model):
         # Whatever the precision of its transforms, Keras should not round the images.
         super().__init__(dtype="float32")
         # Not of the class: Keras would not track the layer that takes its place.
-        self.context: Any = None
+        self.context: transforms.AnyTransform | None = None
         self._black, self._contrast = pixel_range[0], pixel_range[1] - pixel_range[0]
         self.analysis = transforms.build(analysis)
         self.synthesis = transforms.build(synthesis)
@@ -154,7 +154,7 @@ class Codec(tf.keras.Model):
         return -(-height // stride), -(-width // stride)
 
     @property
-    def tiled(self) -> list:
+    def tiled(self) -> list[transforms.AnyTransform]:
         """The transforms that take large images in tiles."""
         return [self.analysis, self.synthesis]
 
@@ -212,11 +212,11 @@ class Codec(tf.keras.Model):
         """
         raise NotImplementedError
 
-    def encode(self, latents: Latents, coder: Encoder) -> None:
+    def encode(self, latents: Latents, coder: StreamEncoder) -> None:
         """Rounds the latents of one image and writes them to `coder`."""
         raise NotImplementedError
 
-    def decode(self, coder: Decoder, height: int, width: int) -> Latents:
+    def decode(self, coder: StreamDecoder, height: int, width: int) -> Latents:
         """Reads from `coder` the quantised latents of one image of `height` x `width` pixels."""
         raise NotImplementedError
 
@@ -323,8 +323,7 @@ class Codec(tf.keras.Model):
     def update_offsets(self) -> None:
         """Recentres the integer grids of the priors; the weights have changed."""
         for prior in self.priors:
-            if isinstance(prior, DeepFactorized):
-                prior.update_offset()
+            prior.update_offset()
 
     @property
     def exported(self) -> tuple[CodingTables, str]:

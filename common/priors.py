@@ -61,6 +61,9 @@ class Prior(Protocol):
     def symbol_bits(self, symbols: np.ndarray, distributions: np.ndarray) -> np.ndarray:
         """Information content of symbols [N], each of the distribution of that number, in bits."""
 
+    def update_offset(self) -> None:
+        """Recentres the integer grid, if it is the prior's to choose; the weights have changed."""
+
 
 class DeepFactorized(tf.keras.layers.Layer):
     """Fully factorised prior with a learned density per channel (Ballé et al. 2018, appendix 6.1).
@@ -304,6 +307,9 @@ class ScaleTable:
     def symbol_bits(self, symbols: np.ndarray, index: np.ndarray) -> np.ndarray:
         """Information content of symbols [N] (mean removed) at entries `index` [N], in bits."""
         return self.bits(tf.cast(symbols, tf.float32), tf.cast(index, tf.float32)).numpy()
+
+    def update_offset(self) -> None:
+        """Nothing: a table has no grid of its own."""
 
     def pmfs(self) -> tuple[list[np.ndarray], np.ndarray]:
         """One pmf a scale over `minimum + i`, and the minima int32 [64]."""

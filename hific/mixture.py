@@ -17,10 +17,10 @@ import tensorflow as tf
 
 import mshyper.models
 from common import arguments, escapes, mixtures, priors
+from common.coders import StreamDecoder, StreamEncoder
 from common.integer_builder import Builder
 from common.integer_networks import Value
 from common.model import PIXEL_RANGE, Prediction
-from common.range_coding import BitCounter, RangeDecoder, RangeEncoder
 
 # Fractions of an integer to which the means of y are rounded in coding.
 _SHIFT_BITS = 4
@@ -54,7 +54,7 @@ class MixtureGiven(NamedTuple):
 
 
 class Mixture:
-    """A mixture of K components for each element of y; methods as of `conditional.MeanScale`.
+    """A mixture of K components for each element of y, a `conditional.ConditionalPrior`.
 
     Args:
       table: of the scales of all components.
@@ -72,7 +72,7 @@ class Mixture:
 
         Args:
           parameters: float32 [B, h, w, 3 K M]: logits, means, and of scales what the table takes.
-          continuous: as of `MeanScale.given`.
+          continuous: as of `ConditionalPrior.given`.
         """
         channels = parameters.shape[-1] // (3 * self._components)
         shape = tf.concat([tf.shape(parameters)[:-1], [3, self._components, channels]], axis=0)
@@ -100,12 +100,12 @@ class Mixture:
                 lambda x: tf.exp(tf.minimum(x, 0.0)), linear=False)
             for part in parts))
 
-    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: RangeEncoder | BitCounter,
-               first: int) -> None:
-        """Rounds y and writes it; raises CodingError. Arguments as of `MeanScale.encode`."""
+    def encode(self, y: np.ndarray, outputs: list[np.ndarray], coder: StreamEncoder, first: int
+               ) -> None:
+        """Rounds y to integers and writes it, as `ConditionalPrior.encode`."""
         coder.encode_rows(np.round(escapes.require_codable(y)), self._mixtures(outputs, first))
 
-    def decode(self, outputs: list[np.ndarray], coder: RangeDecoder, first: int) -> tf.Tensor:
+    def decode(self, outputs: list[np.ndarray], coder: StreamDecoder, first: int) -> tf.Tensor:
         """Reads y, float32 [1, h, w, M]. Raises CodingError."""
         return tf.cast(coder.decode_rows(self._mixtures(outputs, first)), tf.float32)
 

@@ -29,14 +29,13 @@ import tensorflow as tf
 
 import mshyper.models
 from common import transforms
-from common.coders import Encoder
+from common.coders import Encoder, StreamDecoder
 from common.conditional import MEAN_BITS
 from common.context import Wavefront
 from common.integer_builder import Builder
 from common.integer_networks import Network
 from common.model import PIXEL_RANGE
 from common.quantizers import Quantizer
-from common.range_coding import RangeDecoder
 from common.timing import stage
 from common.transforms import contract
 
@@ -63,6 +62,8 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         2 M channels.
       use_offset, density, scale_output, levels, pixel_range: as of `MeanScaleHyperprior`.
     """
+
+    context: transforms.AnyTransform
 
     def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
                  hyper_synthesis: Mapping, context: Mapping, entropy_parameters: Mapping,
@@ -140,7 +141,7 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         with stage("context"):
             self._wavefront().encode(y, tf.cast(psi, tf.float64), coder)
 
-    def _decode_y(self, outputs, coder: RangeDecoder):  # type: ignore[override]
+    def _decode_y(self, outputs, coder: StreamDecoder):
         psi, = outputs
         with stage("context"):
             return self._wavefront().decode(coder, tf.cast(psi, tf.float64))

@@ -28,7 +28,7 @@ from common import (
     tiles,
     transforms,
 )
-from common.coders import Decoder, Encoder
+from common.coders import StreamDecoder, StreamEncoder
 from common.integer_builder import Builder
 from common.integer_networks import Network
 from common.quantizers import Quantizer
@@ -42,12 +42,19 @@ _LARGEST_Z = 2**12
 class Hyperprior(model.Codec):
     """Latents y whose distribution is decoded from hyper-latents z.
 
-    Subclasses set `z_prior`, a `DeepFactorized`, and `y_prior` (common/conditional.py).
+    Subclasses set `z_prior` and `y_prior`.
 
     Args:
       analysis, synthesis, hyper_analysis, hyper_synthesis: transforms as in `transforms.build`.
       levels, pixel_range: as of `model.Codec`.
+
+    Attributes:
+      z_prior: of z.
+      y_prior: of y, by what the hyper-synthesis predicts.
     """
+
+    z_prior: priors.DeepFactorized
+    y_prior: conditional.ConditionalPrior
 
     def __init__(self, analysis: Mapping, synthesis: Mapping, hyper_analysis: Mapping,
                  hyper_synthesis: Mapping, levels: dict | None = None,
@@ -69,7 +76,7 @@ class Hyperprior(model.Codec):
         return {**super().strides, "z": self.analysis.stride * self.hyper_analysis.stride}
 
     @property
-    def tiled(self) -> list:
+    def tiled(self) -> list[transforms.AnyTransform]:
         return [*super().tiled, self.hyper_analysis, self.hyper_synthesis]
 
     def initialize(self) -> None:
@@ -119,7 +126,7 @@ class Hyperprior(model.Codec):
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
         return contract.convert(builder, self.hyper_synthesis, z_hat)
 
-    def encode(self, latents: model.Latents, coder: Encoder) -> None:
+    def encode(self, latents: model.Latents, coder: StreamEncoder) -> None:
         with stage("coding"):
             self._encode_level(latents, coder)
             z_symbols = tf.round(latents["z"] - self.z_prior.offset).numpy()
@@ -128,7 +135,7 @@ class Hyperprior(model.Codec):
             outputs = self._hyper_synthesis_in_integers(z_symbols, *latents["y"].shape[1:3])
         self._encode_y(latents["y"], outputs, coder)
 
-    def decode(self, coder: Decoder, height: int, width: int) -> model.Latents:
+    def decode(self, coder: StreamDecoder, height: int, width: int) -> model.Latents:
         with stage("coding"):
             level = self._decode_level(coder)
             z_symbols = coder.decode(
@@ -151,11 +158,11 @@ class Hyperprior(model.Codec):
                             side=tiles.LATENT_SIDE)
         return [np.asarray(x)[:, :height, :width] for x in outputs]
 
-    def _encode_y(self, y, outputs, coder: Encoder):
+    def _encode_y(self, y, outputs, coder: StreamEncoder):
         with stage("coding"):
             self.y_prior.encode(y, outputs, coder, first=self._y_numbers.start)
 
-    def _decode_y(self, outputs, coder: Decoder):
+    def _decode_y(self, outputs, coder: StreamDecoder):
         with stage("coding"):
             return self.y_prior.decode(outputs, coder, first=self._y_numbers.start)
 

@@ -3,8 +3,6 @@
 import inspect
 from collections.abc import Mapping
 
-import tensorflow as tf
-
 from common import arguments
 from common.transforms import (
     advdnic,
@@ -17,6 +15,7 @@ from common.transforms import (
     residual,
     yang2023,
 )
+from common.transforms.composites import AnyTransform
 
 _MODULES = (advdnic, bls2017, cheng2020, elic2022, hific2020, mbt2018, pixelcnn, residual,
             yang2023)
@@ -29,7 +28,7 @@ REGISTRY = {
 }
 
 
-def build(config: Mapping) -> tf.keras.Model:
+def build(config: Mapping) -> AnyTransform:
     """Builds the transform that `config` names, e.g. dict(cls="MBT2018Synthesis", channels=...).
 
     Raises:

@@ -1,6 +1,7 @@
 """Layers made of layers: what the transforms of all papers are put together with."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import tensorflow as tf
 
@@ -12,6 +13,21 @@ from common.reach import Reach, beside
 from common.transforms import contract
 from common.transforms.contract import Layer, convert, reach
 from common.transforms.convolution import Convolution
+
+
+class AnyTransform(Protocol):
+    """A transform to those who use it: a Keras model, mostly a `Transform`.
+
+    Attributes:
+      stride: ratio of the sides of its larger and smaller end.
+      out_channels: channels of what it returns.
+    """
+
+    stride: int
+    out_channels: int
+
+    def __call__(self, inputs: tf.Tensor, *, training: bool | None = None) -> tf.Tensor:
+        """[B, H, W, C] -> float32 [B, H', W', out_channels]."""
 
 
 class Transform(tf.keras.Sequential):

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from common import conditional, priors
+from common.errors import UserError
 
 MEAN = np.array([0.3, -2.0, 7.25], np.float32)
 SCALE = np.array([0.7, 3.0, 20.0], np.float32)
@@ -86,5 +87,5 @@ def test_tables_by_likelihood():
         assert type(priors.scale_table(likelihood)) is plain
         table = priors.scale_table(likelihood, 16)
         assert type(table) is shifted and table.shifts == 16
-    with pytest.raises(TypeError, match="'cauchy'; known: normal, logistic"):
+    with pytest.raises(UserError, match="'cauchy'; known: normal, logistic"):
         priors.scale_table("cauchy")

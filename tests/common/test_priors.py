@@ -7,7 +7,7 @@ import tensorflow_compression as tfc
 from scipy import special, stats
 
 from common import integer_builder, priors
-from common.errors import ConversionError
+from common.errors import ConversionError, UserError
 from tests.helpers.small_priors import SCALES, TABLE, density
 
 
@@ -333,5 +333,5 @@ def test_integer_index_needs_fractional_bits():
 
 def test_unknown_outputs_are_refused():
     for table in (priors.ScaleTable, lambda output: priors.scale_table("logistic", 16, output)):
-        with pytest.raises(TypeError, match="'variance'; known: log_scale, scale, exp_index"):
+        with pytest.raises(UserError, match="'variance'; known: log_scale, scale, exp_index"):
             table("variance")
