@@ -13,6 +13,9 @@ from common.errors import UserError
 
 # Of the stream, and of what it decodes to.
 HASHES = {
+    "hific": (
+        "ba86a3d9d8b54dfc9ea05d1cac5b2987ecc0f7f3dbdd82559a5645bbedc84363",
+        "9683692ee52ff71dff03ce2028896b60b646bf619850345895e2efc774a35a12"),
     "joint_ar": (
         "24d0028564e30dbaaf8f9c7db72c0f9abc86e97a6f7b6419388d10a7ea5a31d3",
         "e3f23d58032a2acc05f9fed6d8b7caf0a8669a61394588c1a040f4c5849fb057"),

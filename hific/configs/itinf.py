@@ -10,4 +10,4 @@ get_hyper = itinf.get_hyper
 
 
 def get_config(method="sga"):
-    return itinf.get_config(method, None)
+    return itinf.get_config(method, "hific")

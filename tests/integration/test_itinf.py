@@ -236,7 +236,7 @@ def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
     assert {"test-0", "test-1"} < {path.name for path in (tmp_path / "run").iterdir()}
 
 
-@pytest.mark.parametrize("package", ["factorized", "joint_ar", "mshyper"])
+@pytest.mark.parametrize("package", ["factorized", "hific", "joint_ar", "mshyper"])
 def test_configs_of_all_packages(package):
     module = config_files.load(str(configs.ZOO_DIR.parent / package / "configs/itinf.py"))
     assert len(module.get_hyper()) == 7
