@@ -198,7 +198,7 @@ def test_another_config_does_not_touch_the_run(finished, tiny_run, pictures, key
     ("distortion", "ssim", "unknown distortion"),
     ("distortion", "ms_ssim", r"at least 161 pixels; a\.png has 64"),
     ("itinf.num_steps", 0, "at least 1"),
-    ("itinf.quantizer", "Gumbel", "unknown quantizer 'Gumbel'"),
+    ("itinf.quantizer", "Gumbel", "unknown quantizer of refinement 'Gumbel'"),
 ])
 def test_mistakes_in_the_config(tiny_model, pictures, tmp_path, key, value, message):
     config = tiny_config(tiny_model, pictures)
