@@ -116,9 +116,9 @@ class Trainer(trainer.Trainer):
     """Training with a discriminator, as config.train.adversarial describes it.
 
     That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
-    rate follows train.schedule, and the arguments of `Discriminator`. `start` is the fraction of
-    training until which the weight is 0 and only the discriminator learns: a codec that learns fast
-    hides from a discriminator that knows nothing yet, which then stays so.
+    rate follows train.schedule, and the arguments of `Discriminator`. `start` is the step until
+    which the weight is 0 and only the discriminator learns: a codec that learns fast hides from a
+    discriminator that knows nothing yet, which then stays so.
     """
 
     batches_per_step = 2
@@ -136,7 +136,10 @@ class Trainer(trainer.Trainer):
         super().__init__(codec, config, optimizer, average)
         arguments = config.train.adversarial.to_dict()
         self._weight = arguments.pop("weight")
-        self._start = arguments.pop("start", 0.0) * config.train.num_steps
+        self._start = arguments.pop("start")
+        if self._start < 0:
+            raise UserError(f"train.adversarial.start is {self._start}; need the step at which the "
+                            "adversarial loss begins, 0 for the first")
         discriminator_optimizer = arguments.pop("optimizer")
         self.discriminator = Discriminator(**arguments, stride=stride)
         blank = tf.zeros([1, 64, 64, 3])
@@ -180,8 +183,8 @@ class Trainer(trainer.Trainer):
                         ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         del x
         g_loss = codec_loss(self.discriminator((x_hat, tf.stop_gradient(y_hat))))
-        has_begun = tf.cast(self.optimizer.iterations, tf.float32) >= self._start
-        return tf.where(has_begun, self._weight, 0.0) * g_loss, {"g_loss": g_loss}
+        weight = tf.where(self.optimizer.iterations >= self._start, self._weight, 0.0)
+        return weight * g_loss, {"g_loss": g_loss}
 
 
 def make_trainer(codec: Codec, config: config_dict.ConfigDict,

@@ -16,12 +16,13 @@ REGIMES = {"low": (0.14, 2.0), "med": (0.30, 1.0), "high": (0.45, 0.5)}
 
 ADVERSARIAL = dict(
     weight=0.15,  # beta
+    start=0,  # the step at which its loss begins for the codec
     channels=(64, 128, 256, 512),
     latent_channels=12,
     optimizer=dict(cls="Adam", learning_rate=1e-4),
 )
-# For CPUs. What is trained in few steps learns fast.
-SMALL_ADVERSARIAL = {**ADVERSARIAL, "channels": (32, 64, 128, 128), "start": 0.2,
+# For CPUs. In a training of few steps a discriminator has to learn fast, and before the codec.
+SMALL_ADVERSARIAL = {**ADVERSARIAL, "channels": (32, 64, 128, 128), "start": 700,
                      "optimizer": dict(cls="Adam", learning_rate=3e-4)}
 
 

@@ -109,8 +109,7 @@ def test_mistakes_in_the_model():
 
 def test_the_adversarial_loss_begins_at_its_start(lpips_network):
     config = tiny_config()
-    with config.unlocked():
-        config.train.adversarial.start = 0.5  # of 4 steps
+    config.train.adversarial.start = 2
     trainer = adversarial.make_trainer(export.build(HiFiC, config.to_dict()), config,
                                        optimizers.build(config.train.optimizer, 1e-3))
     x, y = tf.zeros([1, 64, 64, 3]), tf.zeros([1, 4, 4, 8])
