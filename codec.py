@@ -104,7 +104,7 @@ def decompress(args: argparse.Namespace) -> None:
         return not named and target.with_suffix(SUFFIX).exists()
 
     planned = jobs.plan(args, (SUFFIX,), ".decoded.png", formats.WRITTEN, is_original)
-    load_named = functools.cache(lambda: zoo.load(args.model, args.precision))
+    load = functools.cache(zoo.load)
 
     def decompress_one(source, target):
         ntc = jobs.read(source)
@@ -112,7 +112,8 @@ def decompress(args: argparse.Namespace) -> None:
         if not jobs.is_pipe(target):
             images.check_size(target, file.height, file.width)
         with advising(NotInZoo, "name the model with --model"):
-            model = load_named() if args.model else zoo.load_for(file, args.precision)
+            model = (load(args.model, args.precision) if args.model
+                     else zoo.load_for(file, args.precision))
         image = coding.decompress(model, ntc, args.max_pixels)
         jobs.write_image(target, image)
         return f"{jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"

@@ -52,7 +52,7 @@ def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:
         picture.image[TOP:TOP + SIDE, LEFT:LEFT + SIDE] for picture in coded}])
 
 
-def draw_perceptual(path: pathlib.Path, name: str, other: str, quality: float) -> None:
+def draw_perceptual(path: pathlib.Path, name: str, other: str, quality: float = 4) -> None:
     """Crops of photographs: the originals, and what two models make of them.
 
     Args:
@@ -89,8 +89,6 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--quality", type=float, default=10, help="default: %(default)s")
     parser.add_argument("--perceptual", default="hific", metavar="MODEL",
                         help="of perceptual.png (default: %(default)s)")
-    parser.add_argument("--perceptual_quality", type=float, default=4, metavar="Q",
-                        help="its quality (default: %(default)s)")
     parser.add_argument("-o", "--output", type=pathlib.Path, default=OUTPUT,
                         help="folder (default: results/benchmarks/figures)")
     args = parser.parse_args(argv)
@@ -98,8 +96,7 @@ def main(argv: list[str]) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     draw_curves(args.output / "rate_distortion.svg", results)
     draw_crops(args.output / "crops.png", args.model, args.quality)
-    draw_perceptual(args.output / "perceptual.png", args.perceptual, args.model,
-                    args.perceptual_quality)
+    draw_perceptual(args.output / "perceptual.png", args.perceptual, args.model)
     print(f"written: {args.output}")
 
 

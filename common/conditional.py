@@ -21,7 +21,7 @@ class Distribution(Protocol):
 
     @property
     def offset(self) -> tf.Tensor:
-        """Of the grid on which to round y; it broadcasts to y's shape."""
+        """The offset of the grid on which to round y; broadcasts to y's shape."""
 
     @property
     def prediction(self) -> Prediction:

@@ -72,15 +72,7 @@ class RangeEncoder:
             self._write(located(piece)[0], distributions.flat[piece])
 
     def encode_rows(self, symbols: np.ndarray, derived: Derived) -> None:
-        """Appends symbols, each with a distribution of its own.
-
-        Args:
-          symbols: integers as any float or int array.
-          derived: their distributions.
-
-        Raises:
-          CodingError: as `encode`, or there are too many symbols.
-        """
+        """Appends symbols, as `coders.StreamEncoder.encode_rows`."""
         symbols = self._checked(symbols).ravel()
         rows = derived.rows(self._tables)
         positions, beyond = escapes.locate(symbols, rows.minima, rows.sizes)

@@ -79,7 +79,7 @@ def load_for(file: Container, precision: str = "float32") -> Codec:
 
 
 @functools.lru_cache(maxsize=4)
-def _keep(name, fingerprint, precision):
+def _keep(name, fingerprint, precision):  # a name may have become another model's
     return load(name, precision)
 
 

@@ -1,7 +1,8 @@
 """docs/format.md says enough: a decoder that follows it reads what the models write.
 
 That decoder is the first part of this module, in the order of the page and with its names. It is
-NumPy and Python's integers, and has nothing of the zoo but the folders of models.
+NumPy and Python's integers, and has nothing of the zoo but the folders of models. Whole as the page
+is, the module is a long one.
 """
 
 import bisect
