@@ -7,12 +7,12 @@ Every step takes two batches: the first trains the discriminator, then the secon
 codec with levels, E is the same mean at all of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from ml_collections import config_dict
 
-from common import distribution, optimizers, quantizers, schedules, trainer
+from common import arguments, distribution, optimizers, quantizers, schedules, trainer
 from common.errors import UserError
 from common.model import Codec
 
@@ -116,9 +116,9 @@ class Trainer(trainer.Trainer):
     """Training with a discriminator, as config.train.adversarial describes it.
 
     That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
-    rate follows train.schedule, and the arguments of `Discriminator`. `start` is the step until
-    which the weight is 0 and only the discriminator learns: a codec that learns fast hides from a
-    discriminator that knows nothing yet, which then stays so.
+    rate follows train.schedule, and the arguments of `Discriminator`. `start`, 0 by default, is
+    the step until which the weight is 0 and only the discriminator learns: a codec that learns
+    fast hides from a discriminator that knows nothing yet, which then stays so.
     """
 
     batches_per_step = 2
@@ -134,20 +134,23 @@ class Trainer(trainer.Trainer):
             raise UserError("train.schedule ReduceOnPlateau waits for a loss that is not the "
                             "discriminator's; use another schedule")
         super().__init__(codec, config, optimizer, average)
-        arguments = config.train.adversarial.to_dict()
-        self._weight = arguments.pop("weight")
-        self._start = arguments.pop("start")
-        if self._start < 0:
-            raise UserError(f"train.adversarial.start is {self._start}; need the step at which the "
+        section = config.train.adversarial.to_dict()
+        arguments.check("train.adversarial", self._oppose, config, **section)
+        self._oppose(config, **section)
+
+    def _oppose(self, config: config_dict.ConfigDict, weight: float, optimizer: Mapping,
+                start: int = 0, **discriminator) -> None:
+        if start < 0:
+            raise UserError(f"train.adversarial.start is {start}; need the step at which the "
                             "adversarial loss begins, 0 for the first")
-        discriminator_optimizer = arguments.pop("optimizer")
-        self.discriminator = Discriminator(**arguments, stride=stride)
+        self._weight, self._start = weight, start
+        self.discriminator = arguments.construct("train.adversarial", Discriminator,
+                                                 **discriminator, stride=self.codec.analysis.stride)
         blank = tf.zeros([1, 64, 64, 3])
-        self.discriminator((blank, codec.infer(blank)["y"]))
+        self.discriminator((blank, self.codec.infer(blank)["y"]))
         self.discriminator_optimizer = optimizers.build(
-            discriminator_optimizer, schedules.learning_rate(
-                config.train.schedule, discriminator_optimizer["learning_rate"],
-                config.train.num_steps))
+            optimizer, schedules.learning_rate(
+                config.train.schedule, optimizer["learning_rate"], config.train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     @property

@@ -107,16 +107,32 @@ def test_mistakes_in_the_model():
 # --- The discriminator ------------------------------------------------------------------------
 
 
+def _opposed(config):
+    return adversarial.make_trainer(export.build(HiFiC, config.to_dict()), config,
+                                    optimizers.build(config.train.optimizer, 1e-3))
+
+
 def test_the_adversarial_loss_begins_at_its_start(lpips_network):
     config = tiny_config()
     config.train.adversarial.start = 2
-    trainer = adversarial.make_trainer(export.build(HiFiC, config.to_dict()), config,
-                                       optimizers.build(config.train.optimizer, 1e-3))
+    trainer = _opposed(config)
     x, y = tf.zeros([1, 64, 64, 3]), tf.zeros([1, 4, 4, 8])
     for step, weight in (0, 0.0), (1, 0.0), (2, 0.15), (3, 0.15):
         trainer.optimizer.iterations.assign(step)
         loss, measured = trainer.additional_loss(x, x, y)
         assert float(loss) == pytest.approx(weight * float(measured["g_loss"]), abs=1e-7)
+
+
+def test_mistakes_in_the_section_of_the_discriminator(lpips_network):
+    for change, words in (
+            (lambda section: section.update(channel=(4, 4)), "no channel; did you mean channels"),
+            (lambda section: section.update(start=-1), "start is -1"),
+            (lambda section: section.__delattr__("weight"), "train.adversarial: it needs weight")):
+        config = tiny_config()
+        with config.train.adversarial.unlocked():
+            change(config.train.adversarial)
+        with pytest.raises(UserError, match=words):
+            _opposed(config)
 
 
 def test_the_discriminator_learns_that_texture_is_missing():
