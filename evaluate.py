@@ -34,6 +34,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 import codec
 import configs
 from common import export, images, tables, zoo
@@ -118,6 +120,10 @@ class Judges(NamedTuple):
         """The names of their results, which are added to a model's means."""
         return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
 
+    def of_pair(self, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+        """Scores by name of uint8 image `b` against `a` [H, W, 3]."""
+        return {"lpips": metrics.lpips(a, b, self.lpips)} if self.lpips else {}
+
 
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
                    save_images: bool, skip_existing: bool, judges: Judges,
@@ -196,8 +202,7 @@ def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], fo
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         for source, row, decoded in _each(model, sources, folder.name, level, missing):
-            if judges.lpips:
-                row["lpips"] = metrics.lpips(source.read(), decoded, judges.lpips)
+            row |= judges.of_pair(source.read(), decoded)
             if comparison:
                 comparison.add(source.read(), decoded)
             rows.append(row)

@@ -85,11 +85,8 @@ def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: eval
       decoded: what it decodes to, uint8 [H, W, 3].
       judges: LPIPS, or none.
     """
-    row = {"bytes": num_bytes, "bpp": 8 * num_bytes / (image.shape[0] * image.shape[1]),
-           **metrics.all_metrics(image, decoded)}
-    if judges.lpips:
-        row["lpips"] = metrics.lpips(image, decoded, judges.lpips)
-    return row
+    return {"bytes": num_bytes, "bpp": 8 * num_bytes / (image.shape[0] * image.shape[1]),
+            **metrics.all_metrics(image, decoded), **judges.of_pair(image, decoded)}
 
 
 def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path,

@@ -12,6 +12,7 @@ import sys
 import time
 
 import numpy as np
+import tensorflow as tf
 import tqdm
 from ml_collections import config_dict
 
@@ -21,9 +22,8 @@ from common import (
     export,
     images,
     locks,
-    lpips,
     methods,
-    metrics,
+    objectives,
     precision,
     programs,
     recipes,
@@ -36,7 +36,7 @@ from common import (
 )
 from common.errors import UserError
 from common.files import replacing, write_json
-from common.model import Codec
+from common.model import Codec, Generated
 
 # Of the files with the encoder's latents ("base") and with the refined ones.
 _MEASURED = ("bytes", "bpp", "estimated_bpp", "mse", "psnr", "rd_loss")
@@ -238,11 +238,10 @@ def _code(model, picture, latents, config):
     decoded = coding.decode(model, ntc, sys.maxsize)
     reconstruction = coding.reconstruct(model, decoded)
     row = coding.measure_file(model, picture, ntc, decoded, reconstruction)
-    distortion = row["mse"] if config.distortion == "mse" else 1 - row["ms_ssim"]
-    row["rd_loss"] = config.rate_weight * row["bpp"] + config.rd_lambda * distortion
-    if config.lpips_weight:
-        row["rd_loss"] += config.lpips_weight * metrics.lpips(
-            picture, reconstruction, lpips.network())
+    x, x_hat = (data.to_float(image)[None] for image in (picture, reconstruction))
+    generated = Generated(x_hat, decoded.latents, {"file": tf.constant([8.0 * len(ntc)])}, {})
+    row["rd_loss"] = float(objectives.per_image(
+        x, generated, **_objective(config))["rd_loss"][0])
     return {name: row[name] for name in _MEASURED}, ntc, decoded, reconstruction
 
 

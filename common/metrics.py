@@ -1,15 +1,22 @@
-"""Distortion of images, measured on the 8-bit images that files hold."""
+"""Distortion of images: of two that are decoded from files, and of batches in training.
+
+MS-SSIM and LPIPS have modules of their own, and those of whole data sets, FID and KID, another.
+"""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
+from common import arguments
 from common.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from common.lpips import Lpips
+from common.ms_ssim import MIN_SIDE as MS_SSIM_MIN_SIDE
+from common.ms_ssim import ms_ssim as batch_ms_ssim
 
-# Five scales of an 11-pixel window: below this, tf.image.ssim_multiscale fails.
-MS_SSIM_MIN_SIDE = 161
+# --- Of two 8-bit images ------------------------------------------------------------------------
 
 
 def mse(a: np.ndarray, b: np.ndarray) -> float:
@@ -54,3 +61,47 @@ METRICS = {"psnr": psnr, "psnr_y": psnr_y, "mse": mse, "ms_ssim": ms_ssim}
 def all_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     """Every distortion of uint8 image `b` against `a` [H, W, 3], by name."""
     return {name: metric(a, b) for name, metric in METRICS.items()}
+
+
+# --- Of batches in training ---------------------------------------------------------------------
+
+
+def batch_mse(x: tf.Tensor, x_hat: tf.Tensor) -> tf.Tensor:
+    """MSE on the 0..255 scale, float32 [B], of images float32 [B, H, W, 3] in [0, 1]."""
+    return tf.reduce_mean(tf.square(x_hat - x), axis=(1, 2, 3)) * 255.0**2
+
+
+def batch_psnr(mse: tf.Tensor) -> tf.Tensor:
+    """PSNR in dB of what `batch_mse` returns; where it is 0, 168 dB."""
+    return 10 / math.log(10) * tf.math.log(255.0**2 / tf.maximum(mse, 1e-12))
+
+
+class Distortion(NamedTuple):
+    """What train.distortion may be.
+
+    Attributes:
+      title: its name in messages.
+      measure: the metric, float32 [B], of images float32 [B, H, W, 3] in [0, 1].
+      loss: what is minimised, from the metric.
+      min_side: of the images, in pixels.
+    """
+
+    title: str
+    measure: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    loss: Callable[[tf.Tensor], tf.Tensor] = lambda value: value
+    min_side: int = 1
+
+
+# One more that models train for is one more entry.
+DISTORTIONS = {
+    "mse": Distortion("MSE", batch_mse),
+    "ms_ssim": Distortion(
+        "MS-SSIM", batch_ms_ssim, lambda similarity: 1 - similarity, MS_SSIM_MIN_SIDE),
+}
+
+
+def distortion(name: str) -> Distortion:
+    """The distortion of a name. Raises UserError if there is none."""
+    if name not in DISTORTIONS:
+        raise arguments.unknown("distortion", name, DISTORTIONS)
+    return DISTORTIONS[name]

@@ -24,7 +24,17 @@ import tensorflow as tf
 import tqdm
 from ml_collections import config_dict
 
-from common import arguments, coding, data, export, images, objectives, quantizers, schedules
+from common import (
+    arguments,
+    coding,
+    data,
+    export,
+    images,
+    metrics,
+    objectives,
+    quantizers,
+    schedules,
+)
 from common.errors import UserError
 from common.model import Codec, Generated, Latents
 from common.optimizers import adam
@@ -235,8 +245,7 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
     for name in ("rate_weight", "lpips_weight"):
         if not 0 <= chosen[name] < math.inf:
             raise UserError(f"{name} is {chosen[name]:g}; need 0 or more")
-    if chosen["distortion"] not in objectives.DISTORTIONS:
-        raise arguments.unknown("distortion", chosen["distortion"], objectives.DISTORTIONS)
+    metrics.distortion(chosen["distortion"])
     return chosen
 
 

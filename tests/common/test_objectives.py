@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import objectives
+from common import metrics, ms_ssim, objectives
 from common.errors import UserError
 from common.model import Generated
+from tests.helpers.degrading import degraded
 
 X = tf.zeros([2, 2, 4, 3])
 BITS = {"y": tf.constant([8.0, 24.0]), "z": tf.constant([4.0, 0.0])}
@@ -91,45 +92,8 @@ def test_rates_of_low_precision_are_averaged_and_summed_in_float32():
     assert float(measured["bpp"]) == 2048.5
 
 
-def degraded(image, noise):
-    """A float image [1, H, W, 3], and one that is blurred and has noise of this deviation."""
-    x = tf.constant(image[None] / 255.0, tf.float32)
-    errors = np.random.default_rng(0).normal(0, noise, x.shape)
-    return x, tf.nn.avg_pool2d(x, 3, 1, "SAME") + tf.constant(errors, tf.float32)
-
-
-@pytest.mark.parametrize("height, width, noise", [(400, 600, 0.02), (255, 257, 0.2), (161, 176, 0)])
-def test_ms_ssim_is_that_of_tensorflow(photo, height, width, noise):
-    x, x_hat = degraded(photo[-height:, -width:], noise)
-    both = [tf.concat(pair, axis=0) for pair in ((x, x_hat), (x_hat, x_hat))]
-    found = objectives.ms_ssim(*both)
-    np.testing.assert_allclose(found, tf.image.ssim_multiscale(*both, 1.0), atol=1e-5)
-    assert 0.3 < float(found[0]) < 0.99 and float(found[1]) == pytest.approx(1)
-
-
-def test_gradient_of_ms_ssim(photo):
-    def gradients(x, x_hat):
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(x_hat)
-            ours = objectives.ms_ssim(x, x_hat)
-            tensorflows = tf.image.ssim_multiscale(x, x_hat, 1.0)
-        return tape.gradient(ours, x_hat).numpy(), tape.gradient(tensorflows, x_hat).numpy()
-
-    x, x_hat = degraded(photo[:161, :161], 0.1)
-    ours, tensorflows = gradients(x, x_hat)
-    np.testing.assert_allclose(ours, tensorflows, atol=1e-3 * np.max(np.abs(tensorflows)))
-    # Images whose contrast is the opposite's or noise, as of a model that is not trained.
-    ours, tensorflows = gradients(x, 1 - x)
-    assert np.any(np.isnan(tensorflows)), "then tf.image would do"
-    assert np.all(np.isfinite(ours)) and np.max(np.abs(ours)) > 0
-    for x_hat in (tf.zeros_like(x), tf.random.stateless_normal(x.shape, [1, 2])):
-        ours, _ = gradients(x, x_hat)
-        assert np.all(np.isfinite(ours)) and np.max(np.abs(ours)) > 0
-    assert np.all(np.isfinite(gradients(x, x)[0]))
-
-
 @pytest.mark.parametrize("eight_bit", [False, True])
-@pytest.mark.parametrize("distortion", objectives.DISTORTIONS)
+@pytest.mark.parametrize("distortion", metrics.DISTORTIONS)
 def test_losses_of_each_image_are_those_of_it_alone(photo, distortion, eight_bit):
     pairs = [degraded(photo[:161, :170], 0.05), degraded(photo[-161:, -170:], 0.2)]
     x, x_hat = (tf.concat(images, axis=0) for images in zip(*pairs))
@@ -164,7 +128,7 @@ def test_distortion_by_name(photo):
     generated = showing(x_hat, {"y": tf.constant([176.0**2])})
     by_mse = objectives.rate_distortion(x, generated, 8.0)
     measured = objectives.rate_distortion(x, generated, 8.0, distortion="ms_ssim")
-    similarity = float(objectives.ms_ssim(x, x_hat)[0])
+    similarity = float(ms_ssim.ms_ssim(x, x_hat)[0])
     assert float(measured["ms_ssim"]) == pytest.approx(similarity, rel=1e-6)
     assert float(measured["rd_loss"]) == pytest.approx(1 + 8 * (1 - similarity), rel=1e-6)
     assert set(by_mse) == set(measured) - {"ms_ssim"}
