@@ -380,11 +380,8 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
         while not (workdir / "metrics.jsonl").exists() or len(metrics(workdir)) < 3:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        second = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=False)
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=60)
-    assert second.returncode == 2 and len(second.stderr.splitlines()) == 1
-    assert f"in use by process {process.pid} on" in second.stderr
     assert process.returncode == 143, errors
     step, = checkpoints.steps(workdir / "checkpoints")
     assert f"stopped at step {step} of 100000; the same command goes on" in errors.splitlines()
