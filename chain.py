@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 import codec
-from common import export, images, jobs, tables, zoo
+from common import export, file_jobs, images, result_tables, zoo
 from common.cli import advising, report
 from common.errors import NotInZoo, UserError
 from common.lazy import Codec, targets
@@ -36,32 +36,32 @@ def _compress(args):
     """Images to one .ntb file."""
     from mshyper import chain  # and TensorFlow, which --help should not wait for
 
-    output = jobs.to_path(args.output)
-    paths = [jobs.to_path(path) for path in args.paths]
+    output = file_jobs.to_path(args.output)
+    paths = [file_jobs.to_path(path) for path in args.paths]
     if args.steps is not None and not 0 <= args.steps <= chain.MAX_STEPS:
         raise UserError(f"--steps {args.steps}: need 0 to {chain.MAX_STEPS}")
-    if not jobs.check_free([output], paths, args.force, named=True):
+    if not file_jobs.check_free([output], paths, args.force, named=True):
         sys.exit(2)
-    payload = jobs.read(jobs.to_path(args.payload)) if args.payload else b""
+    payload = file_jobs.read(file_jobs.to_path(args.payload)) if args.payload else b""
     require_bits_back(args.model)
     model, to_latents = codec.load_encoder(args)
     level = targets.level(model, args.quality)
-    pictures = [jobs.read_image(path, args.max_pixels) for path in paths]
+    pictures = [file_jobs.read_image(path, args.max_pixels) for path in paths]
     names = [_name(args.model), *(path.name for path in paths)]
     with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
         ntb, rows = chain.compress(
             model, pictures, payload, lambda model, image: to_latents(model, image, level),
             args.max_pixels, names)
-    jobs.write(output, ntb)
+    file_jobs.write(output, ntb)
     pixels = [picture.shape[0] * picture.shape[1] for picture in pictures]
     rows = [{"image": path.name,
              **{f"{key}_bpp": row[key] / n for key in ("gross", "returned", "net", "information")}}
             for path, row, n in zip(paths, rows, pixels)]
     start_up = chain.unseal(ntb)[2]
-    print(f"{tables.render([*rows, tables.mean_row(rows)], columns=[*rows[0]])}\n"
-          f"{jobs.shown(output)}: {len(ntb)} bytes, of which payload {len(payload)} and start-up "
-          f"{start_up}; net {8 * (len(ntb) - len(payload)) / sum(pixels):.4f} bpp",
-          file=sys.stderr if jobs.is_stdout(output) else sys.stdout)
+    print(f"{result_tables.render([*rows, result_tables.mean_row(rows)], columns=[*rows[0]])}\n"
+          f"{file_jobs.shown(output)}: {len(ntb)} bytes, of which payload {len(payload)} and "
+          f"start-up {start_up}; net {8 * (len(ntb) - len(payload)) / sum(pixels):.4f} bpp",
+          file=sys.stderr if file_jobs.is_stdout(output) else sys.stdout)
 
 
 def _name(model: str) -> str:
@@ -75,16 +75,16 @@ def _decompress(args):
     """A .ntb file to images, and its payload."""
     from mshyper import chain
 
-    source = jobs.to_path(args.path)
+    source = file_jobs.to_path(args.path)
     folder = pathlib.Path(args.output or source.parent)
-    ntb = jobs.read(source)
+    ntb = file_jobs.read(source)
     fingerprint, _, _, length, sizes, _, _ = chain.unseal(ntb)
     found = chain.read_names(ntb)
     called, names = (found[0], found[1:]) if found else (None, [])
-    stem = "chain" if source == jobs.PIPE else source.stem
+    stem = "chain" if source == file_jobs.PIPE else source.stem
     outputs = [folder / name for name in _decoded_names(names, stem, len(sizes))]
     outputs += [folder / f"{stem}.payload"] if length else []
-    if len(jobs.check_free(outputs, [source], args.force)) < len(outputs):
+    if len(file_jobs.check_free(outputs, [source], args.force)) < len(outputs):
         sys.exit(2)
     with advising(NotInZoo, "name the model with --model"):
         name = args.model or zoo.find_by_fingerprint(fingerprint, called)
@@ -94,8 +94,8 @@ def _decompress(args):
     for target, picture in zip(outputs, pictures):
         images.write(target, picture)
     if payload:
-        jobs.write(outputs[-1], payload)
-    print(f"{jobs.shown(source, 'standard input')}: {len(pictures)} images and a payload of "
+        file_jobs.write(outputs[-1], payload)
+    print(f"{file_jobs.shown(source, 'standard input')}: {len(pictures)} images and a payload of "
           f"{len(payload)} bytes, in {folder}")
 
 

@@ -13,8 +13,8 @@
     python -m codec inspect --filters [photo.png ...] [filters.png]
 
 The model is `zoo.DEFAULT` unless `--model` names another. Several inputs, or folders, may be
-given at once: the model is loaded once. Where outputs go is said in common/jobs.py; `-` is standard
-input, or as an output standard output.
+given at once: the model is loaded once. Where outputs go is said in common/file_jobs.py; `-` is
+standard input, or as an output standard output.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common import export, images, jobs, methods, peek, tables, zoo
+from common import export, file_jobs, images, methods, peek, result_tables, zoo
 from common import image_formats as formats
 from common import precision as precisions
 from common.cli import advising, printable, report
@@ -69,26 +69,26 @@ def load_encoder(args: argparse.Namespace
 def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     target = _target(args)
-    planned = jobs.plan(args, formats.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
+    planned = file_jobs.plan(args, formats.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
     model, to_latents = load_encoder(args)
     if target:
         targets.require_levels(model, str(target))  # before the first file is read
 
     def compress_one(source, output):
-        image = jobs.read_image(source, args.max_pixels)
+        image = file_jobs.read_image(source, args.max_pixels)
         with advising(OutOfReach, "--closest takes that"):
             coded = targets.compress(model, image, target, closest=args.closest,
                                      to_latents=to_latents, max_pixels=args.max_pixels)
-        jobs.write(output, coded.ntc)
+        file_jobs.write(output, coded.ntc)
         pixels = image.shape[0] * image.shape[1]
         reached = [f"{len(coded.ntc)} bytes", f"{8 * len(coded.ntc) / pixels:.4f} bpp"]
         if coded.level is not None and model.levels:
             reached.append(f"quality {model.levels.quality(coded.level):g}")
         if target and target.kind == "psnr":
             reached.append(f"{coded.psnr:.2f} dB")
-        return f"{jobs.shown(output)}: {', '.join(reached)}"
+        return f"{file_jobs.shown(output)}: {', '.join(reached)}"
 
-    jobs.run(planned, compress_one)
+    file_jobs.run(planned, compress_one)
 
 
 def _target(args) -> targets.Target | None:
@@ -103,28 +103,28 @@ def decompress(args: argparse.Namespace) -> None:
     def is_original(target, named):
         return not named and target.with_suffix(SUFFIX).exists()
 
-    planned = jobs.plan(args, (SUFFIX,), ".decoded.png", formats.WRITTEN, is_original)
+    planned = file_jobs.plan(args, (SUFFIX,), ".decoded.png", formats.WRITTEN, is_original)
     load = functools.cache(zoo.load)
 
     def decompress_one(source, target):
-        ntc = jobs.read(source)
+        ntc = file_jobs.read(source)
         file = Container.unpack(ntc, args.max_pixels)
-        if not jobs.is_pipe(target):
+        if not file_jobs.is_pipe(target):
             images.check_size(target, file.height, file.width)
         with advising(NotInZoo, "name the model with --model"):
             model = (load(args.model, args.precision) if args.model
                      else zoo.load_for(file, args.precision))
         image = coding.decompress(model, ntc, args.max_pixels)
-        jobs.write_image(target, image)
-        return f"{jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
+        file_jobs.write_image(target, image)
+        return f"{file_jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
 
-    jobs.run(planned, decompress_one)
+    file_jobs.run(planned, decompress_one)
 
 
 def info(args: argparse.Namespace) -> None:
     """Prints what a .ntc file says of itself."""
     def describe(source, _):
-        ntc = jobs.read(source)
+        ntc = file_jobs.read(source)
         fields = Container.unpack(ntc, args.max_pixels)
         name = args.model or zoo.released(fields.fingerprint)
         at = ""
@@ -135,13 +135,13 @@ def info(args: argparse.Namespace) -> None:
             levels = export.read_levels(path)
             if levels:
                 at = f", level {peek.read_level(path, fields)} of 0 to {levels['count'] - 1}"
-        return (f"{jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
+        return (f"{file_jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
                 f"{len(ntc)} bytes ({8 * len(ntc) / fields.width / fields.height:.4f} bpp), "
                 f"stream of {len(fields.stream)} bytes, model {fields.fingerprint} "
                 f"({name or 'not in the zoo'}){at}")
 
-    found, failed = jobs.expand(args.paths, (SUFFIX,), formats.SUFFIXES, args.recursive)
-    jobs.run(jobs.Jobs([(path, None) for path, _ in found], failed), describe)
+    found, failed = file_jobs.expand(args.paths, (SUFFIX,), formats.SUFFIXES, args.recursive)
+    file_jobs.run(file_jobs.Jobs([(path, None) for path, _ in found], failed), describe)
 
 
 def benchmark(args: argparse.Namespace) -> None:
@@ -149,8 +149,8 @@ def benchmark(args: argparse.Namespace) -> None:
     model = zoo.load(args.model, args.precision)
     level = targets.level(model, args.quality)
     rows = [row for row, _ in coding.measure_all(model, data.find(args.dataset), level=level)]
-    rows.append(tables.mean_row(rows))
-    print(tables.render(rows, columns=(
+    rows.append(result_tables.mean_row(rows))
+    print(result_tables.render(rows, columns=(
         "image", "bytes", "bpp", "estimated_bpp", "integer_bpp", *metrics.METRICS,
         *sorted(key for key in rows[0] if "_time" in key))))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB -> GiB
@@ -159,9 +159,9 @@ def benchmark(args: argparse.Namespace) -> None:
     print(f"peak memory {peak:.2f} GiB, model {model.exported[1][:8]}, "
           f"transforms in {model.precision}")
     if args.output:
-        tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
-                    dataset=args.dataset, peak_memory_gib=peak,
-                    precision=model.precision, level=level)
+        result_tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
+                           dataset=args.dataset, peak_memory_gib=peak,
+                           precision=model.precision, level=level)
         print(f"written: {args.output}.json, {args.output}.csv")
 
 
@@ -172,14 +172,14 @@ def inspect(args: argparse.Namespace) -> None:
         return
     if not args.paths:
         raise UserError("name the photographs to inspect, or ask for --filters")
-    planned = jobs.plan(
+    planned = file_jobs.plan(
         args, formats.SUFFIXES, ".inspect.png", inspection.SUFFIXES,
         lambda target, named: inspection.is_photograph(target), pipes=False)
     model = zoo.load(args.model)
     level = targets.level(model, args.quality)
 
     def inspect_one(source, target):
-        image = jobs.read_image(source, args.max_pixels)
+        image = file_jobs.read_image(source, args.max_pixels)
         inspected = inspection.inspect(model, image, args.max_pixels, level)
         at = ""
         if model.levels and level is not None:
@@ -188,26 +188,27 @@ def inspect(args: argparse.Namespace) -> None:
         inspection.draw(target, inspected, title)
         return str(target)
 
-    jobs.run(planned, inspect_one)
+    file_jobs.run(planned, inspect_one)
 
 
 def _inspect_filters(args):
     """One figure of what each channel adds to an image, channels as some photographs use them."""
     *photos, output = args.paths + [args.output or "filters.png"] * (
         not args.paths or args.output is not None)
-    folder = jobs.is_folder(output)
-    target = pathlib.Path(output, "filters.png") if folder else jobs.to_path(output)
+    folder = file_jobs.is_folder(output)
+    target = pathlib.Path(output, "filters.png") if folder else file_jobs.to_path(output)
     if target.suffix.lower() not in inspection.SUFFIXES:
         raise UserError(f"{target}: the last path is the figure; its name should end in one of "
                         f"{' '.join(inspection.SUFFIXES)}")
-    sources, failed = jobs.expand(photos, formats.SUFFIXES, inspection.SUFFIXES, args.recursive)
-    free = jobs.check_free([target], [source for source, _ in sources], args.force,
-                           inspection.is_photograph, named=not folder)
+    sources, failed = file_jobs.expand(
+        photos, formats.SUFFIXES, inspection.SUFFIXES, args.recursive)
+    free = file_jobs.check_free([target], [source for source, _ in sources], args.force,
+                                inspection.is_photograph, named=not folder)
     if failed or not free:
         sys.exit(2)
     model = zoo.load(args.model)
     level = targets.level(model, args.quality)
-    uses = [filters.measure_channels(model, jobs.read_image(source, args.max_pixels), level)
+    uses = [filters.measure_channels(model, file_jobs.read_image(source, args.max_pixels), level)
             for source, _ in sources]
     target.parent.mkdir(parents=True, exist_ok=True)
     filters.draw(target, model, printable(args.model), uses, level)
@@ -280,7 +281,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
     def outputs(new_suffix, force="replace earlier outputs, but never an input"):
         parser = argparse.ArgumentParser(add_help=False)
-        jobs.add_output(parser, f"beside each input, NAME{new_suffix}")
+        file_jobs.add_output(parser, f"beside each input, NAME{new_suffix}")
         parser.add_argument("--force", action="store_true", help=force)
         return parser
 

@@ -7,7 +7,7 @@ import sys
 
 from matplotlib.figure import Figure
 
-from common import images, jpeg, tables, zoo
+from common import images, jpeg, result_tables, zoo
 from common.cli import report
 from common.files import replacing
 from common.lazy import coding, data, metrics, pictures, targets, training
@@ -17,7 +17,7 @@ OUTPUT = pathlib.Path("demo")
 QUALITIES = (10, 40, 70)  # at which the released model codes
 
 
-def show_training(path: pathlib.Path, rows: list[tables.Row]) -> None:
+def show_training(path: pathlib.Path, rows: list[result_tables.Row]) -> None:
     """Draws the validation loss over the steps of training."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -43,7 +43,7 @@ def main(_: list[str]) -> None:
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "validation"]
     print(f"   On {held_out}, the loss (bpp + lambda MSE) falls:")
-    print(tables.render(rows, ("step", "rd_loss", "bpp", "psnr")))
+    print(result_tables.render(rows, ("step", "rd_loss", "bpp", "psnr")))
     show_training(OUTPUT / "training.png", rows)
 
     print(f"\n2. Evaluation on {held_out}, actual files: of this model, and of {zoo.DEFAULT},\n"
@@ -53,9 +53,9 @@ def main(_: list[str]) -> None:
                                  *((zoo.DEFAULT, release, quality) for quality in QUALITIES)]:
         measured = [row for row, _ in coding.measure_all(
             model, sources, level=targets.level(model, quality))]
-        means.append({"model": name, "quality": quality, **tables.mean_row(measured)})
-    print(tables.render(means, ("model", "quality", "bytes", "bpp", "estimated_bpp", "psnr",
-                                "ms_ssim", "encoding_time", "decoding_time")))
+        means.append({"model": name, "quality": quality, **result_tables.mean_row(measured)})
+    print(result_tables.render(means, ("model", "quality", "bytes", "bpp", "estimated_bpp", "psnr",
+                                       "ms_ssim", "encoding_time", "decoding_time")))
 
     print(f"\n3. One photograph as three files of {zoo.DEFAULT}, beside JPEG (4:2:0) of like size")
     original = sources[0].read()
@@ -75,7 +75,7 @@ def main(_: list[str]) -> None:
                          "bpp": 8 * len(file) / (original.shape[0] * original.shape[1]),
                          "PSNR": psnr, "MS-SSIM": metrics.ms_ssim(original, picture)})
             shown[-1][f"{codec}: {len(file)} bytes, {psnr:.2f} dB"] = picture
-    print(tables.render(rows, ("quality", "codec", "bytes", "bpp", "PSNR", "MS-SSIM")))
+    print(result_tables.render(rows, ("quality", "codec", "bytes", "bpp", "PSNR", "MS-SSIM")))
     pictures.draw(OUTPUT / "comparison.png", shown)
 
     print(f"""

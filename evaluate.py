@@ -38,7 +38,7 @@ import numpy as np
 
 import codec
 import configs
-from common import export, images, tables, zoo
+from common import export, images, result_tables, zoo
 from common import precision as precisions
 from common.cli import add_option, report
 from common.curves import read_published, to_schema
@@ -162,7 +162,7 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
             result = read_result(path, facts, names, judges)
         if not result:
             result = {
-                "run": run, **facts, **point, **tables.environment(),
+                "run": run, **facts, **point, **result_tables.environment(),
                 **_measure(load(), point.get("level"), sources, folder, save_images, judges)}
             write_json(path, result)
         results.append(result)
@@ -212,7 +212,7 @@ def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], fo
             raise UserError(f"no image can be coded: {next(iter(missing.values()))}")
     if not save_images:  # those of another model may have been there
         shutil.rmtree(folder)
-    return {"mean": {**tables.mean_row(rows), **(comparison.scores() if comparison else {})},
+    return {"mean": {**result_tables.mean_row(rows), **(comparison.scores() if comparison else {})},
             "images": rows, "missing": missing}
 
 
@@ -239,8 +239,8 @@ def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judge
     """
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         found = json.loads(path.read_text())
-        found["mean"] = tables.read_row(found["mean"])
-        found["images"] = [tables.read_row(row) for row in found["images"]]
+        found["mean"] = result_tables.read_row(found["mean"])
+        found["images"] = [result_tables.read_row(row) for row in found["images"]]
         if (found.items() >= facts.items() and [row["image"] for row in found["images"]] == names
                 and found["mean"].keys() >= {*judges.scores}):
             return found
@@ -380,7 +380,7 @@ def _collect(curves, published, folder, args, judges):
              **{key: result.get(key) for key in ("level", "quality", "rd_lambda", "rate_target")},
              **{key: value for key, value in result["mean"].items() if key != "image"}}
             for name, results in curves.items() for result in results]
-    tables.write_csv(folder / "curves.csv", rows)
+    result_tables.write_csv(folder / "curves.csv", rows)
     plot(folder / "curves.png", curves, published, args.dataset)
     if args.figure:
         coded = set.intersection(*({row["image"] for row in result["images"]}
@@ -388,7 +388,7 @@ def _collect(curves, published, folder, args, judges):
         sources = [source for source in data.find(args.dataset) if source.name in coded]
         if sources:
             draw_crops(folder / "crops.png", sources[:args.figure], columns(curves, folder))
-    print(tables.render(rows, columns=(
+    print(result_tables.render(rows, columns=(
         "curve", "run", "bpp", "estimated_bpp", *metrics.METRICS, *judges.scores,
         "encoding_time", "decoding_time")))
     print(f"written: {folder}")

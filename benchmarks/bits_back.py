@@ -21,7 +21,7 @@ import sys
 import numpy as np
 
 import chain
-from common import tables
+from common import result_tables
 from common.ans import AnsStack
 from common.cli import report
 from common.lazy import coding, data
@@ -79,14 +79,14 @@ def main(argv: list[str]) -> None:
     model = chain.load_model(args.model)
     rows = [{"image": source.name, **measure(model, source.read())}
             for source in data.find(args.dataset)]
-    mean = tables.mean_row(rows)
-    print(tables.render([
+    mean = result_tables.mean_row(rows)
+    print(result_tables.render([
         {"posterior": name, "net bpp": mean[name],
          "change": f"{mean[name] / mean['amortised'] - 1:+.2%}"}
         for name in mean if name != "image"], columns=("posterior", "net bpp", "change")))
     if args.output:
-        tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
-                    dataset=args.dataset)
+        result_tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
+                           dataset=args.dataset)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures both sides; prints tables and writes one of `OUTPUTS` to `side_by_side.RESULTS`."""
-    from common import files, tables
+    from common import files, result_tables
 
     with (tempfile.TemporaryDirectory() as folder,
           side_by_side.workers("benchmarks.coding", sys.argv[1:]) as sides):
@@ -98,9 +98,9 @@ def measure(args: argparse.Namespace) -> None:
             rate = operations / seconds[key] / 1e9
             rates.append({"GFLOP/s": f"{side}: {key}", "GFLOP": operations / 1e9, "rate": rate,
                           "matrix product": attainable, "share": rate / attainable})
-    print(tables.render(rows, rows[0].keys()))
+    print(result_tables.render(rows, rows[0].keys()))
     print()
-    print(tables.render(rates, rates[0].keys()))
+    print(result_tables.render(rates, rates[0].keys()))
     print()
     for side, size in sizes.items():
         print(f"{side}: {size['symbols']} symbols in {size['bytes']} bytes")

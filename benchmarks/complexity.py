@@ -41,7 +41,7 @@ import tqdm
 
 from benchmarks import receptive_fields
 from benchmarks.side_by_side import KEPT, RESULTS, ROOT
-from common import files, tables, zoo
+from common import files, result_tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import ops, tf, tfc, transforms
@@ -267,11 +267,11 @@ def render(results: dict[str, dict]) -> str:
             rows.append({title: path, **{
                 column: f"{values[column][key] / 1000:,.2f}" if column in values else "-"
                 for column in columns}})
-        text.append(tables.render(rows, [title, *columns]))
+        text.append(result_tables.render(rows, [title, *columns]))
     title = "receptive field, pixels"
     rows = [{title: path, **{name: _describe(result["receptive_field"].get(name))
                              for name in fields}} for path, result in results.items()]
-    text.append(tables.render(rows, [title, *fields]))
+    text.append(result_tables.render(rows, [title, *fields]))
     return "\n\n".join(text)
 
 
@@ -335,8 +335,9 @@ def main() -> None:
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
     output = OUTPUT if args.page else RESULTS / OUTPUT.name
-    files.write_json(output, {"height": HEIGHT, "width": WIDTH,
-                              "versions": tables.environment()["versions"], "configs": results})
+    versions = result_tables.environment()["versions"]
+    files.write_json(output, {
+        "height": HEIGHT, "width": WIDTH, "versions": versions, "configs": results})
     print(f"written: {output}")
     if args.page:
         text = replace_table(PAGE.read_text(), page_table(results))

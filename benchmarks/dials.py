@@ -24,7 +24,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import side_by_side
-from common import tables, zoo
+from common import result_tables, zoo
 from common.cli import report
 from common.lazy import Codec, coding, data, metrics, targets, tf
 
@@ -123,12 +123,13 @@ def main() -> None:
             "most codings": max(row["codings"] for row in mine),
             "seconds": statistics.fmean(row["seconds"] for row in mine),
             "seconds at a known quality": statistics.fmean(row["once"] for row in mine)})
-    print(tables.render(summary, columns=[*summary[0]]))
+    print(result_tables.render(summary, columns=[*summary[0]]))
     ratios = cost(args.model, sources[0].read())
     print("with levels / without: " + ", ".join(f"{k} {v:.3f}" for k, v in ratios.items()))
     if args.output:
-        tables.save(args.output, summary, files=rows, cost=ratios, model=args.model,
-                    fingerprint=model.fingerprint, precision=model.precision, dataset=args.dataset)
+        result_tables.save(
+            args.output, summary, files=rows, cost=ratios, model=args.model,
+            fingerprint=model.fingerprint, precision=model.precision, dataset=args.dataset)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
 def measure(args: argparse.Namespace) -> None:
     """Compares; prints tables and writes imports.json to `side_by_side.RESULTS`."""
     from benchmarks.coding import read_image
-    from common import data, files, tables
+    from common import data, files, result_tables
 
     with (tempfile.TemporaryDirectory() as folder,
           side_by_side.workers("benchmarks.imports", sys.argv[1:]) as (us, them)):
@@ -64,8 +64,9 @@ def measure(args: argparse.Namespace) -> None:
         for name in MODELS:
             theirs = them.call("make", name=name, folder=folder, photo=photo.tolist())
             rows.append({"model": name, **us.call("compare", **theirs)})
-        print(tables.render([{key: f"{value:.1e}" if key in DIFFERENCES else value
-                              for key, value in row.items()} for row in rows], rows[0].keys()))
+        shown = [{key: f"{value:.1e}" if key in DIFFERENCES else value
+                  for key, value in row.items()} for row in rows]
+        print(result_tables.render(shown, rows[0].keys()))
         trained = []
         if args.minutes:
             pictures = [str(source.path) for source in data.find(args.train)]
@@ -80,7 +81,7 @@ def measure(args: argparse.Namespace) -> None:
                     for key, value in of_side.items()}})
             mean = {key: statistics.mean(row[key] for row in trained)
                     for key in trained[0] if key != "image"}
-            print(tables.render([{"image": "mean", **mean}], trained[0].keys()))
+            print(result_tables.render([{"image": "mean", **mean}], trained[0].keys()))
         facts = side_by_side.facts([us, them], args)
     side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / "imports.json",

@@ -34,7 +34,16 @@ import tensorflow as tf
 import tensorflow_compression as tfc
 
 from benchmarks import side_by_side
-from common import images, methods, metrics, padding, precision, quantizers, refinement, tables
+from common import (
+    images,
+    methods,
+    metrics,
+    padding,
+    precision,
+    quantizers,
+    refinement,
+    result_tables,
+)
 from common.cli import report
 from mshyper.configs import mbt2018
 from mshyper.models import MeanScaleHyperprior
@@ -192,12 +201,12 @@ def main(argv: list[str]) -> None:
     side_by_side.warn_if_busy()
     options = {key: value for key, value in vars(args).items() if key != "output"}
     rows, turns = measure(**options)
-    print(tables.render(rows, rows[0].keys()))
+    print(result_tables.render(rows, rows[0].keys()))
     print(f"\nbaseline / ours: {rows[-1]['ratio']:.3f} at {_STEPS[-1]} steps, "
           f"{rows[-1][_column(_STEPS[0])] / rows[0][_column(_STEPS[0])]:.3f} at {_STEPS[0]}")
     if args.output:
-        tables.save(args.output, rows, turns=turns,
-                    **side_by_side.facts([], argparse.Namespace(**options)))
+        result_tables.save(args.output, rows, turns=turns,
+                           **side_by_side.facts([], argparse.Namespace(**options)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from chain import load_model
-from common import export, methods, tables, zoo
+from common import export, methods, result_tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import Codec, Latents, coding, data, metrics, refinement, targets
@@ -105,8 +105,8 @@ def summary(rows: list[dict], images: list[str], methods: list[str], steps: int)
         mine = [row for row in rows if row["method"] == method and row["image"] in images
                 and row["steps"] == (steps if method in _REFINED else 0)]
         if method in methods and len(mine) == len(images):
-            mean = tables.mean_row([{k: v for k, v in row.items() if k != "method"}
-                                    for row in mine])
+            mean = result_tables.mean_row([{k: v for k, v in row.items() if k != "method"}
+                                           for row in mine])
             table.append({"row": label, "method": method, "images": len(mine), **mean})
     base = next((row["rd_loss"] for row in table if row["method"] == "base"), None)
     for row in table:
@@ -184,10 +184,10 @@ def main(argv: list[str]) -> None:
             image = _middle(sources[name].read(), args.crop)
             rows.append({"method": method, "steps": steps, "image": name,
                          **measure(codec_model, infer, rd_lambda, method, image)})
-            tables.save(args.output, rows, **facts)
-            print(tables.render(rows[-1:], columns=("method", "image", "bpp", "psnr", "rd_loss",
-                                                    "seconds")), flush=True)
-    print(tables.render(summary(rows, names, methods, args.steps), columns=_COLUMNS))
+            result_tables.save(args.output, rows, **facts)
+            print(result_tables.render(rows[-1:], columns=(
+                "method", "image", "bpp", "psnr", "rd_loss", "seconds")), flush=True)
+    print(result_tables.render(summary(rows, names, methods, args.steps), columns=_COLUMNS))
 
 
 if __name__ == "__main__":

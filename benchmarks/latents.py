@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import side_by_side
-from common import images, tables, zoo
+from common import images, result_tables, zoo
 from common.cli import report
 from common.lazy import Codec, data, metrics, quantizers, tf, transforms
 
@@ -70,13 +70,13 @@ def main() -> None:
         means = {key: statistics.fmean(float(row[key]) for row, _ in looks) for key in looks[0][0]}
         rows.append({"level": level, **means,
                      "channels": int(np.sum(of_channels > _SHARE * of_channels.sum()))})
-    print(tables.render(rows, columns=[*rows[0]]))
+    print(result_tables.render(rows, columns=[*rows[0]]))
     for channels in sorted({row["channels"] for row in rows} | {model.analysis.out_channels}):
         psnr = statistics.fmean(cosine_psnr(image, channels) for image in photographs)
         print(f"cosine transform of {channels} channels: {psnr:.2f} dB")
     if args.output:
-        tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
-                    dataset=args.dataset)
+        result_tables.save(args.output, rows, model=args.model, fingerprint=model.fingerprint,
+                           dataset=args.dataset)
 
 
 if __name__ == "__main__":

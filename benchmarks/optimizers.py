@@ -33,7 +33,7 @@ import numpy as np
 from ml_collections import config_dict
 
 from benchmarks import side_by_side
-from common import export, files, tables, zoo
+from common import export, files, result_tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.lazy import Figure, data, optimizers, schedules, tf, training
@@ -193,11 +193,11 @@ def write(curves: dict[str, dict[str, list]], trials: dict[str, dict[float, list
     """Prints the tables, and writes optimizers.json and optimizers.svg."""
     rows = {model: compare(curves[model], seconds[model]) for model in curves}
     for model in rows:
-        print(f"\n{model}\n{tables.render(rows[model], rows[model][0].keys())}")
+        print(f"\n{model}\n{result_tables.render(rows[model], rows[model][0].keys())}")
     side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / "optimizers.json", {
-        "date": datetime.date.today().isoformat(), "options": options, **tables.environment(),
-        "rows": rows, "curves": curves, "trials": trials, "seconds": seconds})
+        "date": datetime.date.today().isoformat(), **result_tables.environment(),
+        "options": options, "rows": rows, "curves": curves, "trials": trials, "seconds": seconds})
     plot(curves, side_by_side.RESULTS / "optimizers.svg")
 
 

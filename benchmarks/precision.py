@@ -21,7 +21,7 @@ import numpy as np
 import tqdm
 
 from benchmarks import side_by_side, versus_jpeg
-from common import export, precision, tables, zoo
+from common import export, precision, result_tables, zoo
 from common.cli import add_option, report
 from common.lazy import coding, data, metrics, targets
 
@@ -79,8 +79,8 @@ def main() -> None:
         f"{row[key]:.6g}" if isinstance(row[key], float) else str(row[key]) for row in means)
         for key in means[0]))
     if args.output:
-        tables.save(args.output, means, images=images, dataset=args.dataset,
-                    bfloat16=precision.hardware())
+        result_tables.save(args.output, means, images=images, dataset=args.dataset,
+                           bfloat16=precision.hardware())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ import configs
 import evaluate
 from benchmarks import bd, classical, versus_jpeg
 from benchmarks.side_by_side import KEPT, RESULTS
-from common import export, files, tables
+from common import export, files, result_tables
 from common.cli import add_option, report
 from common.errors import UserError
 from common.lazy import Axes, Figure, Lpips, data, metrics
@@ -76,7 +76,7 @@ def load_judges() -> evaluate.Judges:
 
 
 def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: evaluate.Judges
-            ) -> tables.Row:
+            ) -> result_tables.Row:
     """Rate and distortions of a file.
 
     Args:
@@ -120,8 +120,8 @@ def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path
         decoded = codec.decode(file)
         seconds = dict(zip(_SECONDS, (middle - start, time.perf_counter() - middle)))
         rows.append({"image": source.name, **measure(image, len(file), decoded, judges), **seconds})
-    result = {"run": run, **facts, **tables.environment(), "mean": tables.mean_row(rows),
-              "images": rows}
+    result = {"run": run, **facts, **result_tables.environment(),
+              "mean": result_tables.mean_row(rows), "images": rows}
     output.mkdir(parents=True, exist_ok=True)
     files.write_json(path, result)
     return result
@@ -161,7 +161,8 @@ def published_curves(names: list[str]) -> dict[str, Curve]:
         for name, found in evaluate.read_published(str(PUBLISHED), names).items()}
 
 
-def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None) -> list[tables.Row]:
+def compare(curves: dict[str, Curve], anchor: str, psnrs: bd.Range | None
+            ) -> list[result_tables.Row]:
     """BD-rate and BD-PSNR of all curves against one of them, the best first.
 
     Args:
@@ -216,7 +217,7 @@ def _note(curve, used, delta, psnrs):
     return "; ".join(notes)
 
 
-def cells(row: tables.Row) -> dict[str, str]:
+def cells(row: result_tables.Row) -> dict[str, str]:
     """A row of `compare` as people read it, by column."""
     def number(value, digits, sign="+"):
         return "" if math.isnan(value) else f"{value:{sign}.{digits}f}"
@@ -327,14 +328,14 @@ def main(argv: list[str]) -> None:
     comparison = compare(curves, args.anchor, psnrs)
     points = [{"curve": name, "kind": curve["kind"], **point}
               for name, curve in curves.items() for point in curve["points"]]
-    tables.write_csv(folder / "points.csv", points)
+    result_tables.write_csv(folder / "points.csv", points)
     files.write_json(folder / "curves.json", {
-        "date": datetime.date.today().isoformat(), "dataset": args.dataset,
-        "images": [source.name for source in data.find(args.dataset)], **tables.environment(),
+        "date": datetime.date.today().isoformat(), **result_tables.environment(),
+        "dataset": args.dataset, "images": [source.name for source in data.find(args.dataset)],
         "anchor": args.anchor, "range": psnrs, "comparison": comparison, "curves": curves})
     plot(folder / "curves", curves, args.dataset)
     shown = [cells(row) for row in comparison]
-    print(tables.render(shown, shown[0].keys() if shown else ()))
+    print(result_tables.render(shown, shown[0].keys() if shown else ()))
     print(statement(args.anchor, psnrs))
     print(f"written: {folder}")
 

@@ -27,7 +27,7 @@ from PIL import Image
 
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import tables, zoo
+from common import result_tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.files import replacing
@@ -59,7 +59,7 @@ class Picture(NamedTuple):
     name: str
     image: np.ndarray
     quality: str = ""
-    row: tables.Row = {}
+    row: result_tables.Row = {}
 
 
 def find_images(names: list[str], dataset: str) -> list[data.Source]:
@@ -264,7 +264,7 @@ def read_results(folder: pathlib.Path) -> dict:
     except ValueError as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     for curve in results["curves"].values():
-        curve["points"] = [tables.read_row(point) for point in curve["points"]]
+        curve["points"] = [result_tables.read_row(point) for point in curve["points"]]
     results["range"] = results["range"] and tuple(results["range"])
     return results
 

@@ -50,7 +50,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures all sizes; prints tables and writes one of `OUTPUTS` to `side_by_side.RESULTS`."""
-    from common import files, tables
+    from common import files, result_tables
 
     side_by_side.warn_if_busy()
     photograph = coding.read_image(args.image)
@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace) -> None:
         per_megapixel.append({"seconds a megapixel": key, **{
             str(size): value / (size**2 / 1e6) for size, value in values.items()}})
     for rows in (seconds, per_megapixel, sizes, coder):
-        print(tables.render(rows, rows[0].keys()), end="\n\n")
+        print(result_tables.render(rows, rows[0].keys()), end="\n\n")
     side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(side_by_side.RESULTS / OUTPUTS[args.model], {
         **facts, "sizes": sizes, "seconds": seconds, "per_megapixel": per_megapixel,

@@ -52,14 +52,14 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures everything; prints tables and writes `OUTPUT`."""
-    from common import files, tables
+    from common import files, result_tables
 
     side_by_side.warn_if_busy()
     photograph = coding.read_image(args.image)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         agreement = compare(args, photograph, folder)
-        print(tables.render(agreement, agreement[0].keys()), end="\n\n", flush=True)
+        print(result_tables.render(agreement, agreement[0].keys()), end="\n\n", flush=True)
         large = []
         for name in args.large:
             model, _, size = name.rpartition(":")
@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace) -> None:
             np.save(path, scaling.tiled(photograph, int(size)))
             row = {"model": model, "megapixels": int(size)**2 / 1e6}
             large.append(row | code(model, path, folder / "large", None))
-            print(tables.render(large[-1:], large[-1].keys()), end="\n\n", flush=True)
+            print(result_tables.render(large[-1:], large[-1].keys()), end="\n\n", flush=True)
         with _process() as process:
             facts = side_by_side.facts([process], args)
     side_by_side.RESULTS.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measures both sides; prints a table and writes training_step.json."""
-    from common import files, tables
+    from common import files, result_tables
 
     with side_by_side.workers("benchmarks.training_step", sys.argv[1:]) as sides:
         sides = sides[:1] if args.small else sides
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace) -> None:
     medians = {side: statistics.median(all_seconds) for side, all_seconds in seconds.items()}
     rows = [{"seconds a step": side, "median": medians[side], "least": min(all_seconds),
              "most": max(all_seconds)} for side, all_seconds in seconds.items()]
-    print(tables.render(rows, rows[0].keys()))
+    print(result_tables.render(rows, rows[0].keys()))
     if args.small:
         return
     ratios = side_by_side.ratios(medians)

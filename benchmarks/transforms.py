@@ -21,7 +21,7 @@ from collections.abc import Callable
 import tqdm
 
 from benchmarks import complexity, side_by_side
-from common import files, precision, tables
+from common import files, precision, result_tables
 from common.cli import report
 from common.lazy import tf, transforms
 
@@ -95,7 +95,7 @@ def main() -> None:
     rows = [{"transform": name, **seconds(arguments, stride, channels, args)}
             for name, (arguments, stride, channels) in tqdm.tqdm(cases().items(), disable=None)
             if not args.only or name in args.only]
-    print(tables.render(rows, rows[0].keys()))
+    print(result_tables.render(rows, rows[0].keys()))
     slow = [row["transform"] for row in rows
             if max(row["training ratio"], row["inference ratio"]) > 1.05]
     print(f"\nslower in bfloat16: {', '.join(slow) or 'none'}")

@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from benchmarks.side_by_side import RESULTS
-from common import export, files, jpeg, tables, zoo
+from common import export, files, jpeg, result_tables, zoo
 from common.cli import add_option, report
 from common.lazy import coding, data, metrics, targets
 
@@ -73,14 +73,15 @@ def main() -> None:
     for name in models:
         print(f"\n{name}")
         compared = [row for row in rows[name] if math.isfinite(row["JPEG bytes"])]
-        rows[name].append(tables.mean_row(compared))
-        print(tables.render(rows[name], rows[name][0].keys()))
+        rows[name].append(result_tables.mean_row(compared))
+        print(result_tables.render(rows[name], rows[name][0].keys()))
         print(f"mean over {len(compared)} of {len(rows[name]) - 1} images")
         means.append({"model": name, **rows[name][-1]})
     path = RESULTS / "versus_jpeg.json"
     RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {
-        "date": datetime.date.today().isoformat(), "dataset": args.dataset, **tables.environment(),
+        "date": datetime.date.today().isoformat(), **result_tables.environment(),
+        "dataset": args.dataset,
         "fingerprints": {name: model.fingerprint for name, model in models.items()},
         "levels": levels,
         "means": means, "rows": rows})

@@ -28,10 +28,10 @@ from common import (
     programs,
     recipes,
     refinement,
+    result_tables,
     runs,
     stopping,
     sweeps,
-    tables,
     targets,
 )
 from common.errors import UserError
@@ -84,7 +84,7 @@ def program(*model_classes: type[Codec]) -> programs.Program:
         require_itinf(config)
         module = export.read_module(_find(config, workdir))
         rows = run(by_module.get(module, model_classes[0]), config, workdir)
-        print(tables.render(rows, columns=(
+        print(result_tables.render(rows, columns=(
             "image", "base.bpp", "refined.bpp", "base.psnr", "refined.psnr", "base.rd_loss",
             "refined.rd_loss", "steps", "seconds")))
         print(f"written: {workdir}")
@@ -98,7 +98,7 @@ def program(*model_classes: type[Codec]) -> programs.Program:
 
 
 def run(model_class: type[Codec], config: config_dict.ConfigDict, workdir: str | os.PathLike
-        ) -> list[tables.Row]:
+        ) -> list[result_tables.Row]:
     """Refines and codes all images of config.data, or what is missing of that in a folder.
 
     In the folder `workdir` appear
@@ -165,14 +165,15 @@ def _run(model_class, config, workdir):
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
                 _refine(model, refiner, batch, level, config, workdir)
-            done |= {source: tables.read_row(
+            done |= {source: result_tables.read_row(
                 json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
     rows = [done[source] for source in sources]
-    rows.append(tables.mean_row(rows))
-    tables.save(workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
-                method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,
-                **_objective(config))
+    rows.append(result_tables.mean_row(rows))
+    result_tables.save(
+        workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
+        method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,
+        **_objective(config))
     return rows
 
 
@@ -214,7 +215,7 @@ def _refine(model, refiner, batch, level, config, workdir):
         best, ntc, decoded, reconstruction = _code(model, picture, latents, config)
         with replacing(workdir / _folder(source)) as folder:
             folder.mkdir()
-            tables.write_csv(folder / "trace.csv", refined.traces[i])
+            result_tables.write_csv(folder / "trace.csv", refined.traces[i])
             np.savez_compressed(folder / "latents.npz", **{**latents, **decoded.latents})
             (folder / "image.ntc").write_bytes(ntc)
             images.write(folder / "reconstruction.png", reconstruction)

@@ -9,12 +9,12 @@ import pickle
 import platform
 from collections.abc import Collection, Sequence
 
-from common import runs, slurm, tables
+from common import result_tables, runs, slurm
 from common.errors import UserError
 from common.launching import Launch
 
 
-def rows(path: str | os.PathLike, only: Collection[str] | None = None) -> list[tables.Row]:
+def rows(path: str | os.PathLike, only: Collection[str] | None = None) -> list[result_tables.Row]:
     """The runs of a launch or of an experiment, and what has become of them.
 
     Args:
@@ -55,17 +55,17 @@ def rows(path: str | os.PathLike, only: Collection[str] | None = None) -> list[t
     return sorted(found, key=lambda row: row["wid"])
 
 
-def render(table: Sequence[tables.Row]) -> str:
+def render(table: Sequence[result_tables.Row]) -> str:
     """The table of `rows` with, below, a line for each that failed or stopped."""
     here = os.getcwd() + os.sep
     table = [{**row, "folder": row["folder"].removeprefix(here)} for row in table]
-    lines = [tables.render(table, columns=("wid", "overrides", "state", "folder"))]
+    lines = [result_tables.render(table, columns=("wid", "overrides", "state", "folder"))]
     lines += [f"wid={row['wid']} {row['state']}: {row['cause']}"
               for row in table if row.get("cause")]
     return "\n".join(lines)
 
 
-def is_under_way(row: tables.Row) -> bool:
+def is_under_way(row: result_tables.Row) -> bool:
     """Whether a run of the table of `rows` is still to end."""
     return row["state"].split()[0] in ("waiting", "pending", "running", "requeued")
 

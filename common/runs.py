@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import config_dict
 
-from common import export, overrides, tables
+from common import export, overrides, result_tables
 from common.errors import FolderTaken, UserError
 from common.files import write_json
 
@@ -225,5 +225,5 @@ def _run_info(seed: int) -> dict:
         "git": git_commit(),
         "seed": seed,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **tables.environment(),
+        **result_tables.environment(),
     }

@@ -16,7 +16,7 @@ import sys
 import textwrap
 
 import convert
-from common import jobs
+from common import file_jobs
 from common.cli import report
 from common.errors import UserError
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     if args.list:
         print(_listing())
         return
-    source, output = pathlib.Path(args.checkpoint).expanduser(), jobs.to_path(args.output)
+    source, output = pathlib.Path(args.checkpoint).expanduser(), file_jobs.to_path(args.output)
     if output.exists() and not (args.force and (output / "fingerprint").is_file()):
         raise UserError(f"{output} exists" + (
             "; --force replaces models only" if args.force else "; --force replaces a model"))

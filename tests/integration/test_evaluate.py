@@ -10,7 +10,7 @@ import pytest
 import configs
 import evaluate
 from benchmarks import rate_distortion
-from common import coding, data, fid, images, lpips, metrics, tables, zoo
+from common import coding, data, fid, images, lpips, metrics, result_tables, zoo
 from common.errors import UserError
 from common.evaluation_figures import decoded_path
 from tests.helpers.results import points
@@ -137,8 +137,8 @@ def test_every_file_of_curves_that_is_written_is_read(output, tmp_path):
     expected = {"bpp": float(point["bpp"]), "psnr": float(point["psnr"]),
                 "ms_ssim": float(point["ms_ssim"])}
     benchmark = tmp_path / "benchmark"
-    tables.save(benchmark, [{"image": "a.png", "bpp": 1.0, "psnr": 50.0},
-                            {"image": "mean", **expected}])
+    result_tables.save(benchmark, [{"image": "a.png", "bpp": 1.0, "psnr": 50.0},
+                                   {"image": "mean", **expected}])
     for path, name in ((output / "tiny.json", "tiny"), (output / "curves.csv", "tiny"),
                        (output / "tiny/wid=0-tiny.json", "wid=0-tiny"),
                        (f"{benchmark}.json", "benchmark"), (f"{benchmark}.csv", "benchmark")):

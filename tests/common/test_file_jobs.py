@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from common import jobs
+from common import file_jobs
 from common.cli import report
 from common.errors import UserError
 
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 def parse(*arguments):
     parser = argparse.ArgumentParser()
-    jobs.add_output(parser, "beside")
+    file_jobs.add_output(parser, "beside")
     parser.add_argument("paths", nargs="+")
     parser.add_argument("--recursive", action="store_true")
     parser.add_argument("--force", action="store_true")
@@ -38,7 +38,7 @@ def parse(*arguments):
 
 def plan(*arguments, **settings):
     """Pairs as strings, and how many failed."""
-    planned = jobs.plan(parse(*arguments), INPUTS, ".ntc", OUTPUTS, **settings)
+    planned = file_jobs.plan(parse(*arguments), INPUTS, ".ntc", OUTPUTS, **settings)
     return {str(source): str(target) for source, target in planned.pairs}, planned.failed
 
 
@@ -237,9 +237,10 @@ def test_every_job_is_run(folder, capsys):
             raise OSError(28, "No space left on device")
         return f"{target}: done"
 
-    planned = jobs.plan(parse("a.png", "b.png", "photos", "-o", "new"), INPUTS, ".ntc", OUTPUTS)
+    planned = file_jobs.plan(
+        parse("a.png", "b.png", "photos", "-o", "new"), INPUTS, ".ntc", OUTPUTS)
     with pytest.raises(SystemExit) as failure:
-        jobs.run(planned, job)
+        file_jobs.run(planned, job)
     out, err = capsys.readouterr()
     assert failure.value.code == 2 and done == ["a.png", "b.png", "c.png", "d.png"]
     assert out.splitlines() == ["new/c.ntc: done", "new/d.ntc: done"]
@@ -257,7 +258,7 @@ def test_names_that_cannot_be_printed(tmp_path, monkeypatch, encoding):
     @report
     def main():
         pairs = [(path, None), (tmp_path / "Käse.png", None)]
-        jobs.run(jobs.Jobs(pairs), lambda path, _: path.name)
+        file_jobs.run(file_jobs.Jobs(pairs), lambda path, _: path.name)
 
     main()
     sys.stdout.flush()
