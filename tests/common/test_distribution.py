@@ -129,17 +129,10 @@ def test_two_workers(on_one, tmp_path):
 def test_two_devices_with_all_that_keeps_a_state(tmp_path):
     options = {"optimizer.cls": "SOAP", "ema_decay": 0.5, "rate_target": 0.5,
                "quantizer": dict(cls="SoftRound")}
-    training.run(MeanScaleHyperprior, configured(options), tmp_path / "one")
-    finish(start(MSHYPER, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
+    training.run(MeanScaleHyperprior, adversarial(options), tmp_path / "one", make_trainer)
+    finish(start(ADVERSARIAL, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
     # SOAP divides by what is small, and its basis is any where there have been no gradients yet.
     assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
-
-
-@pytest.mark.slow
-def test_two_devices_with_a_discriminator(tmp_path):
-    training.run(MeanScaleHyperprior, adversarial({}), tmp_path / "one", make_trainer)
-    finish(start(ADVERSARIAL, tmp_path / "two", {"strategy": "mirrored"}, devices=2))
-    assert_alike(tmp_path / "two", tmp_path / "one")
 
 
 def test_the_shares_of_all_replicas_are_the_batch():

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 
 def assert_alike(workdir, other, tolerance=2e-5):
+    """Metrics and weights of two runs are the same; those of the codec up to `tolerance`."""
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (workdir, other))
@@ -23,4 +24,5 @@ def assert_alike(workdir, other, tolerance=2e-5):
     assert weights
     for key in weights:  # a step of the optimiser is 1e-3 and more
         a, b = (reader.get_tensor(key) for reader in readers)
-        assert np.mean(np.abs(a - b)) < tolerance, key
+        codecs = key.startswith(("codec/", "result/"))
+        assert np.mean(np.abs(a - b)) < (tolerance if codecs else 2e-5), key
