@@ -1,11 +1,13 @@
 """Rate and distortion of models, of classical codecs and of published curves, side by side.
 
     python -m benchmarks.rate_distortion --model mshyper joint_ar --codecs jpeg,avif
+    python -m benchmarks.rate_distortion --refined experiments/sga --codecs jpeg
 
 Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
 RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of
 LPIPS too if its weights are there. Models of one folder, a codec's qualities, and levels of a model
-that has some are the points of a curve (names are those of evaluate.py). Each curve is compared
+that has some are the points of a curve (names are those of evaluate.py); so are runs of refinement,
+of one experiment, of these images (`python -m <package>.itinf`). Each curve is compared
 with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT appear
 
     <curve>/<run>.json      every image of one model, at one of its levels if it has some, or at one
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import math
 import pathlib
 import statistics
@@ -150,6 +153,33 @@ def codec_curve(name: str, dataset: str, output: pathlib.Path, judges: evaluate.
                             "settings": codec.settings},
                   [evaluate_codec(name, quality, dataset, output, judges)
                    for quality in codec.qualities])
+
+
+def refined_curve(experiment: pathlib.Path, dataset: str) -> Curve:
+    """The curve of what refinement coded of a data set: the runs of an experiment are its points.
+
+    Args:
+      experiment: folder of the runs of `python -m <package>.itinf`.
+      dataset: name, folder or glob.
+
+    Raises:
+      UserError: no run is finished, or one is of other images.
+    """
+    results, names = [], [source.name for source in data.find(dataset)]
+    for path in sorted(experiment.glob("*/results.json")):
+        found = json.loads(path.read_text())
+        if "method" not in found:
+            raise UserError(f"{path} is not of refinement")
+        *rows, mean = map(result_tables.read_row, found["rows"])
+        if [row["image"] for row in rows] != names:
+            raise UserError(f"{path} is of {found['dataset']}, or a part of it, not of {dataset}")
+        prefix = "refined."
+        results.append({"run": path.parent.name, "mean": {
+            **{name.removeprefix(prefix): value for name, value in mean.items()
+               if name.startswith(prefix)}, "encoding_time": mean["seconds"]}})
+    if not results:
+        raise UserError(f"{experiment}: no run in it has finished refinement")
+    return _curve("model", {"experiment": str(experiment)}, results)
 
 
 def published_curves(names: list[str]) -> dict[str, Curve]:
@@ -283,6 +313,8 @@ def main(argv: list[str]) -> None:
                default=versus_jpeg.coded_alone(),
                help="exported models, runs, experiments or names of the zoo (default: "
                "%(default)s)")
+    parser.add_argument("--refined", nargs="*", type=pathlib.Path, default=[], metavar="FOLDER",
+                        help="experiments of itinf, a curve each, named for the folder")
     parser.add_argument("--codecs", type=_names, default=[*classical.CODECS], metavar="A,B",
                         help="classical codecs, separated by commas (default: all: "
                         f"{','.join(classical.CODECS)})")
@@ -309,7 +341,8 @@ def main(argv: list[str]) -> None:
     published = published_curves(args.published)
     for name in args.codecs:
         classical.find(name)
-    names = [*runs, *args.codecs, *published]
+    refined = {path.resolve().name: refined_curve(path, args.dataset) for path in args.refined}
+    names = [*runs, *refined, *args.codecs, *published]
     if len({*names}) < len(names):
         raise UserError(f"two curves have the same name: {', '.join(sorted(names))}")
     if args.anchor not in names:
@@ -321,6 +354,7 @@ def main(argv: list[str]) -> None:
     curves = {
         **{name: model_curve(paths, args.dataset, folder / name, judges)
            for name, paths in runs.items()},
+        **refined,
         **{name: codec_curve(name, args.dataset, folder / name, judges)
            for name in args.codecs},
         **published}

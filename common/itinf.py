@@ -23,6 +23,7 @@ from common import (
     images,
     locks,
     methods,
+    metrics,
     objectives,
     precision,
     programs,
@@ -39,7 +40,7 @@ from common.files import replacing, write_json
 from common.model import Codec, Generated
 
 # Of the files with the encoder's latents ("base") and with the refined ones.
-_MEASURED = ("bytes", "bpp", "estimated_bpp", "mse", "psnr", "rd_loss")
+_MEASURED = ("bytes", "bpp", "estimated_bpp", *metrics.METRICS, "rd_loss")
 
 
 def get_config(name: str, model: str | None) -> config_dict.ConfigDict:

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 import configs
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import data, export, images, lpips, metrics
+from common import data, export, images, itinf, lpips, metrics
 from common.errors import UserError
+from mshyper.models import MeanScaleHyperprior
 
 PUBLISHED = json.loads(rate_distortion.PUBLISHED.read_text())
 
@@ -184,6 +185,31 @@ def test_models_of_one_family_are_one_curve(dataset, one_rate_models, output):
     assert curve["points"][0]["bpp"] < curve["points"][1]["bpp"] and len(curve["fingerprints"]) == 2
     row, = result["comparison"]
     assert row["points"] == 2
+
+
+@pytest.mark.slow
+def test_refined_files_of_an_experiment_are_one_curve(dataset, tmp_path, levels_model, output):
+    experiment = tmp_path / "sga"
+    for quality in 80, 30:
+        config = itinf.get_config("map", str(levels_model))
+        config.update_from_flattened_dict(
+            {"data": dataset, "quality": float(quality), "itinf.num_steps": 1})
+        itinf.run(MeanScaleHyperprior, config, experiment / f"quality={quality}")
+    result = run(dataset, output, "--refined", str(experiment), "--codecs", "jpeg")
+    points = result["curves"]["sga"]["points"]
+    assert [point["run"] for point in points] == ["quality=30", "quality=80"]
+    for point in points:
+        *files, _ = json.loads((experiment / point["run"] / "results.json").read_text())["rows"]
+        for score in "bpp", "psnr", "ms_ssim":
+            assert point[score] == pytest.approx(
+                statistics.fmean(row[f"refined.{score}"] for row in files))
+        for source, row in zip(data.find(dataset), files):
+            height, width = source.read().shape[:2]
+            path = experiment / point["run"] / source.path.stem / "image.ntc"
+            assert row["refined.bpp"] == 8 * path.stat().st_size / (height * width)
+    for folder, words in (experiment, "not of photos/validation"), (tmp_path, "no run in it"):
+        with pytest.raises(UserError, match=words):
+            rate_distortion.refined_curve(folder, "photos/validation")
 
 
 def test_levels_of_a_model_are_one_curve(dataset, tmp_path, levels_model):
