@@ -6,9 +6,9 @@
 Every image becomes a real file, whose bytes are the rate; what it decodes to is measured as 8-bit
 RGB. Rates and distortions are means over images (of PSNRs, not the PSNR of the mean error), and of
 LPIPS too if its weights are there. Models of one folder, a codec's qualities, and levels of a model
-that has some are the points of a curve (names are those of evaluate.py); so are runs of refinement,
-of one experiment, of these images (`python -m <package>.itinf`). Each curve is compared
-with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT appear
+that has some are the points of a curve (names are those of evaluate.py); so are the runs of an
+experiment of refinement (`python -m <package>.itinf`), if they are of these images. Each curve is
+compared with the anchor by BD-rate and BD-PSNR (see bd.py). Below OUTPUT appear
 
     <curve>/<run>.json      every image of one model, at one of its levels if it has some, or at one
                             quality of a codec
@@ -163,23 +163,29 @@ def refined_curve(experiment: pathlib.Path, dataset: str) -> Curve:
       dataset: name, folder or glob.
 
     Raises:
-      UserError: no run is finished, or one is of other images.
+      UserError: no run is finished, or they are of other images or of several methods.
     """
     results, names = [], [source.name for source in data.find(dataset)]
+    fingerprints, methods = [], []
     for path in sorted(experiment.glob("*/results.json")):
-        found = json.loads(path.read_text())
-        if "method" not in found:
-            raise UserError(f"{path} is not of refinement")
-        *rows, mean = map(result_tables.read_row, found["rows"])
+        try:
+            found = json.loads(path.read_text())
+            *rows, mean = map(result_tables.read_row, found["rows"])
+            methods.append((found["method"], found["distortion"]))
+            fingerprints.append(found["fingerprint"])
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{path} is damaged, or not of refinement ({error})") from None
         if [row["image"] for row in rows] != names:
             raise UserError(f"{path} is of {found['dataset']}, or a part of it, not of {dataset}")
-        prefix = "refined."
         results.append({"run": path.parent.name, "mean": {
-            **{name.removeprefix(prefix): value for name, value in mean.items()
-               if name.startswith(prefix)}, "encoding_time": mean["seconds"]}})
+            name.removeprefix("refined."): value for name, value in mean.items()
+            if name.startswith("refined.")}})
     if not results:
         raise UserError(f"{experiment}: no run in it has finished refinement")
-    return _curve("model", {"experiment": str(experiment)}, results)
+    if any(method != methods[0] for method in methods):
+        raise UserError(f"{experiment}: its runs have different methods or distortions, which are "
+                        "no curve")
+    return _curve("model", {"fingerprints": fingerprints, "experiment": str(experiment)}, results)
 
 
 def published_curves(names: list[str]) -> dict[str, Curve]:
@@ -341,8 +347,8 @@ def main(argv: list[str]) -> None:
     published = published_curves(args.published)
     for name in args.codecs:
         classical.find(name)
-    refined = {path.resolve().name: refined_curve(path, args.dataset) for path in args.refined}
-    names = [*runs, *refined, *args.codecs, *published]
+    refined = [(path.resolve().name, path) for path in args.refined]
+    names = [*runs, *(name for name, _ in refined), *args.codecs, *published]
     if len({*names}) < len(names):
         raise UserError(f"two curves have the same name: {', '.join(sorted(names))}")
     if args.anchor not in names:
@@ -354,7 +360,7 @@ def main(argv: list[str]) -> None:
     curves = {
         **{name: model_curve(paths, args.dataset, folder / name, judges)
            for name, paths in runs.items()},
-        **refined,
+        **{name: refined_curve(path, args.dataset) for name, path in refined},
         **{name: codec_curve(name, args.dataset, folder / name, judges)
            for name in args.codecs},
         **published}

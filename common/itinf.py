@@ -112,9 +112,10 @@ def run(model_class: type[Codec], config: config_dict.ConfigDict, workdir: str |
         results.json, results.csv   all rows
 
     Returns:
-      For each image a row: bytes, bpp, estimated_bpp, mse, psnr and rd_loss (by the bytes) of the
-      file with the encoder's latents (base.) and of that with the refined ones (refined.), steps,
-      and seconds of refinement, which of the first image include the set-up; and the row of means.
+      For each image a row: bytes, bpp, estimated_bpp, all `metrics.METRICS` and rd_loss (by the
+      bytes) of the file with the encoder's latents (base.) and of that with the refined ones
+      (refined.), steps, and seconds of refinement, which of the first image include the set-up; and
+      the row of means.
 
     Raises:
       UserError: a mistake in the config or the data.
@@ -241,7 +242,8 @@ def _code(model, picture, latents, config):
     reconstruction = coding.reconstruct(model, decoded)
     row = coding.measure_file(model, picture, ntc, decoded, reconstruction)
     x, x_hat = (data.to_float(image)[None] for image in (picture, reconstruction))
-    generated = Generated(x_hat, decoded.latents, {"file": tf.constant([8.0 * len(ntc)])}, {})
+    generated = Generated(  # whose rate is that of the file
+        x_hat, decoded.latents, element_bits={"file": tf.constant([8.0 * len(ntc)])}, offsets={})
     row["rd_loss"] = float(objectives.per_image(
         x, generated, **_objective(config))["rd_loss"][0])
     return {name: row[name] for name in _MEASURED}, ntc, decoded, reconstruction

@@ -1,6 +1,7 @@
-"""Distortion of images: of two that are decoded from files, and of batches in training.
+"""Distortion of images: of what a file decodes to, and of batches in training.
 
-MS-SSIM and LPIPS have modules of their own, and those of whole data sets, FID and KID, another.
+What they call for LPIPS, and for MS-SSIM with gradients, is in modules of that name; FID and KID,
+which are of data sets, are in fid.py.
 """
 
 import math
@@ -41,7 +42,10 @@ def psnr_y(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """MS-SSIM (Wang et al. 2003) of two uint8 RGB images; NaN for sides below 161 pixels."""
+    """MS-SSIM (Wang et al. 2003) of two uint8 RGB images; NaN for sides below 161 pixels.
+
+    It is TensorFlow's; that of losses (common/ms_ssim.py) is the same within 1e-5.
+    """
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return math.nan
     return float(tf.image.ssim_multiscale(a[None], b[None], 255)[0])
@@ -83,7 +87,7 @@ class Distortion(NamedTuple):
       title: its name in messages.
       measure: the metric, float32 [B], of images float32 [B, H, W, 3] in [0, 1].
       loss: what is minimised, from the metric.
-      min_side: of the images, in pixels.
+      min_side: the shortest side, in pixels, that it can measure.
     """
 
     title: str

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_compression as tfc
 
-# Five scales of an 11-pixel window: below this, tf.image.ssim_multiscale fails.
+# Below this, the fifth scale is smaller than its window of 11 pixels.
 MIN_SIDE = 161
 
 # Weights of the five scales, the window, and the constants for samples in [0, 1].

@@ -33,7 +33,7 @@ class Objective:
             return self.rd_lambda, 1.0
         return codec.levels.rd_lambda(level), codec.levels.weight(level)
 
-    def metrics(self, codec: Codec) -> list[str]:
+    def names(self, codec: Codec) -> list[str]:
         """The names of what is measured of a codec."""
         side = max(64, metrics.distortion(self.distortion).min_side)
         blank = tf.zeros([1, side, side, 3])
@@ -85,7 +85,7 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, 
     mse = metrics.batch_mse(x, x_hat)
     measured = {"bpp": tf.add_n(list(rates.values())), **rates,
                 "mse": mse, "psnr": metrics.batch_psnr(mse)}
-    if distortion not in measured:
+    if distortion not in measured:  # MSE is, in any case
         measured[distortion] = chosen.measure(x, x_hat)
     loss = rate_weight * measured["bpp"] + rd_lambda * chosen.loss(measured[distortion])
     if lpips_weight:
@@ -97,9 +97,9 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, 
 def check_side(side: int, name: str, distortion: str, lpips_weight: float) -> None:
     """Raises UserError if image `name`, whose shorter side is `side`, is too small for the loss."""
     chosen = metrics.distortion(distortion)
-    for wanted, metric, least in ((True, chosen.title, chosen.min_side),
-                                  (lpips_weight, "LPIPS", lpips.MIN_SIDE)):
-        if wanted and side < least:
+    needed = [(chosen.title, chosen.min_side), *[("LPIPS", lpips.MIN_SIDE)] * bool(lpips_weight)]
+    for metric, least in needed:
+        if side < least:
             raise UserError(
                 f"{metric} needs sides of at least {least} pixels; {name} has {side}")
 

@@ -14,14 +14,14 @@ class Progress:
     """Shows how far a training is.
 
     Args:
-      first: the step that it begins at.
       last: the step that it ends at.
     """
 
-    def __init__(self, first: int, last: int):
-        self._first = first
+    def __init__(self, last: int):
         self._last = last
-        self._begun: float | None = None  # when the first step was done, which builds the graph
+        # The first step is that which builds the graph: what follows it is timed.
+        self._first = 0
+        self._begun: float | None = None
         self._painted = 0.0
         self._terminal = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 

@@ -245,7 +245,7 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
     for name in ("rate_weight", "lpips_weight"):
         if not 0 <= chosen[name] < math.inf:
             raise UserError(f"{name} is {chosen[name]:g}; need 0 or more")
-    metrics.distortion(chosen["distortion"])
+    metrics.distortion(chosen["distortion"])  # is there one?
     return chosen
 
 

@@ -54,7 +54,7 @@ class Trainer(tf.Module):
         if config.train.rate_target is not None:
             self.rate_control = rate_control.build(
                 config.train.rate_control, config.train.rate_target, config.train.num_steps)
-        self.means = Means([*self.objective.metrics(self.result), *self.additional_metrics,
+        self.means = Means([*self.objective.names(self.result), *self.additional_metrics,
                             "rd_lambda", "rate_weight", "learning_rate"])
         self._seed = config.seed
         self._train = config.train
@@ -90,16 +90,17 @@ class Trainer(tf.Module):
             rate_weight = self._rate_weight(step, x, latents, generated)
             measured = self.objective(
                 x, generated, rd_lambda, weight=weight, rate_weight=rate_weight)
-            additional, judged = self.additional_loss(
+            additional, also_measured = self.additional_loss(
                 x, padding.crop_to(generated.x_hat, x), generated.latents["y"])
             # The optimiser adds up the gradients of all replicas.
-            loss = (measured["rd_loss"] + additional) / distribution.replica()[0]
+            replicas, _ = distribution.replica()
+            loss = (measured["rd_loss"] + additional) / replicas
         weights = self.codec.trainable_variables
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
         if self.result is not self.codec:
             ema.follow(self.result, self.codec, self._train.ema_decay, step)
         # Keras brings its learning rate up to date in `apply_gradients`.
-        return {**measured, **judged, "rd_lambda": tf.reduce_mean(rd_lambda),
+        return {**measured, **also_measured, "rd_lambda": tf.reduce_mean(rd_lambda),
                 "rate_weight": rate_weight,
                 "learning_rate": tf.identity(self.optimizer.learning_rate)}
 

@@ -96,8 +96,10 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
         except UserError:
             if not saved:  # else it is not needed any more
                 raise
-    record, changes = runs.record(model_class, config), {}
-    if begun and folder == workdir:
+    record = runs.record(model_class, config)
+    changes: dict = {}
+    chief = folder == workdir  # those of other workers are thrown away
+    if begun and chief:
         changes = resuming.claim(workdir, record, begun, content)
         if saved and saved[0] > config.train.num_steps:
             raise UserError(f"train.num_steps is {config.train.num_steps}, but {saved[0]} steps "
@@ -112,7 +114,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
         if config.train.rate_target is not None:
             raise UserError("train.schedule ReduceOnPlateau compares losses, but with "
                             "train.rate_target their weights change; use another schedule")
-    if not begun and folder == workdir:
+    if not begun and chief:
         resuming.claim(workdir, record, begun, content, precision=chosen)
 
     # Back to where it was.
@@ -184,13 +186,14 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
     quantizers.for_training(  # is there one?
         config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)
     (average or codec).prepare_coding()  # can it be coded?
-    training_config.jit_compile(config.train.jit_compile)
+    training_config.jit_compile(config.train.jit_compile)  # is it a setting?
     trainer = make_trainer(codec, config, optimizer, average)
     optimizer.build(codec.trainable_variables)
     return trainer, rate
 
 
 def _begin(trainer, warm_start: pathlib.Path | None, training: Training) -> None:
+    """Takes the weights of a warm start, if there is one, and has them validated."""
     if warm_start:
         fresh = export.warm_start(trainer.codec, warm_start)
         print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
@@ -232,14 +235,16 @@ def _graph(trainer, strategy, jit_compile: bool) -> Callable[[Iterator], dict[st
 def _profiled(train_step, steps: tuple[int, int], folder: pathlib.Path, left: int):
     """`train_step`, whose calls from number steps[0] to steps[1] are profiled for TensorBoard."""
     first, last = steps[0], min(steps[1], left)
+    if last < first:
+        return train_step
     calls = itertools.count(1)
 
     def step(batches):
         call = next(calls)
-        if call == first <= last:
+        if call == first:
             tf.profiler.experimental.start(str(folder))
         measured = train_step(batches)
-        if call == last >= first:
+        if call == last:
             float(measured["rd_loss"])  # it is done, not only begun
             tf.profiler.experimental.stop()
         return measured

@@ -21,7 +21,6 @@ from common import (
     checkpoints,
     data,
     export,
-    images,
     locks,
     schedules,
     stopping,
@@ -33,11 +32,12 @@ from common.errors import UserError
 from common.progress import Progress
 from common.trainer import Trainer
 
-_NUM_PICTURES = 4  # of the validation images, shown in TensorBoard
-
 
 class Training:
     """A training in its folder, from the step that it is at to the end.
+
+    In this order: `restore`, `finish_interrupted`, at step 0 `validate_warm_start` if it has one,
+    and `loop`.
 
     Args:
       folder: gets metrics, events, checkpoints and the exported model.
@@ -60,9 +60,9 @@ class Training:
         self._rate = rate
         self._lock = lock
         self._best = best_model.BestModel(folder, config, trainer)
-        # The step of the last interval's end that is over, validation and all.
+        # The last step whose `end_interval` is done.
         self._validated_step = tf.Variable(0, trainable=False, dtype=tf.int64)
-        self._within_end = False
+        self._within_end = False  # Slurm's jobs are interrupted in spite of `unstoppable`
         self._checkpoints = checkpoints.Checkpoints(
             folder / "checkpoints", codec=trainer.codec, result=trainer.result,
             optimizer=trainer.optimizer, best_loss=self._best.loss,
@@ -71,11 +71,10 @@ class Training:
         self._validation = validation.Validation(
             trainer.result, trainer.objective, sources, trainer.rate_control,
             training_config.jit_compile(config.train.jit_compile))
-        self._progress = Progress(0, config.train.num_steps)
+        self._progress = Progress(config.train.num_steps)
         self._trained = {}  # the last means of what was measured in training
         self._log = training_log.Log(folder)
-        self._pictures = [source.read() for source in sources[:_NUM_PICTURES]]
-        self._log.images(0, "original", self._pictures)
+        self._log.images(0, "original", self._validation.pictures)
         self._log.flush()
 
     @property
@@ -101,6 +100,10 @@ class Training:
             if self._ends_interval():
                 self.end_interval()
 
+    def _ends_interval(self):
+        return self.step >= self._config.train.num_steps or not (
+            self.step % self._config.train.checkpoint_interval)
+
     def end_step(self, measured: dict[str, tf.Tensor]) -> None:
         """Does what follows each step."""
         if self._lock:
@@ -108,8 +111,8 @@ class Training:
         self._require_finite(float(measured["rd_loss"]))
         if self.step % self._config.train.log_interval == 0:
             self._log_training()
-        self._progress.step(self.step, lambda: self._trainer.means.result() or self._trained)
-        stopping.stop_if_asked()
+        self._progress.step(self.step, self._recent)
+        stopping.stop_if_asked()  # also where no signal could interrupt the step
 
     def end_interval(self) -> None:
         """Validates, exports the model if it is the best, and saves a checkpoint."""
@@ -117,22 +120,16 @@ class Training:
         if not self._is_finite():
             raise self._diverged()
         with stopping.unstoppable():
-            if self._checkpoints.last is None:  # from here on there are results, which need one
+            if self._checkpoints.last is None:  # without one, results are refused (resuming.py)
                 self._checkpoints.save(self.step)
             self._within_end = True
             self._log_training()
-            self._log_validation(measured)
-            mean = self._observe(measured)
-            self._best.update(self.step, mean.get("rd_loss"))
+            mean = self._take(measured)
             self._validated_step.assign(self.step)
             self._checkpoints.save(self.step)
             self._within_end = False
             self._log.flush()
             self._progress.interval(self.step, self._trained, mean)
-
-    def _ends_interval(self):
-        return self.step >= self._config.train.num_steps or not (
-            self.step % self._config.train.checkpoint_interval)
 
     # --- Stopping and resuming ------------------------------------------------------------------
 
@@ -143,7 +140,7 @@ class Training:
           The step that it can go on at, and that of the end.
         """
         with tf.init_scope():  # Python may be tracing a graph, of which this is to be no part
-            # Of the end of an interval, half is no state to go on from.
+            # Half of an interval's end is nothing to go on from.
             if not self._within_end and self.step and self._is_finite():
                 self._checkpoints.save(self.step)
         return f"step {self._checkpoints.last or 0} of {self._config.train.num_steps}"
@@ -159,7 +156,6 @@ class Training:
 
     def finish_interrupted(self) -> None:
         """Does what a process that was stopped left to be done at this step."""
-        self._progress = Progress(self.step, self._config.train.num_steps)
         if self.step % self._config.train.log_interval == 0:
             self._log_training()
         if self.step and self._ends_interval() and not self._is_validated():
@@ -169,15 +165,15 @@ class Training:
         """Measures and exports the model as it is before training."""
         measured = self._measure()
         if measured:
-            self._log_validation(measured)
-            self._best.update(self.step, self._observe(measured)["rd_loss"])
+            self._take(measured)
 
     def _is_done(self, line):
         """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
-        if self.step == line["step"] > 0:
-            return self._is_validated() or (
-                line["split"] == "train" and not self._trainer.means.result())
-        return line["step"] < self.step
+        if line["step"] != self.step or not self.step:
+            return line["step"] < self.step
+        if line["split"] == "train":
+            return not self._trainer.means.result()  # which are begun anew once it is written
+        return self._is_validated()
 
     def _is_validated(self):
         return self.step == int(self._validated_step)
@@ -196,11 +192,17 @@ class Training:
             self._require_finite(row["rd_loss"])
         return measured
 
-    def _observe(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
-        """Has the schedules follow what validation measured; returns its mean over levels."""
+    def _take(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
+        """Logs what validation measured, follows it, and exports the best; returns the mean."""
         mean = validation.means([*measured.values()])
-        if not mean:
-            return {}
+        if mean:
+            self._log_validation(measured, mean)
+            self._follow(mean)
+        self._best.update(self.step, mean.get("rd_loss"))
+        return mean
+
+    def _follow(self, mean: dict[str, float]) -> None:
+        """Has the schedules of learning rate and rate weight follow validation."""
         self._rate.observe(mean["rd_loss"])
         control = self._trainer.rate_control
         if control and self.step:
@@ -209,7 +211,6 @@ class Training:
                 abs(mean["bpp"] / control.target - 1) > 0.05):
             logging.warning("the rate is %.3f bits per pixel, not %g as train.rate_target says",
                             mean["bpp"], control.target)
-        return mean
 
     # --- The log --------------------------------------------------------------------------------
 
@@ -220,19 +221,18 @@ class Training:
             self._log.scalars(self.step, "train", means)
             self._trainer.means.reset()
 
-    def _log_validation(self, measured: dict[int, dict[str, float]]) -> None:
-        if not measured:
-            return
-        rows = [*measured.values()]
-        self._log.scalars(self.step, "validation", validation.means(rows))
+    def _recent(self) -> dict[str, float]:
+        """Means of the steps that are not logged yet, or else those of the last line."""
+        return self._trainer.means.result() or self._trained
+
+    def _log_validation(self, measured: dict[int, dict[str, float]], mean: dict[str, float]
+                        ) -> None:
+        self._log.scalars(self.step, "validation", mean)
         if self._trainer.codec.levels:
             for level, row in measured.items():
                 self._log.scalars(self.step, f"validation/level={level}", row)
-            self._log.curve(self.step, rows)
-        self._log.images(self.step, "reconstruction", [
-            images.to_uint8(self._trainer.result(
-                data.to_float(picture)[None], quantizer=validation.QUANTIZER).x_hat)[0]
-            for picture in self._pictures])
+            self._log.curve(self.step, [*measured.values()])
+        self._log.images(self.step, "reconstruction", self._validation.reconstructions())
 
     # --- Losses that are not finite -------------------------------------------------------------
 

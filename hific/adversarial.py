@@ -54,13 +54,13 @@ class Discriminator(tf.keras.Model):
     little that nothing is learned in a thousand steps.
 
     Args:
+      stride: ratio of the sides of image and latents.
       channels: outputs of the four convolutions of the image.
       latent_channels: what is made of the latents.
-      stride: ratio of the sides of image and latents.
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 128, 256, 512), latent_channels: int = 12,
-                 stride: int = 16):
+    def __init__(self, stride: int = 16, channels: Sequence[int] = (64, 128, 256, 512),
+                 latent_channels: int = 12):
         super().__init__()
 
         def conv(filters, kernel, strides=1, activation=tf.nn.leaky_relu):
@@ -135,22 +135,23 @@ class Trainer(trainer.Trainer):
                             "discriminator's; use another schedule")
         super().__init__(codec, config, optimizer, average)
         section = config.train.adversarial.to_dict()
-        arguments.check("train.adversarial", self._oppose, config, **section)
-        self._oppose(config, **section)
+        arguments.check("train.adversarial", self._add_discriminator, config.train, **section)
+        self._add_discriminator(config.train, **section)
 
-    def _oppose(self, config: config_dict.ConfigDict, weight: float, optimizer: Mapping,
-                start: int = 0, **discriminator) -> None:
+    def _add_discriminator(self, train: config_dict.ConfigDict, weight: float, optimizer: Mapping,
+                           start: int = 0, **discriminator) -> None:
+        """Takes config.train, and what config.train.adversarial may have."""
         if start < 0:
             raise UserError(f"train.adversarial.start is {start}; need the step at which the "
                             "adversarial loss begins, 0 for the first")
         self._weight, self._start = weight, start
-        self.discriminator = arguments.construct("train.adversarial", Discriminator,
-                                                 **discriminator, stride=self.codec.analysis.stride)
+        self.discriminator = arguments.construct(
+            "train.adversarial", Discriminator, self.codec.analysis.stride, **discriminator)
         blank = tf.zeros([1, 64, 64, 3])
         self.discriminator((blank, self.codec.infer(blank)["y"]))
         self.discriminator_optimizer = optimizers.build(
             optimizer, schedules.learning_rate(
-                config.train.schedule, optimizer["learning_rate"], config.train.num_steps))
+                train.schedule, optimizer["learning_rate"], train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     @property

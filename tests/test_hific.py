@@ -140,7 +140,7 @@ def test_the_discriminator_learns_that_texture_is_missing():
     tf.keras.utils.set_random_seed(0)
     texture = np.random.default_rng(0).normal(0, 0.025, [8, 64, 64, 3]).astype(np.float32)
     both = 0.5 + tf.concat([texture, tf.nn.avg_pool2d(texture, 3, 1, "SAME")], axis=0)
-    discriminator = adversarial.Discriminator((8, 16, 16, 16), 2)
+    discriminator = adversarial.Discriminator(16, (8, 16, 16, 16), 2)
     inputs = both, tf.zeros([16, 4, 4, 4])
     discriminator(inputs)
     optimizer = tf.keras.optimizers.Adam(1e-3)

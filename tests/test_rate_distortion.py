@@ -210,6 +210,14 @@ def test_refined_files_of_an_experiment_are_one_curve(dataset, tmp_path, levels_
     for folder, words in (experiment, "not of photos/validation"), (tmp_path, "no run in it"):
         with pytest.raises(UserError, match=words):
             rate_distortion.refined_curve(folder, "photos/validation")
+    with pytest.raises(UserError, match="two curves have the same name"):
+        run(dataset, output, "--refined", str(experiment), str(experiment), "--codecs", "jpeg")
+    path = experiment / "quality=30/results.json"
+    content = json.loads(path.read_text())
+    for change, words in (({"method": "sga"}, "different methods"), ({"rows": {}}, "damaged")):
+        path.write_text(json.dumps(content | change))
+        with pytest.raises(UserError, match=words):
+            rate_distortion.refined_curve(experiment, dataset)
 
 
 def test_levels_of_a_model_are_one_curve(dataset, tmp_path, levels_model):

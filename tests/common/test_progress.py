@@ -24,7 +24,7 @@ def show(monkeypatch, out, columns=80, steps=100, interval=50, means=MEANS):
     monkeypatch.setattr(progress.shutil, "get_terminal_size",
                         lambda: os.terminal_size((columns, 24)))
     monkeypatch.setenv("TERM", "xterm")
-    shown = progress.Progress(0, 10_000)
+    shown = progress.Progress(10_000)
     for step in range(1, steps + 1):
         clock[0] += 30.0 if step == 1 else 0.1  # the graph is built
         shown.step(step, lambda: means)
@@ -65,11 +65,11 @@ def test_elsewhere_a_line_an_interval(monkeypatch, terminal):
 def test_a_dumb_terminal_is_a_file(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(progress.sys, "stdout", Terminal())
-    assert not progress.Progress(0, 1)._terminal
+    assert not progress.Progress(1)._terminal
 
 
 def test_before_there_is_anything_to_say(monkeypatch):
     out = io.StringIO()
     monkeypatch.setattr(progress.sys, "stdout", out)
-    progress.Progress(7, 7).interval(7, {}, {})
+    progress.Progress(7).interval(7, {}, {})
     assert out.getvalue() == "step 7 of 7\n"

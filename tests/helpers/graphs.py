@@ -1,8 +1,20 @@
 """How TensorFlow runs the graphs of tests."""
 
+import contextlib
+
 import tensorflow as tf
 
 
 def optimise(wanted: bool) -> None:
     """Whether TensorFlow rewrites graphs before it runs them, as it does in programs."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not wanted})
+
+
+@contextlib.contextmanager
+def of_programs():
+    """Runs graphs as programs do, bit by bit."""
+    optimise(True)
+    try:
+        yield
+    finally:
+        optimise(False)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+_TOLERANCE = 2e-5  # a step of the optimiser is 1e-3 and more
 
-def assert_alike(workdir, other, tolerance=2e-5):
-    """Metrics and weights of two runs are the same; those of the codec up to `tolerance`."""
+
+def assert_alike(workdir, other, tolerance=_TOLERANCE):
+    """Metrics and weights are the same; those of codec and average within `tolerance`."""
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (workdir, other))
@@ -22,7 +24,7 @@ def assert_alike(workdir, other, tolerance=2e-5):
                if key.startswith(("codec/", "result/", "discriminator/", "rate_control/"))
                and key.endswith("VARIABLE_VALUE")]
     assert weights
-    for key in weights:  # a step of the optimiser is 1e-3 and more
+    for key in weights:
         a, b = (reader.get_tensor(key) for reader in readers)
         codecs = key.startswith(("codec/", "result/"))
-        assert np.mean(np.abs(a - b)) < (tolerance if codecs else 2e-5), key
+        assert np.mean(np.abs(a - b)) < (tolerance if codecs else _TOLERANCE), key

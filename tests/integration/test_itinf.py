@@ -39,9 +39,8 @@ from tests.helpers.commands import refuses
 @pytest.fixture(scope="module", autouse=True)
 def graphs_of_programs():
     """What a program does is compared bit by bit."""
-    graphs.optimise(True)
-    yield
-    graphs.optimise(False)
+    with graphs.of_programs():
+        yield
 
 
 @pytest.fixture(scope="module")

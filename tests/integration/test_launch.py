@@ -314,9 +314,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     assert code == 0, out
     uninterrupted = programs.read(train.run, [
         "x", *TRAINING[2:], *TINY, *steps, "--hid", "0", "--experiments_dir", str(tmp_path)])
-    graphs.optimise(True)  # as in programs
-    train.run(*uninterrupted.arguments)
-    graphs.optimise(False)
+    with graphs.of_programs():
+        train.run(*uninterrupted.arguments)
     whole = uninterrupted.workdir
     assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
     assert export.fingerprint(whole / "model") == export.fingerprint(parts / "model")

@@ -100,8 +100,8 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
     end_step = Training.end_step
-    # Where a line of metrics is due, in the middle of an interval, where one ends, and the end:
-    # of these, without validation, where it would have been.
+    # Where a line of metrics is due, in the middle of an interval, where one ends, and the end;
+    # without validation only the last two.
     for last in (6, 7, 8, 14) if validation else (8, 14):
         def kill(self, measured, last=last):
             if self.step == last:  # a signal comes before anything else is done
