@@ -48,7 +48,7 @@ def _compress(args):
     level = targets.level(model, args.quality)
     pictures = [file_jobs.read_image(path, args.max_pixels) for path in paths]
     names = [_name(args.model), *(path.name for path in paths)]
-    with chain.replaying(model, model.replay_steps if args.steps is None else args.steps):
+    with chain.searching(model, model.replay_steps if args.steps is None else args.steps):
         ntb, rows = chain.compress(
             model, pictures, payload, lambda model, image: to_latents(model, image, level),
             args.max_pixels, names)

@@ -28,6 +28,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+import ntc
 from common import export, file_jobs, images, methods, peek, result_tables, zoo
 from common import image_formats as formats
 from common import precision as precisions
@@ -107,14 +108,13 @@ def decompress(args: argparse.Namespace) -> None:
     load = functools.cache(zoo.load)
 
     def decompress_one(source, target):
-        ntc = file_jobs.read(source)
-        file = Container.unpack(ntc, args.max_pixels)
+        file = file_jobs.read(source)
         if not file_jobs.is_pipe(target):
-            images.check_size(target, file.height, file.width)
+            fields = Container.unpack(file, args.max_pixels)
+            images.check_size(target, fields.height, fields.width)
+        model = load(args.model, args.precision) if args.model else None
         with advising(NotInZoo, "name the model with --model"):
-            model = (load(args.model, args.precision) if args.model
-                     else zoo.load_for(file, args.precision))
-        image = coding.decompress(model, ntc, args.max_pixels)
+            image = ntc.decompress(file, model, args.max_pixels, args.precision)
         file_jobs.write_image(target, image)
         return f"{file_jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
 
@@ -124,8 +124,8 @@ def decompress(args: argparse.Namespace) -> None:
 def info(args: argparse.Namespace) -> None:
     """Prints what a .ntc file says of itself."""
     def describe(source, _):
-        ntc = file_jobs.read(source)
-        fields = Container.unpack(ntc, args.max_pixels)
+        file = file_jobs.read(source)
+        fields = Container.unpack(file, args.max_pixels)
         name = args.model or zoo.released(fields.fingerprint)
         at = ""
         if name:
@@ -136,7 +136,7 @@ def info(args: argparse.Namespace) -> None:
             if levels:
                 at = f", level {peek.read_level(path, fields)} of 0 to {levels['count'] - 1}"
         return (f"{file_jobs.shown(source, 'standard input')}: {fields.width} x {fields.height}, "
-                f"{len(ntc)} bytes ({8 * len(ntc) / fields.width / fields.height:.4f} bpp), "
+                f"{len(file)} bytes ({8 * len(file) / fields.width / fields.height:.4f} bpp), "
                 f"stream of {len(fields.stream)} bytes, model {fields.fingerprint} "
                 f"({name or 'not in the zoo'}){at}")
 

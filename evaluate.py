@@ -32,9 +32,6 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
 
 import codec
 import configs
@@ -104,29 +101,8 @@ def _leaving_out(keep_going):
         print(f"left out: {error}", file=sys.stderr)
 
 
-class Judges(NamedTuple):
-    """The networks that judge images, as far as they are asked to.
-
-    Attributes:
-      lpips: for LPIPS of every image.
-      inception: for FID and KID of the patches of all images.
-    """
-
-    lpips: Lpips | None = None
-    inception: Inception | None = None
-
-    @property
-    def scores(self) -> list[str]:
-        """The names of their results, which are added to a model's means."""
-        return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
-
-    def of_pair(self, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-        """Scores by name of uint8 image `b` against `a` [H, W, 3]."""
-        return {"lpips": metrics.lpips(a, b, self.lpips)} if self.lpips else {}
-
-
 def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
-                   save_images: bool, skip_existing: bool, judges: Judges,
+                   save_images: bool, skip_existing: bool, judges: metrics.Judges,
                    precision: str = "float32", points: int = POINTS,
                    sources: Sequence[data.Source] | None = None) -> list[dict]:
     """Codes every image of a data set with one model, at each of its points.
@@ -190,7 +166,7 @@ def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
 
 
 def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], folder: pathlib.Path,
-             save_images: bool, judges: Judges) -> dict:
+             save_images: bool, judges: metrics.Judges) -> dict:
     """Codes all images at one point; leaves them in `folder`, or with `save_images` false nothing.
 
     Returns:
@@ -228,7 +204,8 @@ def _each(model, sources, name, level, missing):
             missing[left.pop(0).name] = str(error)
 
 
-def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: Judges) -> dict | None:
+def read_result(path: pathlib.Path, facts: dict, names: list[str], judges: metrics.Judges
+                ) -> dict | None:
     """The results that an earlier evaluation wrote, if it was the same.
 
     Args:
@@ -340,7 +317,8 @@ def run(argv: list[str], collect: bool = True) -> None:
         for model in itertools.chain(*found.values()):  # what is quickly read of them
             zoo.find_class(model)
             points_of(model, args.points)
-    judges = Judges(Lpips.load() if args.lpips else None, Inception.load() if args.fid else None)
+    judges = metrics.Judges(Lpips.load() if args.lpips else None,
+                            Inception.load() if args.fid else None)
     sources, missing = read_all(args.dataset)
     names = [source.name for source in sources]
     if (args.save_images or args.figure) and len(

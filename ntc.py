@@ -32,19 +32,21 @@ __all__ = ["MAX_PIXELS", "UserError", "decode", "decompress", "load"]
 
 
 def decompress(file: bytes | str | os.PathLike, model: Codec | None = None,
-               max_pixels: int = MAX_PIXELS) -> np.ndarray:
+               max_pixels: int = MAX_PIXELS, precision: str = "float32") -> np.ndarray:
     """The image in a .ntc file, uint8 [height, width, 3].
 
     Args:
       file: its bytes, or its path.
-      model: that wrote it; by default the zoo's with its fingerprint, in float32.
+      model: that wrote it; by default the zoo's with its fingerprint.
       max_pixels: files that claim a larger image are refused.
+      precision: of a model of the zoo, as of `load`.
 
     Raises:
       UserError: the file is missing, damaged, of another model, or of none of the zoo.
     """
     content = _content(file)
-    return coding.decompress(model or _model_of(content, max_pixels), content, max_pixels)
+    model = model or _model_of(content, max_pixels, precision)
+    return coding.decompress(model, content, max_pixels)
 
 
 def decode(file: bytes | str | os.PathLike, model: Codec | None = None,
@@ -66,5 +68,5 @@ def _content(file):
         raise UserError(f"{file}: {error.strerror}") from None
 
 
-def _model_of(content, max_pixels):
-    return load_for(Container.unpack(content, max_pixels))
+def _model_of(content, max_pixels, precision="float32"):
+    return load_for(Container.unpack(content, max_pixels), precision)

@@ -3,7 +3,7 @@
 Encoder and decoder need the same posterior q(z | ŷ). Measured are net bits of the stack, by
 
     amortised     the hyper-analysis as an integer network
-    replay N      N steps of optimisation that the decoder does again (mshyper/posterior_search.py)
+    search of N   N steps of optimisation that the decoder does again (mshyper/posterior_search.py)
     sent D        200 such steps, whose result is sent: the means' difference from the amortised
                   ones in units of D / 16. Scales stay amortised. Its cost is the empirical entropy
                   of each channel and image, less than any coder without context can reach; the rate
@@ -27,7 +27,7 @@ from common.cli import report
 from common.lazy import coding, data
 from mshyper.bits_back import BitsBackHyperprior
 
-REPLAYS = (5, 10, 20, 40, 80)
+SEARCHES = (5, 10, 20, 40, 80)
 UNITS = (4, 8, 16, 32)
 _OPTIMISED = 200
 _START = np.random.default_rng(0).bytes(1_000_000)
@@ -53,8 +53,8 @@ def measure(model: BitsBackHyperprior, image: np.ndarray) -> dict[str, float]:
     y = np.round(coding.infer(model, image)["y"]).astype(np.int32)
     amortised = model.coded_posterior(y, 0)
     row: dict[str, float] = {"amortised": net_bits(model, y, amortised)}
-    for steps in REPLAYS:
-        row[f"replay {steps}"] = net_bits(model, y, model.coded_posterior(y, steps))
+    for steps in SEARCHES:
+        row[f"search of {steps}"] = net_bits(model, y, model.coded_posterior(y, steps))
     optimised, _ = model.coded_posterior(y, _OPTIMISED)
     for unit in UNITS:
         sent = np.round((optimised - amortised[0]) / unit).astype(np.int32)

@@ -195,7 +195,7 @@ def inputs(parts: dict[str, tf.keras.Model]) -> dict[str, tuple[int, int]]:
 
 
 def measure(package: str, model: dict) -> dict:
-    """All about the model that `package` builds from `model`, an entry of `configurations`."""
+    """The figures of the model that `package` builds from `model`, an entry of `configurations`."""
     described = {name: json.dumps(value, sort_keys=True) for name, value in model.items()
                  if isinstance(value, dict)}
     places = inputs({name: _build(text) for name, text in described.items()})

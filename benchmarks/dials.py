@@ -26,7 +26,7 @@ import tqdm
 from benchmarks import side_by_side
 from common import result_tables, zoo
 from common.cli import report
-from common.lazy import Codec, coding, data, metrics, targets, tf
+from common.lazy import Codec, coding, data, metrics, targets, tf, tiles
 
 _OUTPUT = side_by_side.KEPT / "dials"
 _PLACES = (0.2, 0.5, 0.8)
@@ -72,7 +72,7 @@ def cost(name: str, image: np.ndarray) -> dict[str, float]:
     for transform in ends:
         for layer in (transform, *transform.submodules):
             layer.__dict__.pop("level_scale", None)
-            layer.__dict__.pop("_graphs", None)  # have the scales in them
+            tiles.forget(layer)  # its graphs have the scales in them
     plain.tables = model.tables
     ratios = {"encoding": [], "decoding": []}
     for repeat in range(_REPEATS + 1):

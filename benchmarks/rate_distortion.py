@@ -73,12 +73,12 @@ _LINES: dict[str, dict[str, Any]] = {
 Curve = dict
 
 
-def load_judges() -> evaluate.Judges:
+def load_judges() -> metrics.Judges:
     """LPIPS, if its weights are there."""
-    return evaluate.Judges(Lpips.load() if configs.LPIPS_WEIGHTS.exists() else None)
+    return metrics.Judges(Lpips.load() if configs.LPIPS_WEIGHTS.exists() else None)
 
 
-def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: evaluate.Judges
+def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: metrics.Judges
             ) -> result_tables.Row:
     """Rate and distortions of a file.
 
@@ -93,7 +93,7 @@ def measure(image: np.ndarray, num_bytes: int, decoded: np.ndarray, judges: eval
 
 
 def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path,
-                   judges: evaluate.Judges) -> dict:
+                   judges: metrics.Judges) -> dict:
     """Codes every image of a data set with a classical codec, as `evaluate.evaluate_model` does.
 
     Args:
@@ -139,14 +139,14 @@ def _curve(kind: str, about: dict, results: list[dict]) -> Curve:
 
 
 def model_curve(paths: list[pathlib.Path], dataset: str, output: pathlib.Path,
-                judges: evaluate.Judges) -> Curve:
+                judges: metrics.Judges) -> Curve:
     """The curve of exported models, measured as far as it is not below `output` yet."""
     results = [result for path in paths for result in evaluate.evaluate_model(
         path, dataset, output, save_images=False, skip_existing=True, judges=judges)]
     return _curve("model", {"fingerprints": [export.fingerprint(path) for path in paths]}, results)
 
 
-def codec_curve(name: str, dataset: str, output: pathlib.Path, judges: evaluate.Judges) -> Curve:
+def codec_curve(name: str, dataset: str, output: pathlib.Path, judges: metrics.Judges) -> Curve:
     """The curve of a classical codec, measured as far as it is not below `output` yet."""
     codec = classical.find(name)
     return _curve("codec", {"title": codec.title, "library": codec.library,

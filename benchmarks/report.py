@@ -25,13 +25,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-import evaluate
 from benchmarks import classical, rate_distortion
 from common import result_tables, zoo
 from common.cli import report
 from common.errors import UserError
 from common.files import replacing
-from common.lazy import Codec, Figure, coding, data, matplotlib, targets
+from common.lazy import Codec, Figure, coding, data, matplotlib, metrics, targets
 
 _TEMPLATE = pathlib.Path(__file__).with_suffix(".html")
 # Pictures are shown with at most these sides, so that a page stays small.
@@ -81,7 +80,7 @@ def find_images(names: list[str], dataset: str) -> list[data.Source]:
     return found
 
 
-def code(image: np.ndarray, name: str, model: Codec, codecs: Sequence[str], judges: evaluate.Judges,
+def code(image: np.ndarray, name: str, model: Codec, codecs: Sequence[str], judges: metrics.Judges,
          level: int | None = None) -> list[Picture]:
     """A photograph, what a model makes of it, and classical codecs with as many bytes at most.
 

@@ -76,13 +76,13 @@ def draw_sources(count: int) -> tf.Tensor:
 
 
 def integers(low: Sequence[int] | np.ndarray, high: Sequence[int] | np.ndarray) -> tf.Tensor:
-    """All integer latents from one corner to another, both included: float32 [n, 2]."""
+    """Integer latents from one corner to another, both included: float32 [n, 2]."""
     axes = [np.arange(first, last + 1) for first, last in zip(low, high)]
     return tf.constant(np.stack(np.meshgrid(*axes), -1).reshape(-1, 2), tf.float32)
 
 
 def least(source: tf.Tensor) -> np.ndarray:
-    """For sources [N, 2] the least loss of all integers from -15 to 15: float32 [N]."""
+    """The least loss of each of the sources [N, 2] at integers from -15 to 15: float32 [N]."""
     return tf.reduce_min(objective(integers((-15, -15), (15, 15)), source[:, None]), 1).numpy()
 
 
@@ -96,7 +96,7 @@ def relax(y: tf.Tensor, temperature: float | tf.Tensor, seed: tf.Tensor) -> tf.T
 
 
 def temperature(step: int | tf.Tensor) -> tf.Tensor:
-    """That of SGA at `step`, as `itinf` has it."""
+    """The temperature of SGA at `step`, as `itinf` has it."""
     config = methods.method("sga")
     return schedules.temperature(step, config.num_steps, **config.temperature)
 

@@ -64,7 +64,7 @@ class Worker:
         assert process.stdin and process.stdout
         self._process, self._requests, self._answers = process, process.stdin, process.stdout
 
-    def call(self, method: str, **arguments) -> Any:
+    def call(self, method: str, **arguments: Any) -> Any:
         """Calls a method of the worker and waits for its result."""
         with contextlib.suppress(BrokenPipeError):  # then there is no answer
             print(json.dumps([method, arguments]), file=self._requests, flush=True)
@@ -103,7 +103,8 @@ def warn_if_busy() -> None:
               file=sys.stderr)
 
 
-def alternate(sides: list[Worker], rounds: int, method: str, **arguments) -> dict[str, list]:
+def alternate(sides: list[Worker], rounds: int, method: str, **arguments: Any
+              ) -> dict[str, list]:
     """Calls `method` of each side in turn, `rounds` times; the results by side."""
     results = {worker.side: [] for worker in sides}
     for _ in range(rounds):
@@ -112,7 +113,7 @@ def alternate(sides: list[Worker], rounds: int, method: str, **arguments) -> dic
     return results
 
 
-def alternate_precisions(sides: list[Worker], rounds: int, method: str, **arguments
+def alternate_precisions(sides: list[Worker], rounds: int, method: str, **arguments: Any
                          ) -> dict[str, list]:
     """`alternate` with `precision` as one more argument; the results by "<side> <precision>"."""
     results = {f"{worker.side} {precision}": [] for precision in PRECISIONS for worker in sides}
@@ -208,7 +209,7 @@ def torch(threads: int) -> types.ModuleType:
     return torch
 
 
-def seconds(function: Callable, *args) -> float:
+def seconds(function: Callable, *args: Any) -> float:
     """Time of one call."""
     start = time.perf_counter()
     function(*args)

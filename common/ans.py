@@ -133,7 +133,7 @@ class AnsStack:
         self._push(positions.ravel(), distributions.ravel(), escape=False)
 
     def finish(self) -> bytes:
-        """All that is on the stack: an `AnsStack` that starts with this is the same one."""
+        """The bytes on the stack: an `AnsStack` that starts with them is the same one."""
         words = self._coder.get_compressed().astype("<u4")
         number = int.from_bytes(words.tobytes(), "little") - _EMPTY
         length = ((255 * number + 1).bit_length() - 1) // 8

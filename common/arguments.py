@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import UserError
 
 
-def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> Any:
+def build(what: str, known: Mapping[str, Callable], config: Mapping, *given: Any) -> Any:
     """Builds what a config names: its `cls`, one of `known`, with the other entries as arguments.
 
     Args:
@@ -27,19 +27,25 @@ def build(what: str, known: Mapping[str, Callable], config: Mapping, *given) -> 
     return construct(f"{what} {name}", known[name], *given, **arguments)
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that a mistyped one is most like; None if none is near."""
+    return next(iter(difflib.get_close_matches(name, [*known], 1)), None)
+
+
 def unknown(what: str, name: str | None, known: Iterable[str]) -> UserError:
     """The error for an unknown name.
 
     It suggests the nearest known name, and lists all if they are few or none is near.
     """
     known = [*known]
-    hints = [f"did you mean '{each}'?" for each in difflib.get_close_matches(str(name), known, 1)]
+    close = nearest(str(name), known)
+    hints = [f"did you mean '{close}'?"] if close else []
     if not hints or len(known) < 10:
         hints.insert(0, f"known: {', '.join(known)}")
     return UserError(f"unknown {what} '{name}'; {'; '.join(hints)}")
 
 
-def check(what: str, cls: Callable, *given, **arguments) -> None:
+def check(what: str, cls: Callable, *given: Any, **arguments: Any) -> None:
     """Raises UserError, which begins with `what`, unless `cls` takes these arguments.
 
     Args:
@@ -53,8 +59,8 @@ def check(what: str, cls: Callable, *given, **arguments) -> None:
     unknown = [name for name in arguments if name not in known]
     takes = f"it takes {', '.join(known)}" if known else "it takes none"
     if unknown and not any(p.kind == p.VAR_KEYWORD for p in parameters):
-        close = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else takes
+        close = nearest(unknown[0], known)
+        hint = f"did you mean {close}?" if close else takes
         raise UserError(f"{what}: it takes no {', '.join(unknown)}; {hint}")
     missing = [p.name for p in parameters
                if p.name in known and p.default is p.empty and p.name not in arguments]
@@ -63,7 +69,7 @@ def check(what: str, cls: Callable, *given, **arguments) -> None:
                         f"{takes}")
 
 
-def construct(what: str, cls: Callable, *given, **arguments) -> Any:
+def construct(what: str, cls: Callable, *given: Any, **arguments: Any) -> Any:
     """`cls(*given, **arguments)`; arguments as of `check`.
 
     Raises:

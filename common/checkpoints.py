@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
@@ -40,7 +41,7 @@ class Checkpoints:
       last: the step of the last one that can be gone back to; None if there is none.
     """
 
-    def __init__(self, folder: pathlib.Path, **state):
+    def __init__(self, folder: pathlib.Path, **state: Any):
         self._folder = folder
         self._checkpoint = tf.train.Checkpoint(**state)
         self._manager: tf.train.CheckpointManager  # of `restore`

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import errno
 import io
 import os
@@ -11,9 +10,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from logging import basicConfig
+from typing import Any
 
 from absl import app, flags, logging
 
+from common import arguments
 from common.errors import UserError
 
 # Of commands: TensorFlow, which they import later, reads this then, and is silent about missing
@@ -66,7 +67,7 @@ def advising(kind: type[UserError], advice: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """`text` without what is no character, as bytes of a file name that are no UTF-8."""
+    """`text` without what is not a character, as bytes of a file name that are not UTF-8."""
     return text.encode(errors="backslashreplace").decode()
 
 
@@ -94,7 +95,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 
 def add_option(parser: argparse.ArgumentParser, names: Sequence[str], older: Sequence[str],
-               **arguments) -> None:
+               **arguments: Any) -> None:
     """`parser.add_argument` with names of which the older ones are understood, but not shown."""
     parser.add_argument(*names, *older, **arguments).option_strings = [*names]
 
@@ -111,8 +112,8 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
         raise UserError(re.sub(r"invalid literal for int\(\).*", "need a whole number", str(error))
                         ) from None
     except flags.UnrecognizedFlagError as error:
-        known = difflib.get_close_matches(error.flagname, values, n=1)
-        hint = f"did you mean --{known[0]}?" if known else "see --help"
+        close = arguments.nearest(error.flagname, values)
+        hint = f"did you mean --{close}?" if close else "see --help"
         raise UserError(f"there is no flag --{error.flagname}; {hint}") from None
     except flags.Error as error:
         raise UserError(str(error)) from None

@@ -84,7 +84,7 @@ class Derived(Protocol):
 
 
 class StreamEncoder(Encoder, Protocol):
-    """An encoder that takes symbols with distributions of their own too; `AnsStack` is none."""
+    """An encoder that takes symbols with distributions of their own too; `AnsStack` is not one."""
 
     def encode_rows(self, symbols: np.ndarray, derived: Derived) -> None:
         """Writes symbols, each with a distribution of its own.
@@ -99,7 +99,7 @@ class StreamEncoder(Encoder, Protocol):
 
 
 class StreamDecoder(Decoder, Protocol):
-    """The decoder of what a `StreamEncoder` took; `AnsStack` is none."""
+    """The decoder of what a `StreamEncoder` took; `AnsStack` is not one."""
 
     def decode_rows(self, derived: Derived) -> np.ndarray:
         """The next symbols, int32, each with a distribution of its own.

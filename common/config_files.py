@@ -16,7 +16,7 @@ from common.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ConfigFile:
-    """What a config file defines.
+    """The names that a config file defines.
 
     Attributes:
       path: of the file.

@@ -1,5 +1,7 @@
 """Jobs of commands on files: inputs and outputs by one rule, and a line about each.
 
+It is a part of their command lines, and speaks of their options.
+
 Inputs are files and folders. The output is what --output names. Without it, the last of several
 paths is the output, unless it is a file, or missing with an input's suffix; of two paths, the
 second always is if it has an output's suffix. As an output, `-` is standard output; a folder is one
@@ -13,7 +15,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tqdm
@@ -43,7 +45,7 @@ class Jobs(NamedTuple):
     folder: bool = False
 
 
-def add_output(parser: argparse.ArgumentParser, default: str, **settings) -> None:
+def add_output(parser: argparse.ArgumentParser, default: str, **settings: Any) -> None:
     """The argument that names the output; `default` says where outputs go without."""
     parser.add_argument("-o", "--output", metavar="OUTPUT",
                         help=f"{RULE} (default: {default})", **settings)

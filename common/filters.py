@@ -56,7 +56,7 @@ def responses(model: Codec, values: np.ndarray, level: int | None = None) -> np.
 
 
 class ChannelUse(NamedTuple):
-    """How the channels of y are used in an image.
+    """The use of the channels of y in an image.
 
     Attributes:
       rates: float64 [C], in bits per pixel.
@@ -68,7 +68,7 @@ class ChannelUse(NamedTuple):
 
 
 def measure_channels(model: Codec, image: np.ndarray, level: int | None = None) -> ChannelUse:
-    """How the channels of y are used in an image, as `coding.as_rgb` takes it."""
+    """Measures the use of the channels of y in an image, as `coding.as_rgb` takes it."""
     image = coding.as_rgb(image)
     generated = model.generate(coding.infer(model, image, level), quantizers.Round())
     bits, y = (np.float64(x["y"][0]) for x in (generated.element_bits, generated.latents))

@@ -5,8 +5,8 @@ from typing import Any
 from PIL import Image
 
 Image.init()
-# Formats that Pillow opens and that are not read here: they need other programs, are no pictures of
-# pixels, or what Pillow reads of them is a smaller picture or has no agreed range of values.
+# Formats that Pillow opens and that are not read here: they need other programs, are not pictures
+# of pixels, or what Pillow reads of them is a smaller picture or has no agreed range of values.
 _OTHER = {"BUFR": "BUFR", "EPS": "PostScript", "FITS": "FITS", "GRIB": "GRIB", "HDF5": "HDF5",
           "IPTC": "IPTC", "MPEG": "MPEG video", "PALM": "Palm", "PCD": "Photo CD", "PDF": "PDF",
           "WMF": "Windows metafile"}

@@ -5,6 +5,7 @@ What such networks are for, and the bits that there are, is in common/integer_ne
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -78,7 +79,8 @@ class Builder:
             self._append(op, weights.shape[-1], x.bits + scale, bound))
 
     def depthwise(self, name: str, x: Value, offsets: Sequence[tuple[int, int]],
-                  kernel: np.ndarray, bias: np.ndarray, stride: int = 1, **requantize) -> Value:
+                  kernel: np.ndarray, bias: np.ndarray, stride: int = 1, **requantize: Any
+                  ) -> Value:
         """Channel by channel, with float weights `kernel` [T, C] and `bias` [C]."""
         scale, weights, biases, bound = self._fit(name, x, kernel, bias, 2.0**24, axis=0)
         op = integer_ops.Depthwise((x.index,), np.asarray(offsets, np.int32),
@@ -87,7 +89,7 @@ class Builder:
             self._append(op, x.channels, x.bits + scale, bound), **requantize)
 
     def affine(self, name: str, x: Value, factor: float | np.ndarray,
-               summand: float | np.ndarray, **requantize) -> Value:
+               summand: float | np.ndarray, **requantize: Any) -> Value:
         """x * factor + summand, for each channel. More arguments go to `requantize`."""
         factor, summand = (np.broadcast_to(np.asarray(v, np.float64), x.channels)
                            for v in (factor, summand))

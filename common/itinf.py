@@ -10,6 +10,7 @@ import os
 import pathlib
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -26,7 +27,6 @@ from common import (
     metrics,
     objectives,
     precision,
-    programs,
     recipes,
     refinement,
     result_tables,
@@ -38,6 +38,9 @@ from common import (
 from common.errors import UserError
 from common.files import replacing, write_json
 from common.model import Codec, Generated
+
+if TYPE_CHECKING:
+    from common import programs
 
 # Of the files with the encoder's latents ("base") and with the refined ones.
 _MEASURED = ("bytes", "bpp", "estimated_bpp", *metrics.METRICS, "rd_loss")
@@ -71,7 +74,7 @@ def get_hyper() -> sweeps.Sweep:
     return [{} for _ in recipes.LAMBDAS]
 
 
-def program(*model_classes: type[Codec]) -> programs.Program:
+def program(*model_classes: type[Codec]) -> "programs.Program":
     """The program of `<package>/itinf.py`. Of several classes, it takes the model's."""
     by_module = {each.__module__: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
@@ -94,6 +97,8 @@ def program(*model_classes: type[Codec]) -> programs.Program:
         require_itinf(config)
         refinement.objective(_find(config, workdir), **_objective(config))
         data.find(config.data)
+
+    from common import programs  # which is for commands, and defines flags
 
     return programs.Program(package, refine, check=check)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
         quantizers,
         schedules,
         targets,
+        tiles,
         training,
         transforms,
         weights,
@@ -76,7 +77,7 @@ _PLACES = {
 
 
 class _Lazy:
-    """Stands for a module, or for a class in it, also where it is patched; is none itself."""
+    """A stand-in for a module, or for a class in it, also where it is patched."""
 
     __slots__ = ("_module", "_name")
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from common import arguments
+from common.inception import Inception
 from common.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from common.lpips import Lpips
 from common.ms_ssim import MIN_SIDE as MS_SSIM_MIN_SIDE
@@ -67,6 +68,27 @@ def all_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     return {name: metric(a, b) for name, metric in METRICS.items()}
 
 
+class Judges(NamedTuple):
+    """The networks that judge images, as far as they are asked to.
+
+    Attributes:
+      lpips: for LPIPS of every image.
+      inception: for FID and KID of the patches of all images.
+    """
+
+    lpips: Lpips | None = None
+    inception: Inception | None = None
+
+    @property
+    def scores(self) -> list[str]:
+        """The names of their results, which are added to a model's means."""
+        return ["lpips"] * bool(self.lpips) + ["fid", "kid", "kid_error"] * bool(self.inception)
+
+    def of_pair(self, a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+        """Scores by name of uint8 image `b` against `a` [H, W, 3]."""
+        return {"lpips": lpips(a, b, self.lpips)} if self.lpips else {}
+
+
 # --- Of batches in training ---------------------------------------------------------------------
 
 
@@ -81,7 +103,7 @@ def batch_psnr(mse: tf.Tensor) -> tf.Tensor:
 
 
 class Distortion(NamedTuple):
-    """What train.distortion may be.
+    """A distortion to train for.
 
     Attributes:
       title: its name in messages.

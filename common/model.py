@@ -238,8 +238,8 @@ class Codec(tf.keras.Model):
           The bytes of a .ntc file.
 
         Raises:
-          UserError: this is no exported model; the image is none; or the target is out of reach,
-            is not the only one, or needs a model with levels.
+          UserError: this is not an exported model; `image` is not an image; or the target is out
+            of reach, is not the only one, or needs a model with levels.
         """
         from common import targets  # which needs this module
 
@@ -327,7 +327,7 @@ class Codec(tf.keras.Model):
 
     @property
     def exported(self) -> tuple[CodingTables, str]:
-        """The tables and the fingerprint. Raises UserError if this is no exported model."""
+        """The tables and the fingerprint. Raises UserError if this is not an exported model."""
         if self.tables is None or self.fingerprint is None:
             raise UserError("this model was not exported: it has no tables to code with; export it "
                             "(common/export.py) and load it again")

@@ -1,6 +1,7 @@
 """Losses of training and of refinement."""
 
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -22,8 +23,8 @@ class Objective:
     distortion: str = "mse"
     lpips_weight: float = 0.0
 
-    def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, **options
-                 ) -> dict[str, tf.Tensor]:
+    def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor,
+                 **options: Any) -> dict[str, tf.Tensor]:
         return rate_distortion(x, generated, rd_lambda, distortion=self.distortion,
                                lpips_weight=self.lpips_weight, **options)
 
@@ -41,8 +42,8 @@ class Objective:
         return list(self(blank, generated, 1.0))
 
 
-def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, **options
-                    ) -> dict[str, tf.Tensor]:
+def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor,
+                    **options: Any) -> dict[str, tf.Tensor]:
     """Means over the batch of what `per_image` returns."""
     return {name: tf.reduce_mean(value)
             for name, value in per_image(x, generated, rd_lambda, **options).items()}

@@ -49,7 +49,8 @@ class SOAP(tf.keras.optimizers.Optimizer):
                  learning_rate: float | tf.keras.optimizers.schedules.LearningRateSchedule = 2e-3,
                  beta_1: float = 0.95, beta_2: float = 0.95, shampoo_beta: float = 0.95,
                  gram_interval: int = 2, update_interval: int = 10, max_size: int = 512,
-                 epsilon: float = 1e-8, precision: str = "float32", name: str = "SOAP", **kwargs):
+                 epsilon: float = 1e-8, precision: str = "float32", name: str = "SOAP",
+                 **kwargs: Any):
         kwargs.setdefault("jit_compile", False)  # eigh and qr gain nothing from XLA
         super().__init__(name=name, **kwargs)
         self._learning_rate = self._build_learning_rate(learning_rate)

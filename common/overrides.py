@@ -2,13 +2,13 @@
 
 import ast
 import collections
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ml_collections import config_dict
 
+from common import arguments
 from common.errors import UserError
 
 _OVERRIDE = re.compile(r"--?(no)?config\.([^=]*)(?:=(.*))?", re.DOTALL)
@@ -21,9 +21,9 @@ def take(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
       The other arguments, and (key, value) of each in their order; the value is None if none was
       given, as for keys that are true or false.
     """
-    rest, overrides, arguments = [], [], collections.deque(argv)
-    while arguments:
-        argument = arguments.popleft()
+    rest, overrides, left = [], [], collections.deque(argv)
+    while left:
+        argument = left.popleft()
         match = _OVERRIDE.fullmatch(argument)
         if not match:
             rest.append(argument)
@@ -31,8 +31,8 @@ def take(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
         no, key, value = match.groups()
         if no:
             value = "False"
-        elif value is None and arguments and not arguments[0].startswith("--"):
-            value = arguments.popleft()
+        elif value is None and left and not left[0].startswith("--"):
+            value = left.popleft()
         overrides.append((key, value))
     return rest, overrides
 
@@ -74,11 +74,10 @@ def apply(config: config_dict.ConfigDict, key: str, text: str | None) -> None:
 
 def _no_such(config, key, wrong):
     known = [*flat(config.to_dict())]
-    close = difflib.get_close_matches(key, known, n=1) or difflib.get_close_matches(
-        key.rpartition(".")[2], [each.rpartition(".")[2] for each in known], n=1)
-    close = [each for each in known if each == close[0] or each.endswith(f".{close[0]}")
-             ] if close else []
-    hint = f"did you mean {' or '.join(close)}?" if close else (
+    close = arguments.nearest(key, known) or arguments.nearest(
+        key.rpartition(".")[2], [each.rpartition(".")[2] for each in known])
+    meant = [each for each in known if each == close or each.endswith(f".{close}")]
+    hint = f"did you mean {' or '.join(meant)}?" if meant else (
         f"it has {', '.join(config)}")
     return UserError(f"--config.{key}: the config has no key {wrong}; {hint}")
 

@@ -66,7 +66,7 @@ class Quantizer(Protocol):
 
 
 class _Base(Quantizer):
-    """What the quantizers below share: the noise of a seed, int32 [2]."""
+    """Base of the quantizers below: the noise of a seed, int32 [2]."""
 
     passes: int | None = None
     _seed: Any = (0, 0)

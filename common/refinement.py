@@ -110,7 +110,7 @@ class Refiner:
           level: of a model with levels, as of `Codec.infer`.
 
         Raises:
-          UserError: these are no images.
+          UserError: these are not images.
         """
         x = np.asarray(x)
         if x.dtype != np.float32 or x.ndim != 4 or x.shape[3] != 3 or not x.size or not (

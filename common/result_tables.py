@@ -37,7 +37,7 @@ def render(rows: Sequence[Row], columns: Iterable[str]) -> str:
                      for line in cells)
 
 
-def save(path: str | os.PathLike, rows: Sequence[Row], **facts) -> None:
+def save(path: str | os.PathLike, rows: Sequence[Row], **facts: Any) -> None:
     """Writes `path`.json, with `facts` and the versions of software, and `path`.csv."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def save(path: str | os.PathLike, rows: Sequence[Row], **facts) -> None:
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
     """Writes rows with the columns of any of them; cells that a row does not have are empty."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    # Names of files may hold bytes that are no characters.
+    # Names of files may hold bytes that are not characters.
     with replacing(path) as temporary, open(
             temporary, "w", newline="", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, columns)

@@ -7,6 +7,7 @@ those that do not affect the steps that are done.
 """
 
 import pathlib
+from typing import Any
 
 from absl import logging
 
@@ -26,7 +27,7 @@ MAY_CHANGE = {
 
 
 def claim(workdir: pathlib.Path, record: dict, begun: bool, content: dict[str, str | None],
-          **facts) -> dict[str, tuple]:
+          **facts: Any) -> dict[str, tuple]:
     """Claims the folder for a run, or checks that it belongs to that run; as `runs.claim`.
 
     Args:

@@ -5,6 +5,7 @@ All but `ReduceOnPlateau` are pure functions of the training step, given in frac
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -20,7 +21,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
       **config: the arguments of the subclass.
     """
 
-    def __init__(self, learning_rate: float, num_steps: int, **config):
+    def __init__(self, learning_rate: float, num_steps: int, **config: Any):
         self._config = dict(learning_rate=learning_rate, num_steps=num_steps, **config)
 
     def get_config(self) -> dict:

@@ -23,7 +23,7 @@ def is_camera_raw(image: TiffImagePlugin.TiffImageFile, start: bytes) -> bool:
 
 
 def turn_to_picture(image: TiffImagePlugin.TiffImageFile, path: str | os.PathLike) -> None:
-    """Turns a TIFF file to its first page that is no smaller copy of another, and counts those.
+    """Turns a TIFF file to its first page that is not a smaller copy of another, and counts those.
 
     Raises:
       UserError: there is none.

@@ -33,6 +33,9 @@ from common.reach import Box, Reach
 from common.transforms import composites, convolution
 from common.transforms.contract import reach
 
+# The attribute that keeps a transform's graphs, which refer to it.
+_GRAPHS = "_graphs"
+
 # Pixels a side of a tile of the image. With 192 channels at half of its sides the synthesis takes
 # up to 1.4 GB. Smaller tiles would be faster, but not those of HiFiC, whose synthesis sees far.
 SIDE = 896
@@ -102,6 +105,11 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
         tile, [tf.convert_to_tensor(results.pop(0)) for _ in range(len(results))])
 
 
+def forget(transform: tf.keras.Model) -> None:
+    """Has a transform's graphs made anew: something in it is another now."""
+    transform.__dict__.pop(_GRAPHS, None)
+
+
 def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     """A transform that is not training, by a graph for inputs of all sizes.
 
@@ -116,7 +124,7 @@ def _in_graph(transform, x: tf.Tensor) -> tf.Tensor:
     # a batch alike.
     t = convolution.position.get(tf.zeros(1))
     # Not by Keras's setattr, which would make a part of the model of it.
-    graphs = transform.__dict__.setdefault("_graphs", {})
+    graphs = transform.__dict__.setdefault(_GRAPHS, {})
     key = min(len(t), 2)
     if key not in graphs:
         def call(x, t):

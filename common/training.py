@@ -16,6 +16,7 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from absl import logging
@@ -30,7 +31,6 @@ from common import (
     locks,
     optimizers,
     precision,
-    programs,
     quantizers,
     resuming,
     runs,
@@ -42,6 +42,9 @@ from common.errors import UserError
 from common.model import Codec
 from common.trainer import Trainer
 from common.training_loop import Training
+
+if TYPE_CHECKING:
+    from common import programs
 
 
 def run(model_class: type[Codec], config: config_dict.ConfigDict, workdir: str | os.PathLike,
@@ -173,7 +176,7 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
     tf.keras.utils.set_random_seed(config.seed)
     arguments.check(
         f"config.model does not fit {model_class.__module__}.{model_class.__name__} (a config of "
-        "another package is one for python -m <package>.train)", model_class, **config.model)
+        "another package?)", model_class, **config.model)
     with precision.policy(chosen):
         codec = export.build(model_class, config.to_dict())
     # An exported model is one of float32; integer networks and validation are made of that.
@@ -253,7 +256,7 @@ def _profiled(train_step, steps: tuple[int, int], folder: pathlib.Path, left: in
 
 
 def program(*model_classes: type[Codec],
-            make_trainer: Callable[..., Trainer] = Trainer) -> programs.Program:
+            make_trainer: Callable[..., Trainer] = Trainer) -> "programs.Program":
     """The program of `<package>/train.py`. Of several classes, config.module picks one."""
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
@@ -273,5 +276,7 @@ def program(*model_classes: type[Codec],
             data.find(name)
         if config.train.warm_start:
             runs.find_model("train.warm_start", config.train.warm_start, workdir)
+
+    from common import programs  # which is for commands, and defines flags
 
     return programs.Program(package, train, training_config.split_components, check)

@@ -20,7 +20,7 @@ _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
 
 def check(config: config_dict.ConfigDict, replicas: int) -> None:
-    """Raises UserError if sections data and train are none to train with on so many devices."""
+    """Raises UserError if sections data and train do not fit a training on so many devices."""
     for section, keys in (("data", ("patch_size", "batch_size", "crops_per_image")),
                           ("train", ("num_steps", "log_interval", "checkpoint_interval"))):
         for key in keys:

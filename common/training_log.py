@@ -82,7 +82,7 @@ class Log:
 
 
 def read(path: pathlib.Path) -> list[dict]:
-    """The lines of metrics.jsonl; without those that are no such lines, as if half-written."""
+    """The lines of metrics.jsonl; without those that are damaged or half-written."""
     if not path.exists():
         return []
     lines = [_parse(line) for line in path.read_text(errors="replace").splitlines()]

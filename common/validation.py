@@ -70,7 +70,7 @@ class Validation:
 
 
     def reconstructions(self) -> list[np.ndarray]:
-        """What the model makes of `pictures`, uint8 [H, W, 3], at its default level."""
+        """The reconstructions of `pictures`, uint8 [H, W, 3], at the model's default level."""
         return [images.to_uint8(self._codec(data.to_float(picture)[None], quantizer=QUANTIZER).x_hat
                                 )[0].numpy() for picture in self.pictures]
 

@@ -1,7 +1,7 @@
 """Justin-Tan/high-fidelity-generative-compression: HiFiC in PyTorch, the low, med and high models.
 
 Its checkpoints hold the training's arguments, both networks and three optimisers: 2 GB, of which a
-tenth is read. The discriminator is no part of a codec and stays behind.
+tenth is read. The discriminator is not a part of a codec and stays behind.
 
 Other than in the paper and in hific/configs, images are padded by reflection, z has integers and a
 density whose logits are scaled once more, and scales are linear. The models that were trained with

@@ -29,7 +29,7 @@ class Object:
 
     Attributes:
       name: how it was reached, "/_analysis/layer_with_weights-0".
-      array: a `files.Array`; None if this is no variable.
+      array: a `files.Array`; None if this is not a variable.
     """
 
     def __init__(self, checkpoint: _Checkpoint, number: int = 0, name: str = ""):

@@ -54,7 +54,7 @@ class Unknown(dict):
 
     __hash__ = object.__hash__  # type: ignore[assignment]
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any):
         pass
 
     def append(self, item: Any) -> None:

@@ -86,7 +86,7 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
             "density", priors.FineFactorized, self.hyper_analysis.out_channels // 2, Z_STEP,
             **(density or {}))
         self.y_prior = conditional.MeanScale(priors.ShiftedScaleTable(2**_SHIFT_BITS))
-        self.replay_steps = replay_steps
+        self.replay_steps = replay_steps  # of the search; configs have it under this name
         self._cached: tuple[Any, PosteriorSearch] | None = None
         self._memo: tuple[Any, Any] = None, None
 
@@ -155,10 +155,10 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
         Of the others only y is coded. The posterior is the one that follows from it.
 
         Raises:
-          CodingError: `coder` is no stack, or holds too few bits to draw z with.
+          CodingError: `coder` is not a stack, or holds too few bits to draw z with.
         """
         if not isinstance(coder, AnsStack):
-            raise CodingError("a bits-back model needs bits to take: code with `python -m chain`")
+            raise CodingError("a bits-back model needs bits to take: it codes chains (chain.py)")
         y = np.round(escapes.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
         self._encode_level(latents, coder)

@@ -111,7 +111,7 @@ def decompress(model: BitsBackHyperprior, ntb: bytes, max_pixels: int = MAX_PIXE
             [steps, start_up, length, len(sizes), *sum(sizes, ())], named)
     stack = AnsStack(tables, stream)
     pictures = []
-    with replaying(model, steps):
+    with searching(model, steps):
         try:
             for height, width in tqdm.tqdm(sizes[::-1], unit="image", disable=None):
                 latents = model.decode(stack, height, width)
@@ -196,8 +196,8 @@ def _check(model, sizes, steps, max_pixels):
 
 
 @contextlib.contextmanager
-def replaying(model: BitsBackHyperprior, steps: int) -> Iterator[None]:
-    """Makes coding optimise the posterior for `steps` steps, within the block."""
+def searching(model: BitsBackHyperprior, steps: int) -> Iterator[None]:
+    """Makes coding search the posterior for `steps` steps, within the block."""
     before, model.replay_steps = model.replay_steps, steps
     try:
         yield

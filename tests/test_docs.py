@@ -46,6 +46,12 @@ def test_commands_and_files_exist(page):
         assert MADE.match(name) or (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+def test_every_page_leads_to_another(page):
+    links = re.findall(r"\]\(([\w-]+\.md)(?:#[\w-]+)?\)", page.read_text())
+    assert {*links} - {page.name}, f"docs/{page.name} has no link to another page of docs/"
+
+
 def test_every_page_can_be_reached_from_the_first():
     seen, waiting = set(), [ROOT / "README.md"]
     while waiting:

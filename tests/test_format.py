@@ -23,7 +23,7 @@ import tensorflow as tf
 import ntc
 from common import coding, export, integer_ops, range_coding
 from mshyper import chain
-from tests.helpers import small_mixture, small_models
+from tests.helpers import format1, small_mixture, small_models
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "format.md"
 
@@ -497,7 +497,7 @@ def test_a_file_of_the_released_model(crop):
 
 
 def test_a_file_of_the_first_version():
-    folder = PAGE.parent.parent / "tests" / "common" / "format1"
+    folder = format1.FOLDER
     found = decode(folder, (folder / "image.ntc").read_bytes(), b"NT1")
     np.testing.assert_array_equal(found["y"], np.load(folder / "latents.npz")["y"][0])
 
@@ -543,7 +543,7 @@ def test_chains(photo):
     latents = [with_outliers(coding.infer(model, picture)) for picture in pictures]
     for names, count in ((), 1), (("mshyper-small_bb-2", "première.png", "b.png"), 2):
         rest = iter(latents)
-        with chain.replaying(model, 0):
+        with chain.searching(model, 0):
             file, _ = chain.compress(
                 model, pictures[:count], payload, lambda *_, rest=rest: next(rest), names=names)
         ys, *found = decode_chain(folder, file)

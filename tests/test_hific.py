@@ -65,7 +65,7 @@ def test_parameters_are_the_papers(part, channels, expected):
 def test_parameters_of_the_discriminator_are_googles():
     arguments = dict(regimes.ADVERSARIAL)
     discriminator = adversarial.Discriminator(
-        arguments["channels"], arguments["latent_channels"])
+        channels=arguments["channels"], latent_channels=arguments["latent_channels"])
     logits = discriminator((tf.zeros([1, 64, 64, 3]), tf.zeros([1, 4, 4, 220])))
     assert parameters(discriminator) == 2_800_797
     # 1024 for a crop of 256 pixels.

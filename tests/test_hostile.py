@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import shutil
 import sys
 import time
@@ -18,7 +17,7 @@ from common.container import Container
 from common.errors import UserError
 from mshyper import chain
 from mshyper.bits_back import BitsBackHyperprior
-from tests.helpers import small_models
+from tests.helpers import format1, small_models
 from tests.helpers.damage import mutations
 
 # A mutated file should take no longer than so many seconds, on a machine that does other work too.
@@ -159,10 +158,8 @@ def test_many_mutated_chains_with_a_checksum_that_was_made_anew(chained):
 def folders(tmp_path_factory):
     """Exported models of both formats."""
     path = tmp_path_factory.mktemp("models") / "2"
-    first = pathlib.Path(__file__).parent / "common" / "format1"
-    model = zoo.load(first)
-    export.save(model, export.read_config(first), path)
-    return {1: first, 2: path}
+    format1.export_again(path)
+    return {1: format1.FOLDER, 2: path}
 
 
 FILES = {1: ("weights.index", "weights.data-00000-of-00001"), 2: ("weights.safetensors",)}

@@ -99,18 +99,22 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
         model.compress(image, quality=40)
 
 
-def test_importing_changes_nothing():
+@pytest.mark.parametrize("module, others", [
+    ("ntc", "numpy"), ("common.training", "tensorflow_compression"),
+    ("common.itinf", "tensorflow_compression")])
+def test_importing_changes_nothing(module, others):
     """Neither Pillow's limits, what Python, absl and logging show, flags, nor the environment."""
-    state = """
+    state = f"""
 import logging, os, warnings
-import absl.flags, absl.logging, numpy  # which adds filters of warnings itself
+import absl.flags, absl.logging
+import {others}  # with filters and flags of its own
 from PIL import Image
 def state():
     flags = absl.flags.FLAGS
     return (Image.MAX_IMAGE_PIXELS, warnings.filters[:], absl.logging.get_verbosity(),
             logging.root.level, logging.root.handlers[:], sorted(flags), dict(os.environ))
 before = state()
-import ntc
+import {module}
 assert state() == before, (before, state())
 """
     done = subprocess.run([sys.executable, "-c", state], cwd=pathlib.Path(ntc.__file__).parent,

@@ -188,7 +188,8 @@ def test_models_of_one_family_are_one_curve(dataset, one_rate_models, output):
 
 
 @pytest.mark.slow
-def test_refined_files_of_an_experiment_are_one_curve(dataset, tmp_path, levels_model, output):
+def test_refined_files_of_an_experiment_are_one_curve(
+        dataset, tmp_path, levels_model, output, capsys):
     experiment = tmp_path / "sga"
     for quality in 80, 30:
         config = itinf.get_config("map", str(levels_model))
@@ -210,8 +211,10 @@ def test_refined_files_of_an_experiment_are_one_curve(dataset, tmp_path, levels_
     for folder, words in (experiment, "not of photos/validation"), (tmp_path, "no run in it"):
         with pytest.raises(UserError, match=words):
             rate_distortion.refined_curve(folder, "photos/validation")
-    with pytest.raises(UserError, match="two curves have the same name"):
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
         run(dataset, output, "--refined", str(experiment), str(experiment), "--codecs", "jpeg")
+    assert "two curves have the same name: jpeg, sga, sga" in capsys.readouterr().err
     path = experiment / "quality=30/results.json"
     content = json.loads(path.read_text())
     for change, words in (({"method": "sga"}, "different methods"), ({"rows": {}}, "damaged")):

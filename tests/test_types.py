@@ -16,8 +16,9 @@ def untyped(node: ast.Module | ast.ClassDef, prefix: str = ""):
         if isinstance(item, ast.ClassDef):
             yield from untyped(item, f"{prefix}{name}.")
         elif isinstance(item, ast.FunctionDef):
-            arguments = [*item.args.posonlyargs, *item.args.args, *item.args.kwonlyargs]
-            for argument in arguments:
+            given = item.args
+            several = filter(None, (given.vararg, given.kwarg))  # *args and **kwargs
+            for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several):
                 if argument.annotation is None and argument.arg not in ("self", "cls"):
                     yield f"{prefix}{name}({argument.arg})"
 

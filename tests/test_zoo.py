@@ -45,7 +45,7 @@ def test_a_chain_saves_bytes_against_jpeg(name):
 
 
 @pytest.mark.parametrize("name", BITS_BACK)
-def test_replay_lowers_the_net_rate(name):
+def test_search_lowers_the_net_rate(name):
     """And the amortised posterior's is what the model estimates."""
     model = zoo.load(name)
     picture = data.find("photos/validation")[0].read()[:192, :256]
@@ -53,7 +53,7 @@ def test_replay_lowers_the_net_rate(name):
     bits = model.generate(model.infer(x), quantizers.Round()).bits
     net = []
     for steps in (0, 5, 20):
-        with chain.replaying(model, steps):
+        with chain.searching(model, steps):
             net.append(chain.compress(model, [picture])[1][0]["net"])
     assert net[0] == pytest.approx(sum(float(b[0]) for b in bits.values()), rel=0.01)
     assert net[2] < net[1] < net[0] and net[2] < 0.985 * net[0]

@@ -181,7 +181,7 @@ class Sum(Layer):
       branches: lists of layers.
     """
 
-    def __init__(self, *branches):
+    def __init__(self, *branches: Sequence[tf.keras.layers.Layer]):
         super().__init__()
         self.branches = [Stack(branch) for branch in branches]
 

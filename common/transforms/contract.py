@@ -237,7 +237,8 @@ def _(layer: tf.keras.layers.DepthwiseConv2D, builder, x):
 
 def _require_same(layer):
     """With even kernels, strides or dilation, Keras pads unlike the layers above."""
-    ordinary = (type(layer).__name__ in ("Conv2D", "DepthwiseConv2D")
+    # Subclasses may compute something else.
+    ordinary = (type(layer) in (tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D)
                 and layer.padding == "same" and set(layer.strides) == {1} and layer.groups == 1
                 and set(layer.dilation_rate) == {1} and all(k % 2 for k in layer.kernel_size))
     if not ordinary:

@@ -16,6 +16,7 @@ operations differ, for on CPUs TensorFlow's have traps:
 import contextlib
 import contextvars
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_compression as tfc
@@ -107,7 +108,7 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
     """
 
     def __init__(self, filters: int, kernel_support: int | Iterable[int], *, corr: bool,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(filters, kernel_support, corr=corr, padding="same_zeros",
                          kernel_parameter="variable", **kwargs)
         strides, ones = self.strides_down, self.strides_up

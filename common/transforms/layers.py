@@ -1,6 +1,7 @@
 """Layers that the transforms of all papers are made of."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -238,7 +239,7 @@ class ICNR(tf.keras.initializers.Initializer):
         self._block = block
         self._initializer = tf.keras.initializers.HeNormal()
 
-    def __call__(self, shape: Sequence[int], dtype: tf.DType | str | None = None, **kwargs):
+    def __call__(self, shape: Sequence[int], dtype: tf.DType | str | None = None, **kwargs: Any):
         *inputs, outputs = shape
         kernel = self._initializer([*inputs, outputs // self._block**2], dtype=dtype)
         return tf.tile(kernel, [1] * len(inputs) + [self._block**2])

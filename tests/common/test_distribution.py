@@ -16,8 +16,8 @@ from common.errors import UserError
 from common.training_loop import Training
 from hific.adversarial import make_trainer
 from mshyper.models import MeanScaleHyperprior
+from tests.helpers.distribution import adversarial, configured
 from tests.helpers.runs import assert_alike
-from tests.helpers.tiny import shallow_config
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -28,8 +28,8 @@ import tensorflow as tf
 cpu, = tf.config.list_physical_devices("CPU")
 tf.config.set_logical_device_configuration(
     cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[3]))
-from tests.common.test_distribution import adversarial, configured
 from tests.helpers import graphs
+from tests.helpers.distribution import adversarial, configured
 from common import training
 {model}
 graphs.optimise(False)
@@ -40,23 +40,6 @@ ADVERSARIAL = _RUN.format(
     model="from hific.adversarial import make_trainer\n"
           "from mshyper.models import MeanScaleHyperprior",
     arguments=", make_trainer").replace("configured(", "adversarial(")
-
-
-def configured(options):
-    config = shallow_config()
-    config.data.batch_size = 4
-    config.train.num_steps = config.train.checkpoint_interval = 4
-    config.train.log_interval = 2
-    config.train.update_from_flattened_dict(options)
-    return config
-
-
-def adversarial(options):
-    config = configured(options)
-    config.train.adversarial = dict(
-        weight=0.15, channels=(4, 4, 4, 4), latent_channels=2,
-        optimizer=dict(cls="Adam", learning_rate=1e-3))
-    return config
 
 
 def start(program, workdir, options, devices=1, **environment):

@@ -12,11 +12,11 @@ import tensorflow as tf
 import configs
 import joint_ar.models
 import mshyper.models
-from common import coding, data, export, runs, weights
+from common import coding, export, runs, weights
 from common.errors import UserError
 from factorized.models import FactorizedPrior
+from tests.helpers import format1
 
-FORMAT1 = pathlib.Path(__file__).with_name("format1")  # by the last version that wrote such
 CONFIG = {
     "package": "factorized",
     "model": {
@@ -67,9 +67,8 @@ def test_the_fingerprint_is_of_the_content(saved, tmp_path):
 def formats(tmp_path_factory):
     """The same model in each format."""
     path = tmp_path_factory.mktemp("formats") / "2"
-    model = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
-    export.save(model, export.read_config(FORMAT1), path)
-    return {1: FORMAT1, 2: path}
+    format1.export_again(path)
+    return {1: format1.FOLDER, 2: path}
 
 
 def flipped(content):
@@ -111,6 +110,20 @@ def test_a_config_that_cannot_be_read_is_an_error(copy, text, message):
         export.load(FactorizedPrior, copy)
 
 
+def test_wrong_model_arguments():
+    with pytest.raises(UserError, match="nonsense"):
+        export.build(FactorizedPrior, {**CONFIG, "model": {**CONFIG["model"], "nonsense": 1}})
+
+
+def test_parts_that_do_not_fit_together():
+    parts = {"analysis": {"cls": "MBT2018Analysis", "channels": [4, 4, 4, 6]},
+             "synthesis": {"cls": "MBT2018Synthesis", "channels": [4, 4, 4, 3]},
+             "hyper_analysis": {"cls": "HyperAnalysis", "channels": [4, 4, 4]},
+             "hyper_synthesis": {"cls": "HyperSynthesis", "channels": [4, 4, 10]}}
+    with pytest.raises(UserError, match="do not fit together"):
+        export.build(mshyper.models.MeanScaleHyperprior, {"model": parts})
+
+
 def test_weights_of_another_architecture_are_an_error(saved):
     other = {**CONFIG, "model": {
         "analysis": {"cls": "BLS2017Analysis", "channels": [4, 4, 8]},
@@ -136,13 +149,9 @@ def test_non_finite_weights_are_refused_at_export_and_at_load(saved, tmp_path):
         kernel.assign(before)
 
 
-@pytest.fixture
-def image():
-    return data.find("photos/validation")[0].read()[:65, :100]
-
-
-def test_in_half_of_the_bytes_a_model_codes_as_what_was_loaded(saved, tmp_path, image):
+def test_in_half_of_the_bytes_a_model_codes_as_what_was_loaded(saved, tmp_path, photo):
     model, path = saved
+    image = photo[:65, :100]
     before = model.get_weights()
     fingerprint = export.save(model, CONFIG, tmp_path / "half", "float16")
     for a, b in zip(before, model.get_weights()):
@@ -183,33 +192,11 @@ def test_weights_too_large_for_half_of_the_bytes_are_refused(saved, tmp_path):
         kernel.assign(before)
 
 
-# --- Format 1 -----------------------------------------------------------------------------------
-
-
-def test_a_file_of_format_1_decodes():
-    assert export.fingerprint(FORMAT1).startswith("5c73e105a24d1494")
-    model = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
-    decoded = coding.decode(model, (FORMAT1 / "image.ntc").read_bytes())[0]
-    expected = np.load(FORMAT1 / "latents.npz")
-    assert {*decoded} == {*expected} and np.unique(expected["y"]).size > 50
-    for name, value in decoded.items():
-        np.testing.assert_array_equal(value, expected[name])
-    assert coding.decompress(model, (FORMAT1 / "image.ntc").read_bytes()).shape == (64, 96, 3)
-
-
-def test_a_model_of_format_1_exported_again_codes_the_same_symbols(formats, image):
-    assert export.read_config(formats[2])["format"] == export.FORMAT
-    models = [export.load(mshyper.models.MeanScaleHyperprior, path) for path in formats.values()]
-    assert models[0].fingerprint != models[1].fingerprint
-    streams = [coding.compress(model, image) for model in models]
-    assert streams[0] != streams[1] and len(streams[0]) == len(streams[1])  # they name the model
-    first, second = (coding.decode(model, stream)[0] for model, stream in zip(models, streams))
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, second[name])
+# --- Warm start ---------------------------------------------------------------------------------
 
 
 def joint(**model):
-    config = {**export.read_config(FORMAT1)["model"],
+    config = {**export.read_config(format1.FOLDER)["model"],
               "context": {"cls": "MaskedContext", "channels": 8},
               "entropy_parameters": {"cls": "EntropyParameters", "channels": [6, 4, 8]}, **model}
     return export.build(joint_ar.models.JointAutoregressive, {"model": config})
@@ -224,7 +211,7 @@ def test_warm_start_takes_the_parts_that_both_have(start):
     model = joint()
     own = model.context.get_weights()
     assert export.warm_start(model, start) == ["context", "entropy_parameters"]
-    given = export.load(mshyper.models.MeanScaleHyperprior, FORMAT1)
+    given = format1.load()
     for part in ("analysis", "synthesis", "hyper_analysis", "hyper_synthesis", "z_prior"):
         for a, b in zip(getattr(model, part).weights, getattr(given, part).weights, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -233,7 +220,7 @@ def test_warm_start_takes_the_parts_that_both_have(start):
 
 
 def test_warm_start_leaves_transforms_of_another_class_and_their_scales_by_level(tmp_path):
-    config = {**export.read_config(FORMAT1)["model"],
+    config = {**export.read_config(format1.FOLDER)["model"],
               "levels": {"count": 8, "rd_lambda": (0.001, 0.1), "scales": True}}
     given = export.build(mshyper.models.MeanScaleHyperprior, {"model": config})
     for name, weight in weights.named(weights.parts(given)).items():
@@ -275,6 +262,9 @@ def test_warm_start_refuses_weights_that_are_not_finite(start, tmp_path):
         export.warm_start(joint(), path)
 
 
+# --- By name ------------------------------------------------------------------------------------
+
+
 def test_find(saved, tmp_path, monkeypatch):
     _, path = saved
     assert export.find(path) == path
@@ -311,17 +301,3 @@ def test_find_says_when_a_run_has_no_model_yet(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no exported model yet"):
         export.find(tmp_path)
-
-
-def test_wrong_model_arguments():
-    with pytest.raises(UserError, match="nonsense"):
-        export.build(FactorizedPrior, {**CONFIG, "model": {**CONFIG["model"], "nonsense": 1}})
-
-
-def test_parts_that_do_not_fit_together():
-    parts = {"analysis": {"cls": "MBT2018Analysis", "channels": [4, 4, 4, 6]},
-             "synthesis": {"cls": "MBT2018Synthesis", "channels": [4, 4, 4, 3]},
-             "hyper_analysis": {"cls": "HyperAnalysis", "channels": [4, 4, 4]},
-             "hyper_synthesis": {"cls": "HyperSynthesis", "channels": [4, 4, 10]}}
-    with pytest.raises(UserError, match="do not fit together"):
-        export.build(mshyper.models.MeanScaleHyperprior, {"model": parts})

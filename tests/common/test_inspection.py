@@ -5,21 +5,13 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from matplotlib.figure import Figure
 from scipy import stats
 
 from common import coding, data, filters, inspection, priors, quantizers
 from common.errors import UserError
 from mshyper import bits_back
-from tests.helpers import small_mixture, small_models
-
-NAMES = ["factorized", "mean_scale", "scale_only", "logistic", "joint_ar", "mixture"]
-
-
-def model_named(name, monkeypatch):
-    model = small_mixture.make() if name == "mixture" else small_models.shared(name)
-    monkeypatch.setattr(model, "fingerprint", "0" * 64)
-    return model
+from tests.helpers import small_models
+from tests.helpers.figures import NAMES, keep_figures, model_named
 
 
 @pytest.fixture(params=NAMES)
@@ -39,15 +31,7 @@ def picture(photo):
 
 @pytest.fixture
 def figures(monkeypatch):
-    """All figures that are written from now on."""
-    written, savefig = [], Figure.savefig
-
-    def keep(figure, *args, **options):
-        written.append(figure)
-        savefig(figure, *args, **options)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return written
+    return keep_figures(monkeypatch)
 
 
 def panels(figure):
@@ -171,44 +155,6 @@ def test_a_bits_back_model_has_no_file_of_one_image(picture):
     model.initialize()
     model.prepare_coding()
     model.fingerprint = "0" * 64
-    with pytest.raises(UserError, match="bits to take.*python -m chain"):
+    with pytest.raises(UserError, match="bits to take.*chain"):
         inspection.inspect(model, picture)
     assert filters.measure_channels(model, picture).rates.shape == (12,)
-
-
-# --- Filters ----------------------------------------------------------------------------------
-
-
-def test_filters_are_the_synthesis_of_one_element_in_a_larger_image(mean_scale):
-    values = np.linspace(-3, 3, 12)
-    found = filters.responses(mean_scale, values)
-    assert found.shape == (12, 48, 48, 3)
-    y = np.zeros([2, 11, 11, 12], np.float32)
-    y[0, 5, 5, 7] = values[7]
-    image, nothing = mean_scale.to_image(tf.constant(y)).numpy()
-    np.testing.assert_allclose(found[7], (image - nothing)[64:112, 64:112], atol=1e-5)
-    assert np.abs(found[7]).max() > 1e-3
-
-
-def test_rates_of_channels_are_those_of_the_image(model, picture):
-    use = filters.measure_channels(model, picture)
-    latents = model.infer(data.to_float(picture)[None])
-    bits = float(model.generate(latents, quantizers.Round()).bits["y"])
-    assert use.rates.sum() * 71 * 105 == pytest.approx(bits, rel=1e-4)
-    y = np.float64(latents["y"][0])
-    assert use.sizes == pytest.approx(np.sqrt(np.mean(y**2, axis=(0, 1))), abs=0.5)
-
-
-def test_channels_are_in_the_order_of_their_rates(mean_scale, tmp_path, figures):
-    first = filters.ChannelUse(np.arange(12.0), np.ones(12))
-    second = filters.ChannelUse(np.eye(12)[3] * 54, np.ones(12))
-    filters.draw(tmp_path / "a.png", mean_scale, "", [first, second])
-    filters.draw(tmp_path / "b.png", mean_scale, "")
-    labels = [[text.get_text() for text in figure.axes[0].texts] for figure in figures]
-    assert labels[0][:3] == ["3: 47.5%", "11: 9.2%", "10: 8.3%"] and labels[0][-1] == "0: 0.0%"
-    assert labels[1] == [str(i) for i in range(12)]
-    # The same elements, drawn in another order.
-    a, b = (figure.axes[0].images[0].get_array() for figure in figures)
-    size = a.shape[1] // 16
-    np.testing.assert_array_equal(a[:, :size], b[:, 3 * size:4 * size])
-    assert np.abs(a[:, :size] - b[:, :size]).max() > 0.1

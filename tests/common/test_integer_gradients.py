@@ -1,6 +1,5 @@
 """Gradients of integer networks: those of the float layers, the same bits always."""
 
-import hashlib
 import itertools
 import os
 import subprocess
@@ -15,26 +14,15 @@ from common import integer_builder, integer_gradients, integer_ops
 from common.errors import ConversionError, UserError
 from common.transforms import contract, mbt2018
 from common.transforms.layers import DepthToSpace, conv, deconv
-
-BITS = 4  # of the inputs
-BOUND = 2.0**(BITS + 8)
-
-
-def trained(layer, channels, seed=0):
-    """The layer with weights that all matter."""
-    layer(tf.zeros([1, 4, 4, channels]))
-    rng = np.random.default_rng(seed)
-    for weight in layer.weights:
-        fan_in = max(1, np.prod(weight.shape[:2]) * channels / 4)
-        values = rng.normal(0, 1 / np.sqrt(fan_in), weight.shape)
-        weight.assign(np.abs(values) if "variance" in weight.name else values)
-    return layer
-
-
-def converted(layer, channels, **requantize):
-    builder = integer_builder.Builder()
-    y = contract.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
-    return builder.network(builder.requantize(y, **requantize) if requantize else y)
+from tests.helpers.integer_gradients import (
+    BITS,
+    BOUND,
+    converted,
+    digest,
+    integers,
+    random_pull,
+    trained,
+)
 
 
 def hyper_synthesis(activation="leaky_relu"):
@@ -45,23 +33,6 @@ def hyper_synthesis(activation="leaky_relu"):
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
     scale = builder.affine("scales", builder.slice(psi, 5, 10), 8.0, 20.0, bits=6)
     return layer, builder.network(mean, scale)
-
-
-def integers(*shape, seed=0, spread=2.0**BITS):
-    return np.round(np.random.default_rng(seed).normal(0, 2 * spread, shape))
-
-
-def random_pull(shapes, seed=1):
-    """`gradients_of` that returns numbers that are no integers, and records what it got."""
-    rng = np.random.default_rng(seed)
-    weights = [rng.normal(0, 1, shape) for shape in shapes]
-    seen = []
-
-    def gradients_of(outputs):
-        seen.extend(outputs)
-        return weights
-
-    return gradients_of, weights, seen
 
 
 def float_gradient(function, x, weights, bits):
@@ -264,21 +235,12 @@ def test_order_of_summation_does_not_matter():
     assert np.any(kernels[0] != kernels[1])
 
 
-def digest():
-    """Of the gradient of a network that is wide enough for threads to share."""
-    layer = trained(mbt2018.HyperSynthesis(channels=(48, 64, 96), activation="leaky_relu"), 48)
-    network, x = converted(layer, 48), integers(1, 6, 8, 48)
-    gradients_of, _, _ = random_pull([y.shape for y in network(x)])
-    _, gradient = integer_gradients.pull_back(network, x, gradients_of)
-    return hashlib.sha256(gradient.tobytes()).hexdigest()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [
     dict(OPENBLAS_NUM_THREADS="1"), dict(OPENBLAS_NUM_THREADS="2"),
     dict(OPENBLAS_CORETYPE="Nehalem")], ids=str)
 def test_gradients_are_the_same_bits_in_other_processes(settings):
-    program = "from tests.common.test_integer_gradients import digest; print(digest())"
+    program = "from tests.helpers.integer_gradients import digest; print(digest())"
     done = subprocess.run([sys.executable, "-c", program], env={**os.environ, **settings},
                           capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == digest()

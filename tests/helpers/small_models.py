@@ -57,14 +57,16 @@ def make(name, **options):
     model, rng = CLASSES[name](**CONFIGS[name], **options), np.random.default_rng(0)
     model.initialize()
     for prior in model.priors:
-        for weight in getattr(prior, "trainable_variables", []):
-            weight.assign_add(rng.normal(0, 0.3, weight.shape))
+        if isinstance(prior, tf.keras.layers.Layer):  # tables of scales have no weights
+            for weight in prior.trainable_variables:
+                weight.assign_add(rng.normal(0, 0.3, weight.shape))
     x = picture(data.find("photos/validation")[0].read(), 256, 320)
     standardize(model.analysis, lambda: model.infer(x)["y"], 3.0)
     if name != "factorized":
         standardize(model.hyper_analysis, lambda: model.infer(x)["z"], 3.0)
-        predictor = getattr(model, "entropy_parameters", model.hyper_synthesis)
-        kernel, bias = kernel_and_bias(predictor)
+        joint = isinstance(model, joint_ar.models.JointAutoregressive)
+        kernel, bias = kernel_and_bias(
+            model.entropy_parameters if joint else model.hyper_synthesis)
         kernel.assign(kernel * 0.1 if np.any(kernel) else rng.normal(0, 0.03, kernel.shape))
         scales = rng.normal(math.log(3), 0.2, 12)
         if options.get("scale_output") == "scale":

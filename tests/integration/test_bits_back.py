@@ -62,7 +62,7 @@ def reference(model, picture):
 
 @pytest.mark.parametrize("steps", [0, 4])
 def test_a_chain_of_five_images_and_a_payload(model, pictures, steps):
-    with chain.replaying(model, steps):
+    with chain.searching(model, steps):
         ntb, rows = chain.compress(model, pictures, PAYLOAD)
     # The decoder takes the number of steps from the file.
     decoded, payload = chain.decompress(model, ntb)
@@ -101,7 +101,7 @@ def test_the_start_up_suffices_and_is_not_wasted(photo, size):
     """Thousands of samples: with other words below, they would be others."""
     model = zoo.load("mshyper-small_bb-2")
     picture = photo[:size[0], :size[1]]
-    with chain.replaying(model, 0):
+    with chain.searching(model, 0):
         ntb, rows = chain.compress(model, [picture])
     gross = rows[0]["net"] + rows[0]["returned"]
     assert gross < 8 * len(ntb) < gross + 8 * 50
@@ -128,9 +128,9 @@ def test_a_payload_of_equal_bytes_costs_no_more_than_a_random_one(model, picture
     pytest.param({"OPENBLAS_NUM_THREADS": "2", "OPENBLAS_CORETYPE": "Haswell"},
                  marks=pytest.mark.slow),
 ], ids=["old processor", "newer one"])
-def test_other_arithmetic_replays_to_the_same_bits(run, model, pictures, tmp_path, settings):
+def test_other_arithmetic_searches_to_the_same_bits(run, model, pictures, tmp_path, settings):
     """Products of matrices by other kernels, on other numbers of threads."""
-    with chain.replaying(model, 10):
+    with chain.searching(model, 10):
         ntb, _ = chain.compress(model, [pictures[0], pictures[4]], PAYLOAD)
     (tmp_path / "photos.ntb").write_bytes(ntb)
     process = subprocess.run(
@@ -203,7 +203,7 @@ def test_wrong_fields_are_reported_even_with_their_checksum(model, ntb, changes,
 def test_what_the_decoder_refuses_is_not_written(model, pictures):
     with pytest.raises(UserError, match="at least one"):
         chain.compress(model, [])
-    with chain.replaying(model, chain.MAX_STEPS + 1), pytest.raises(UserError, match="steps"):
+    with chain.searching(model, chain.MAX_STEPS + 1), pytest.raises(UserError, match="steps"):
         chain.compress(model, pictures[:1])
     with pytest.raises(UserError, match="megapixels"):
         chain.compress(model, pictures[:1], max_pixels=10_000)

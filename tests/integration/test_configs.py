@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from ml_collections import config_dict
 
 from common import (
     coding,
@@ -39,7 +40,8 @@ def overrides(config):
         return tuple(map(narrow, value))
 
     return {f"model.{part}.{key}": narrow(value)
-            for part, arguments in config.model.items() if hasattr(arguments, "items")
+            for part, arguments in config.model.items()
+            if isinstance(arguments, config_dict.ConfigDict)
             for key, value in arguments.items() if key in ("channels", "latents", "width")}
 
 
