@@ -39,7 +39,7 @@ def decompress(file: bytes | str | os.PathLike, model: Codec | None = None,
       file: its bytes, or its path.
       model: that wrote it; by default the zoo's with its fingerprint.
       max_pixels: files that claim a larger image are refused.
-      precision: of a model of the zoo, as of `load`.
+      precision: as of `load`, where no `model` is given.
 
     Raises:
       UserError: the file is missing, damaged, of another model, or of none of the zoo.

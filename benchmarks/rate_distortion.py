@@ -171,10 +171,11 @@ def refined_curve(experiment: pathlib.Path, dataset: str) -> Curve:
         try:
             found = json.loads(path.read_text())
             *rows, mean = map(result_tables.read_row, found["rows"])
-            methods.append((found["method"], found["distortion"]))
+            methods.append([found[key] for key in (
+                "method", "distortion", "rate_weight", "lpips_weight")])
             fingerprints.append(found["fingerprint"])
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{path} is damaged, or not of refinement ({error})") from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(f"{path} is damaged, or not of refinement") from None
         if [row["image"] for row in rows] != names:
             raise UserError(f"{path} is of {found['dataset']}, or a part of it, not of {dataset}")
         results.append({"run": path.parent.name, "mean": {
@@ -183,8 +184,8 @@ def refined_curve(experiment: pathlib.Path, dataset: str) -> Curve:
     if not results:
         raise UserError(f"{experiment}: no run in it has finished refinement")
     if any(method != methods[0] for method in methods):
-        raise UserError(f"{experiment}: its runs have different methods or distortions, which are "
-                        "no curve")
+        raise UserError(f"{experiment}: its runs have different methods or losses; a curve needs "
+                        "the same for all")
     return _curve("model", {"fingerprints": fingerprints, "experiment": str(experiment)}, results)
 
 
@@ -354,13 +355,14 @@ def main(argv: list[str]) -> None:
     if args.anchor not in names:
         raise UserError(f"--anchor {args.anchor}: not one of the curves: {', '.join(names)}")
 
+    read = {name: refined_curve(path, args.dataset) for name, path in refined}
     folder = evaluate.output_folder(args)
     folder.mkdir(parents=True, exist_ok=True)
     judges = load_judges()
     curves = {
         **{name: model_curve(paths, args.dataset, folder / name, judges)
            for name, paths in runs.items()},
-        **{name: refined_curve(path, args.dataset) for name, path in refined},
+        **read,
         **{name: codec_curve(name, args.dataset, folder / name, judges)
            for name in args.codecs},
         **published}

@@ -95,9 +95,9 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
 
 
 def add_option(parser: argparse.ArgumentParser, names: Sequence[str], older: Sequence[str],
-               **arguments: Any) -> None:
+               **options: Any) -> None:
     """`parser.add_argument` with names of which the older ones are understood, but not shown."""
-    parser.add_argument(*names, *older, **arguments).option_strings = [*names]
+    parser.add_argument(*names, *older, **options).option_strings = [*names]
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:

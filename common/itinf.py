@@ -81,8 +81,8 @@ def program(*model_classes: type[Codec]) -> "programs.Program":
 
     def require_itinf(config):
         if "itinf" not in config:
-            raise UserError("the config has no section itinf, so it is none to refine by; one to "
-                            f"train with belongs to python -m {package}.train")
+            raise UserError("the config has no section itinf, so it is not one to refine by; one "
+                            f"to train with belongs to python -m {package}.train")
 
     def refine(config, workdir):
         require_itinf(config)

@@ -1,7 +1,7 @@
-"""Distortion of images: of what a file decodes to, and of batches in training.
+"""Metrics of images: of what a file decodes to, of batches in training, and the networks of some.
 
-What they call for LPIPS, and for MS-SSIM with gradients, is in modules of that name; FID and KID,
-which are of data sets, are in fid.py.
+LPIPS is computed in lpips.py, MS-SSIM with gradients in ms_ssim.py; FID and KID, which are of whole
+data sets, in fid.py.
 """
 
 import math

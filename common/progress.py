@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, last: int):
         self._last = last
-        # The first step is that which builds the graph: what follows it is timed.
+        # The first step builds the graph; only later ones are timed.
         self._first = 0
         self._begun: float | None = None
         self._painted = 0.0

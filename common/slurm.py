@@ -37,7 +37,7 @@ def parameters(options: Sequence[str], name: str) -> dict[str, Any]:
         given[match[1].replace("-", "_")] = True if match[2] is None else match[2]
     reserved = sorted(given.keys() & {*_RESERVED})
     if reserved:
-        raise UserError(f"{reserved[0]} of sbatch cannot be given: launch uses it itself (commands "
+        raise UserError(f"option {reserved[0]} cannot be given: launch uses it itself (commands "
                         "to begin jobs with are SLURM_SETUP of configs.py)")
     given = {"job_name": name, **configs.SLURM_DEFAULTS, **given}
     if not shutil.which("srun"):
@@ -60,7 +60,7 @@ def _minutes(text):
     """Minutes of a time limit as sbatch takes it: 90, 90:00, 1:30:00, 0-1, 0-1:30 or 0-1:30:00."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(text))
     if not match:
-        raise UserError(f"time={text} of sbatch: need minutes, hours:minutes:seconds or "
+        raise UserError(f"option time={text}: need minutes, hours:minutes:seconds or "
                         "days-hours:minutes:seconds")
     days, *numbers = match.groups()
     numbers = [int(number) for number in numbers if number]

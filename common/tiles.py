@@ -105,8 +105,8 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
         tile, [tf.convert_to_tensor(results.pop(0)) for _ in range(len(results))])
 
 
-def forget(transform: tf.keras.Model) -> None:
-    """Has a transform's graphs made anew: something in it is another now."""
+def forget(transform: tf.Module) -> None:
+    """Drops a transform's graphs, so that a change in it takes effect."""
     transform.__dict__.pop(_GRAPHS, None)
 
 

@@ -101,7 +101,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
                 raise
     record = runs.record(model_class, config)
     changes: dict = {}
-    chief = folder == workdir  # those of other workers are thrown away
+    chief = folder == workdir  # folders of other workers are thrown away
     if begun and chief:
         changes = resuming.claim(workdir, record, begun, content)
         if saved and saved[0] > config.train.num_steps:
@@ -263,8 +263,8 @@ def program(*model_classes: type[Codec],
 
     def train(config, workdir):
         if "train" not in config:
-            raise UserError("the config has no section train, so it is none to train with; one "
-                            f"for inference belongs to python -m {package}.itinf")
+            raise UserError("the config has no section train, so it is not one to train "
+                            f"with; one for inference belongs to python -m {package}.itinf")
         module = config.get("module", "models")
         if module not in by_module:
             raise arguments.unknown("module", module, by_module)

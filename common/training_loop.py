@@ -36,7 +36,7 @@ from common.trainer import Trainer
 class Training:
     """A training in its folder, from the step that it is at to the end.
 
-    In this order: `restore`, `finish_interrupted`, at step 0 `validate_warm_start` if it has one,
+    Call in this order: `restore`, `finish_interrupted`, after a warm start `validate_warm_start`,
     and `loop`.
 
     Args:
@@ -112,7 +112,7 @@ class Training:
         if self.step % self._config.train.log_interval == 0:
             self._log_training()
         self._progress.step(self.step, self._recent)
-        stopping.stop_if_asked()  # also where no signal could interrupt the step
+        stopping.stop_if_asked()  # for Python may drop what a signal's handler raises
 
     def end_interval(self) -> None:
         """Validates, exports the model if it is the best, and saves a checkpoint."""
@@ -193,7 +193,7 @@ class Training:
         return measured
 
     def _take(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
-        """Logs what validation measured, follows it, and exports the best; returns the mean."""
+        """Logs validation, lets schedules follow it, and exports the best; returns the mean."""
         mean = validation.means([*measured.values()])
         if mean:
             self._log_validation(measured, mean)

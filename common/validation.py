@@ -68,7 +68,6 @@ class Validation:
             x, self._codec(x, level, QUANTIZER), rd_lambda, weight=weight,
             rate_weight=rate_weight, eight_bit=True)
 
-
     def reconstructions(self) -> list[np.ndarray]:
         """The reconstructions of `pictures`, uint8 [H, W, 3], at the model's default level."""
         return [images.to_uint8(self._codec(data.to_float(picture)[None], quantizer=QUANTIZER).x_hat

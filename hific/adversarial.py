@@ -138,8 +138,8 @@ class Trainer(trainer.Trainer):
         arguments.check("train.adversarial", self._add_discriminator, config.train, **section)
         self._add_discriminator(config.train, **section)
 
-    def _add_discriminator(self, train: config_dict.ConfigDict, weight: float, optimizer: Mapping,
-                           start: int = 0, **discriminator) -> None:
+    def _add_discriminator(self, train: config_dict.ConfigDict, /, weight: float,
+                           optimizer: Mapping, start: int = 0, **discriminator) -> None:
         """Takes config.train, and what config.train.adversarial may have."""
         if start < 0:
             raise UserError(f"train.adversarial.start is {start}; need the step at which the "

@@ -158,7 +158,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
           CodingError: `coder` is not a stack, or holds too few bits to draw z with.
         """
         if not isinstance(coder, AnsStack):
-            raise CodingError("a bits-back model needs bits to take: it codes chains (chain.py)")
+            raise CodingError(
+                "a bits-back model needs bits to take: code with `chain`, not `codec`")
         y = np.round(escapes.require_codable(latents["y"])).astype(np.int32)
         self.encode_with(y, self.coded_posterior(y, self.replay_steps), coder)
         self._encode_level(latents, coder)

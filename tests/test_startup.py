@@ -22,9 +22,9 @@ try:
 finally:
     print("imported:", *[name for name in {SLOW!r} if name in sys.modules])
 """
-BENCHMARKS = ("coding", "complexity", "dials", "imports", "latents", "optimizers", "precision",
-              "rate_distortion", "report", "scaling", "sga_landscape", "tiling", "training_step",
-              "transforms", "versus_jpeg")
+BENCHMARKS = ("bits_back", "coding", "complexity", "dials", "figures", "imports", "inference_speed",
+              "inference_table", "latents", "optimizers", "precision", "rate_distortion", "report",
+              "scaling", "sga_landscape", "tiling", "training_step", "transforms", "versus_jpeg")
 
 
 def run(*command):
