@@ -28,7 +28,7 @@ _PARSERS = {"codec": codec._parse, "chain": chain._parse, "convert": convert.__m
             "evaluate": evaluate.parse, "launch": launch._parse}
 _CALL = re.compile(r"(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?((?:python -m|ntc|make) .+)")
 # Placeholders: an option without a value of its own, and what makes a pattern of a command.
-_OPEN = re.compile(r"--[\w.]+=(RUN|NAME|\.\.\.)")
+_OPEN = re.compile(r"(--[\w.]+)=(?:RUN|NAME|\.\.\.)")
 _PATTERN = re.compile(r"<\w+>|…")
 
 
@@ -48,31 +48,34 @@ def in_text(page: pathlib.Path) -> list[list[str]]:
 def _in_words(texts: Iterable[str]) -> list[list[str]]:
     """Those of `texts` that are commands, but for patterns like `python -m <package>.train`.
 
-    Of placeholders, N becomes a number, and options like --config.model=RUN and the word "..." are
-    left out; others, like FOLDER, are words like any.
+    Of placeholders, N becomes a number, an option like --config.model=RUN gets a name, and the word
+    "..." is left out; others, like FOLDER, are words like any.
     """
     found = []
     for text in texts:
         match = _CALL.fullmatch(text)
         if match and not _PATTERN.search(text):
             words = shlex.split(match[1], comments=True)
-            found.append(["0" if word == "N" else word for word in words
-                          if word != "..." and not _OPEN.fullmatch(word)])
+            found.append(["0" if word == "N" else _OPEN.sub(r"\1=mshyper", word)
+                          for word in words if word != "..."])
     return found
 
 
-def check(program: str, *words: str) -> None:
-    """Fails if a command has a mistake that can be told before its work begins."""
+def check(program: str, *words: str, named: bool = False) -> None:
+    """Fails if a command has a mistake that can be told before its work begins.
+
+    With `named`, it may be only the name of a program, and of a command of it.
+    """
     if program == "make":
         _check_make(words)
         return
     module, *options = _called_by_ntc(words) if program == "ntc" else words[1:]
     if module in _PARSERS:
-        _check_parsed(module, options)
+        _check_parsed(module, options, named)
     elif module.endswith((".train", ".itinf")):
         run = importlib.import_module(module).run
         assert isinstance(run, programs.Program)
-        if options:  # and not its name alone
+        if options or not named:
             programs.read(run, [module, *options])
     elif module.startswith("benchmarks."):
         _check_source(module, options)
@@ -100,8 +103,8 @@ def _called_by_ntc(words):
     return called
 
 
-def _check_parsed(module, words):
-    if all(re.fullmatch("[a-z]+", word) for word in words):  # its name, and that of a subcommand
+def _check_parsed(module, words, named):
+    if named and all(re.fullmatch("[a-z]+", word) for word in words):
         with pytest.raises(SystemExit) as end:
             _PARSERS[module]([*words, "--help"])
         assert not end.value.code, words
@@ -172,8 +175,10 @@ def test_python_runs_as_the_page_says(photographs):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_other_commands_are_understood(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # where configs are
-    for words in [*in_blocks(page), *in_text(page)]:
+    for words in in_blocks(page):
         check(*words)
+    for words in in_text(page):
+        check(*words, named=True)
 
 
 def test_commands_are_found_wherever_a_page_has_them(tmp_path):
@@ -190,11 +195,13 @@ def test_commands_are_found_wherever_a_page_has_them(tmp_path):
         "python -m evaluate --model mine", "python -m codec compress - b.ntc"]
     assert [" ".join(words) for words in in_text(page)] == [
         "make demo GPU=1", "python -m benchmarks.report", "ntc compress",
-        "python -m mshyper.itinf --hid 0", "python -m chain info FILE"]
+        "python -m mshyper.itinf --hid 0 --config.model=mshyper", "python -m chain info FILE"]
 
 
 @pytest.mark.parametrize("command", [
-    "make tests", "make demo CPU=1", "ntc comprss", "ntc train nowhere.py", "python -m demo",
+    "make tests", "make demo CPU=1", "python -m evaluate",
+    "python -m mshyper.itinf --config mshyper/configs/itinf.py:sga --config.modle=mshyper",
+    "ntc comprss", "ntc train nowhere.py", "python -m demo",
     "python -m benchmarks.nothing", "python -m benchmarks.bd",
     "python -m benchmarks.coding --runds 3",
     "python -m codec comprss", "python -m evaluate --lpips", "python -m mshyper.train --hid 0",
