@@ -216,7 +216,7 @@ def test_underflow_is_an_error(model, pictures):
 
 
 def test_a_range_coder_is_refused_by_name(model, pictures):
-    with pytest.raises(UserError, match="python -m chain"):
+    with pytest.raises(UserError, match="code with `chain`"):
         coding.compress(model, pictures[0])
 
 
