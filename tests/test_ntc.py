@@ -100,8 +100,7 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
 
 
 @pytest.mark.parametrize("module, others", [
-    ("ntc", "numpy"), ("common.training", "tensorflow_compression"),
-    ("common.itinf", "tensorflow_compression")])
+    ("ntc", "numpy"), ("common.training, common.itinf", "tensorflow_compression")])
 def test_importing_changes_nothing(module, others):
     """Neither Pillow's limits, what Python, absl and logging show, flags, nor the environment."""
     state = f"""
