@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from common import data, filters, quantizers
-from tests.helpers.figures import NAMES, keep_figures, model_named
+from tests.helpers.figures import NAMES, model_named
 
 
 @pytest.fixture(params=NAMES)
@@ -14,18 +14,8 @@ def model(request, monkeypatch):
 
 
 @pytest.fixture
-def mean_scale(monkeypatch):
-    return model_named("mean_scale", monkeypatch)
-
-
-@pytest.fixture
 def picture(photo):
     return photo[100:171, 200:305]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    return keep_figures(monkeypatch)
 
 
 def test_filters_are_the_synthesis_of_one_element_in_a_larger_image(mean_scale):

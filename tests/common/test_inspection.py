@@ -11,7 +11,7 @@ from common import coding, data, filters, inspection, priors, quantizers
 from common.errors import UserError
 from mshyper import bits_back
 from tests.helpers import small_models
-from tests.helpers.figures import NAMES, keep_figures, model_named
+from tests.helpers.figures import NAMES, model_named
 
 
 @pytest.fixture(params=NAMES)
@@ -20,18 +20,8 @@ def model(request, monkeypatch):
 
 
 @pytest.fixture
-def mean_scale(monkeypatch):
-    return model_named("mean_scale", monkeypatch)
-
-
-@pytest.fixture
 def picture(photo):
     return photo[100:171, 200:305]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    return keep_figures(monkeypatch)
 
 
 def panels(figure):
