@@ -8,6 +8,10 @@ GPU ?=
 ENV := .venv/$(if $(GPU),gpu,dev).installed
 RUN := .venv/bin/python
 
+# Where an environment forbids to write byte code, every process would compile TensorFlow anew: ten
+# seconds each.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test test-all check lint lpips inception clean
 
 # XLA looks for libdevice where the CUDA wheels put it.
