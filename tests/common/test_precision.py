@@ -109,7 +109,7 @@ def test_images_of_40_db_lose_little(photo):
     psnr = {pair: metrics.psnr(image, picture) for pair, picture in decoded.items()}
     assert 39 < psnr["float32", "float32"] < 41
     assert len({*psnr.values()}) == 4
-    assert psnr["float32", "bfloat16"] > psnr["float32", "float32"] - 0.03
-    assert psnr["bfloat16", "float32"] > psnr["float32", "float32"] - 0.03
+    assert psnr["float32", "bfloat16"] > psnr["float32", "float32"] - 0.05
+    assert psnr["bfloat16", "float32"] > psnr["float32", "float32"] - 0.05
     difference = np.abs(decoded["float32", "float32"].astype(int) - decoded["float32", "bfloat16"])
     assert np.mean(difference > 1) < 0.003

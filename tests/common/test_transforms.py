@@ -125,7 +125,7 @@ def test_bfloat16_is_close_to_float32(case):
     found, expected = (np.concatenate([np.ravel(g) for g in values])
                        for values in (gradients_rough, gradients))
     assert found.dtype == np.float32
-    assert np.linalg.norm(found - expected) < 0.25 * np.linalg.norm(expected)
+    assert np.linalg.norm(found - expected) < 0.4 * np.linalg.norm(expected)
 
 
 # Of transforms next to parameters of distributions: which of the outer layers are in float32,

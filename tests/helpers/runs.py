@@ -10,7 +10,8 @@ _TOLERANCE = 2e-5  # a step of the optimiser is 1e-3 and more
 
 
 def assert_alike(workdir, other, tolerance=_TOLERANCE):
-    """Metrics and weights are the same; those of codec and average within `tolerance`."""
+    """Metrics and weights are the same; those of codec and average within `tolerance`, and what
+    follows from their rate."""
     ours, theirs = (
         [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         for path in (workdir, other))
@@ -26,5 +27,5 @@ def assert_alike(workdir, other, tolerance=_TOLERANCE):
     assert weights
     for key in weights:
         a, b = (reader.get_tensor(key) for reader in readers)
-        codecs = key.startswith(("codec/", "result/"))
+        codecs = key.startswith(("codec/", "result/", "rate_control/"))
         assert np.mean(np.abs(a - b)) < (tolerance if codecs else _TOLERANCE), key
