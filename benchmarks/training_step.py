@@ -77,8 +77,8 @@ def ours(args: argparse.Namespace) -> side_by_side.Methods:
             codec = export.build(MeanScaleHyperprior, config.to_dict())
         average = None if name == "float32" else export.build(
             MeanScaleHyperprior, config.to_dict())
-        rate = schedules.learning_rate(
-            config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
+        rate = schedules.for_optimizer(
+            config.train.schedule, config.train.optimizer, config.train.num_steps)
         trainer = Trainer(codec, config, optimizers.build(config.train.optimizer, rate, name),
                           average)
         trainer.optimizer.build(codec.trainable_variables)

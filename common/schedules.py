@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from common import arguments
+from common.errors import UserError
 
 
 class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -235,6 +236,17 @@ def learning_rate(config: Mapping, learning_rate: float, num_steps: int) -> Sche
       UserError: there is no such schedule, or it does not take these arguments.
     """
     return arguments.build("schedule", _LEARNING_RATES, config, learning_rate, num_steps)
+
+
+def for_optimizer(config: Mapping, optimizer: Mapping, num_steps: int) -> Schedule:
+    """The schedule of an optimiser in whose config learning_rate is the largest.
+
+    Raises:
+      UserError: as of `learning_rate`, or the optimiser's config has none.
+    """
+    if "learning_rate" not in optimizer:
+        raise UserError(f"optimizer {dict(optimizer)} has no learning_rate; add one, as 1e-4")
+    return learning_rate(config, optimizer["learning_rate"], num_steps)
 
 
 def rd_lambda(step: int | tf.Tensor, value: float | tf.Tensor, num_steps: int, factor: float,

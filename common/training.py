@@ -183,8 +183,8 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
     average = None
     if config.train.ema_decay or chosen != "float32":
         average = export.build(model_class, config.to_dict())
-    rate = schedules.learning_rate(
-        config.train.schedule, config.train.optimizer.learning_rate, config.train.num_steps)
+    rate = schedules.for_optimizer(
+        config.train.schedule, config.train.optimizer, config.train.num_steps)
     optimizer = optimizers.build(config.train.optimizer, rate, chosen)
     quantizers.for_training(  # is there one?
         config.train.quantizer, tf.zeros(2, tf.int32), 0, config.train.num_steps)

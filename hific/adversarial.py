@@ -150,8 +150,7 @@ class Trainer(trainer.Trainer):
         blank = tf.zeros([1, 64, 64, 3])
         self.discriminator((blank, self.codec.infer(blank)["y"]))
         self.discriminator_optimizer = optimizers.build(
-            optimizer, schedules.learning_rate(
-                train.schedule, optimizer["learning_rate"], train.num_steps))
+            optimizer, schedules.for_optimizer(train.schedule, optimizer, train.num_steps))
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
     @property

@@ -119,6 +119,11 @@ def test_mistakes_in_the_config_are_user_errors(config, message):
         schedules.learning_rate(config, 1e-4, 100)
 
 
+def test_an_optimizer_needs_a_learning_rate():
+    with pytest.raises(UserError, match="'Adam'.*has no learning_rate"):
+        schedules.for_optimizer(dict(cls="WarmupDrop"), dict(cls="Adam"), 100)
+
+
 @pytest.mark.parametrize("value, expected", [
     (0.005, 0.05), (0.01, 0.1), (0.010001, 0.010001), (0.08, 0.08)])
 def test_lambda_is_warmed_up_only_where_it_is_small(value, expected):
