@@ -15,23 +15,22 @@ The layers of a stack run one after another, and after each is cut off what the 
 so that the inner layers of a deep transform do not carry its whole margin along. Parts of the input
 begin and end where strides and windows do.
 
-Every layer says how far it reaches (common/transforms/contract.py). Layers that see the whole
-image, as its means do, are refused by name. Integer networks (common/integer_networks.py) give the
-same integers in tiles as on the whole; floats differ in their last bits, as between machines.
+Every layer says how far it reaches, and how a part of its outputs is computed: see
+common/transforms/contract.py. Layers that see the whole image, as its means do, are refused by
+name. Integer networks (common/integer_networks.py) give the same integers in tiles as on the whole;
+floats differ in their last bits, as between machines.
 """
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
 import tensorflow as tf
 
-from common.reach import Box, Reach
-from common.transforms import composites, convolution
-from common.transforms.contract import reach
+from common.reach import Reach
+from common.transforms import contract, convolution
 
 # The attribute that keeps a transform's graphs, which refer to it.
 _GRAPHS = "_graphs"
@@ -83,7 +82,7 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
         x = before(x)
         return after(transform(x) if training is None else _in_graph(transform, x))
     scale = Fraction(up, down)
-    whole = Reach(grid=down).then(reach(transform))
+    whole = Reach(grid=down).then(contract.reach(transform))
     size = [math.ceil(length * scale) for length in x.shape[1:3]]
     most = max(1, (side or SIDE) // down)
     # Of a strip, tiles have as many positions as of other pictures.
@@ -93,8 +92,8 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
     results: list[np.ndarray] = []
     for rows, columns in itertools.product(all_rows, all_columns):
         (top, bottom), (left, right) = whole.box((rows, columns))
-        part = before(x[:, top:bottom, left:right])
-        tile = after(_run(transform, part, (top, left), (rows, columns)))
+        x_part = before(x[:, top:bottom, left:right])
+        tile = after(contract.part(transform, x_part, (top, left), (rows, columns)))
         parts = [np.asarray(value) for value in tf.nest.flatten(tile)]
         if not results:
             results = [np.empty([len(x), *size, value.shape[-1]], value.dtype) for value in parts]
@@ -144,54 +143,3 @@ def _cut(size: int, unit: int, most: int) -> list[tuple[int, int]]:
     count = -(-units // max(1, most // unit))
     edges = [min(size, units * i // count * unit) for i in range(count + 1)]
     return list(zip(edges, edges[1:]))
-
-
-@functools.singledispatch
-def _run(layer, x: tf.Tensor, place: Sequence[int], outputs: Box):
-    """The outputs of a layer, of which only these are wanted, for a part of its inputs.
-
-    Args:
-      layer: a layer, or a network with any number of outputs.
-      x: [B, h, w, C], at least what these outputs depend on.
-      place: of the first row and column of x in the whole.
-      outputs: which, in the whole.
-    """
-    rate = reach(layer).rate
-    return tf.nest.map_structure(
-        lambda y: _crop(y, [int(start * rate) for start in place], outputs), layer(x))
-
-
-@_run.register(tf.keras.Sequential)
-@_run.register(composites.Stack)
-def _run_stack(stack, x, place, outputs):
-    rests = [Reach()]
-    for layer in stack.layers[:0:-1]:
-        rests.append(reach(layer).then(rests[-1]))
-    for layer, rest in zip(stack.layers, rests[::-1]):
-        there = [int(start * reach(layer).rate) for start in place]
-        # A box starts on the grid, perhaps before x. Nothing depends on what x lacks of it.
-        wanted = [(max(start, first), stop)
-                  for first, (start, stop) in zip(there, rest.box(outputs))]
-        x = _run(layer, x, place, wanted)
-        place = [start for start, _ in wanted]
-    return x
-
-
-@_run.register
-def _(transform: composites.Transform, x, place, outputs):
-    y = tf.cast(_run_stack(transform, x, place, outputs), tf.float32)  # as its `call`
-    return y if transform.linear is None else y + _run(transform.linear, x, place, outputs)
-
-
-@_run.register
-def _(layer: composites.Residual, x, place, outputs):
-    return _crop(x, place, outputs) + _run_stack(layer, x, place, outputs)
-
-
-_run.register(composites.Padded, _run.dispatch(object))
-
-
-def _crop(x, place, box):
-    rows, columns = (slice(start - first, stop - first)
-                     for first, (start, stop) in zip(place, box))
-    return x[:, rows, columns]

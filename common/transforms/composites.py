@@ -9,7 +9,7 @@ from common import padding
 from common.errors import ConversionError
 from common.integer_builder import Builder
 from common.integer_networks import Value
-from common.reach import Reach, beside
+from common.reach import Box, Reach, beside
 from common.transforms import contract
 from common.transforms.contract import Layer, convert, reach
 from common.transforms.convolution import Convolution
@@ -77,6 +77,14 @@ def _(transform: Transform):
     return stack if transform.linear is None else beside([stack, reach(transform.linear)])
 
 
+@contract.part.register
+def _(transform: Transform, x, place, outputs):
+    y = contract.part_of_stack(transform.layers, x, place, outputs)
+    y = tf.cast(y, tf.float32)  # as in `call`
+    return y if transform.linear is None else y + contract.part(
+        transform.linear, x, place, outputs)
+
+
 @contract.integers.register
 def _(transform: Transform, builder, x):
     y = contract.convert_stack(builder, transform.layers, x)
@@ -113,6 +121,9 @@ class Stack(Layer):
     def reach(self) -> Reach:
         return contract.reach_of_stack(self.layers)
 
+    def part(self, x: tf.Tensor, place: Sequence[int], outputs: Box) -> tf.Tensor:
+        return contract.part_of_stack(self.layers, x, place, outputs)
+
     def integers(self, builder: Builder, x: Value) -> Value:
         return contract.convert_stack(builder, self.layers, x)
 
@@ -125,6 +136,9 @@ class Residual(Stack):
 
     def reach(self) -> Reach:
         return beside([Reach(), super().reach()])
+
+    def part(self, x: tf.Tensor, place: Sequence[int], outputs: Box) -> tf.Tensor:
+        return contract.crop(x, place, outputs) + super().part(x, place, outputs)
 
     def integers(self, builder: Builder, x: Value) -> Value:
         return builder.add(x, super().integers(builder, x))
@@ -147,6 +161,9 @@ class Padded(Stack):
 
     def reach(self) -> Reach:
         return Reach(grid=self.multiple).then(super().reach())
+
+    def part(self, x: tf.Tensor, place: Sequence[int], outputs: Box) -> tf.Tensor:
+        return Layer.part(self, x, place, outputs)  # of all layers at once, for the padding
 
     def integers(self, builder: Builder, x: Value) -> Value:
         raise ConversionError(f"layer {self.name}: padding has no integer form")

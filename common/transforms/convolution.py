@@ -26,7 +26,7 @@ from common.errors import ConversionError
 from common.integer_builder import Builder
 from common.integer_networks import Value
 from common.reach import Reach, taps, transposed
-from common.transforms import contract
+from common.transforms import contract, keras_layers
 
 # Of float32 in a vector register (AVX-512). Transposed convolutions with fewer filters are faster
 # in polyphase form, though its kernels are padded to multiples of the stride.
@@ -143,7 +143,7 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
         size = max(self.kernel_support)
         own = (taps(-(size // 2), (size - 1) // 2, self._stride) if self.corr
                else transposed(size, size // 2, self._stride))
-        return own.then(contract.reach_of_activation(self))
+        return own.then(keras_layers.reach_of_activation(self))
 
     def integers(self, builder: Builder, x: Value) -> Value:
         kernel = self.kernel.numpy()
@@ -152,13 +152,13 @@ class SignalConv2D(Convolution, tfc.SignalConv2D):
             offsets = [(a - rows // 2, b - columns // 2)
                        for a in range(rows) for b in range(columns)]
             y = builder.conv(self.name, x, offsets, kernel.reshape(-1, channels, filters),
-                             contract.bias(self, filters), self._stride)
+                             keras_layers.bias(self, filters), self._stride)
         elif rows != columns:
             raise ConversionError(f"layer {self.name}: of convolutions that up-sample, only those "
                                   "with square kernels have an integer form")
         else:
-            y = contract.convert_transposed(self, builder, x, kernel, self._stride, rows // 2)
-        return contract.activate(self, builder, y)
+            y = keras_layers.convert_transposed(self, builder, x, kernel, self._stride, rows // 2)
+        return keras_layers.activate(self, builder, y)
 
 
 def _correlate(x, kernel, stride):

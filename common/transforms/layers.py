@@ -10,7 +10,7 @@ from common.errors import ConversionError
 from common.integer_builder import Builder
 from common.integer_networks import Value
 from common.reach import Reach, blocks, taps
-from common.transforms import contract
+from common.transforms import keras_layers
 from common.transforms.composites import Stack
 from common.transforms.contract import Layer, Pointwise
 from common.transforms.convolution import Convolution, SignalConv2D, correlate
@@ -139,7 +139,7 @@ class ShiftedConv(Convolution):
         first, last = min(map(min, self.taps)), max(map(max, self.taps))
         if self.padding == "reflect":  # what is beyond the border lies as far within
             first, last = min(first, -last), max(last, -first)
-        return taps(first, last, self.stride).then(contract.reach_of_activation(self))
+        return taps(first, last, self.stride).then(keras_layers.reach_of_activation(self))
 
     def integers(self, builder: Builder, x: Value) -> Value:
         if self.padding != "zeros":
@@ -147,8 +147,8 @@ class ShiftedConv(Convolution):
                                   "form; 'zeros' has")
         kernel = self.kernel.numpy().reshape(-1, *self.kernel.shape[2:])
         y = builder.conv(self.name, x, self.taps, kernel[:len(self.taps)],
-                         contract.bias(self, self.filters), self.stride)
-        return contract.activate(self, builder, y)
+                         keras_layers.bias(self, self.filters), self.stride)
+        return keras_layers.activate(self, builder, y)
 
 
 def _in_zeros(x, spans):

@@ -9,7 +9,7 @@ import tensorflow_compression as tfc
 
 from common import integer_builder
 from common.errors import ConversionError, UserError
-from common.transforms import contract
+from common.transforms import contract, keras_layers
 from common.transforms.composites import Branches, Gated, Residual, Sum
 from common.transforms.layers import (
     GDN,
@@ -32,7 +32,7 @@ from tests.helpers.integer_layers import (
 )
 
 K = tf.keras.layers
-POINTWISE = sorted(contract._POINTWISE)
+POINTWISE = sorted(keras_layers._POINTWISE)
 
 
 # --- Layers -----------------------------------------------------------------------------------
