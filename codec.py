@@ -7,6 +7,7 @@
     python -m codec compress --model joint_ar photo.png
     convert photo.tif png:- | python -m codec compress - > photo.ntc
     python -m codec decompress photo.ntc [photo.decoded.png]
+    python -m codec decompress photo.ntc photo.npz
     python -m codec info photo.ntc
     python -m codec benchmark --dataset kodak
     python -m codec inspect photo.png [figure.png]
@@ -35,6 +36,7 @@ from common import precision as precisions
 from common.cli import advising, printable, report
 from common.container import SUFFIX, Container
 from common.errors import NotInZoo, OutOfReach, UserError
+from common.files import replacing
 from common.lazy import (
     Codec,
     Latents,
@@ -46,6 +48,9 @@ from common.lazy import (
     refinement,
     targets,
 )
+
+# Of files with latents.
+LATENTS = ".npz"
 
 
 def load_encoder(args: argparse.Namespace
@@ -64,7 +69,7 @@ def load_encoder(args: argparse.Namespace
         method.num_steps = args.refine_steps
     model = zoo.load(args.model, args.precision)
     objective = refinement.objective(export.find(args.model), rd_lambda=args.refine_lambda)
-    return model, refinement.Refiner(model, method, **objective).infer
+    return model, refinement.Refiner(model, method, objective).infer
 
 
 def compress(args: argparse.Namespace) -> None:
@@ -100,25 +105,38 @@ def _target(args) -> targets.Target | None:
 
 
 def decompress(args: argparse.Namespace) -> None:
-    """.ntc files to image files."""
+    """.ntc files to image files, or, to a name that ends in .npz, to their latents."""
     def is_original(target, named):
         return not named and target.with_suffix(SUFFIX).exists()
 
-    planned = file_jobs.plan(args, (SUFFIX,), ".decoded.png", formats.WRITTEN, is_original)
+    planned = file_jobs.plan(args, (SUFFIX,), ".decoded.png", (*formats.WRITTEN, LATENTS),
+                             is_original)
     load = functools.cache(zoo.load)
 
     def decompress_one(source, target):
         file = file_jobs.read(source)
-        if not file_jobs.is_pipe(target):
+        to_latents = target.suffix.lower() == LATENTS
+        if not file_jobs.is_pipe(target) and not to_latents:
             fields = Container.unpack(file, args.max_pixels)
             images.check_size(target, fields.height, fields.width)
         model = load(args.model, args.precision) if args.model else None
         with advising(NotInZoo, "name the model with --model"):
+            if to_latents:
+                return _write_latents(target, ntc.decode(file, model, args.max_pixels))
             image = ntc.decompress(file, model, args.max_pixels, args.precision)
         file_jobs.write_image(target, image)
         return f"{file_jobs.shown(target)}: {image.shape[1]} x {image.shape[0]}"
 
     file_jobs.run(planned, decompress_one)
+
+
+def _write_latents(target, decoded):
+    """Writes what `np.load` reads: every latent, as `common.coding.Decoded` has it."""
+    latents = {name: np.asarray(value) for name, value in decoded.latents.items()}
+    with replacing(target) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **latents)
+    shapes = (f"{name} {' x '.join(map(str, value.shape))}" for name, value in latents.items())
+    return f"{file_jobs.shown(target)}: {', '.join(shapes)}"
 
 
 def info(args: argparse.Namespace) -> None:

@@ -38,6 +38,7 @@ from common import (
     images,
     methods,
     metrics,
+    objectives,
     padding,
     precision,
     quantizers,
@@ -87,7 +88,7 @@ class Loop(refinement.Refiner):
     """
 
     def __init__(self, model: MeanScaleHyperprior, differences: Sequence[str]):
-        super().__init__(model, methods.method("sga_yang2023"), rd_lambda=0.01)
+        super().__init__(model, methods.method("sga_yang2023"), objectives.Objective(0.01))
         self._differences = differences
         self.interval = 200 if "eager" in differences else self._config.check_interval
 

@@ -18,6 +18,7 @@ images are kept in OUTPUT.json, and the same command goes on from there.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import sys
@@ -31,7 +32,7 @@ from chain import load_model
 from common import export, methods, result_tables, zoo
 from common.cli import report
 from common.errors import UserError
-from common.lazy import Codec, Latents, coding, data, metrics, refinement, targets
+from common.lazy import Codec, Latents, coding, data, metrics, objectives, refinement, targets
 from mshyper import chain
 
 ROWS = {"M1": "sga", "M2": "bb_sga", "M3": "base", "A1": "map", "A2": "ste", "A3": "unoise",
@@ -89,7 +90,8 @@ def _objective(name, model):
     """The objective of an exported model; of one with levels, that of the level that codes here."""
     objective = refinement.objective(export.find(name))
     if model.levels:
-        objective["rd_lambda"] = float(model.levels.rd_lambda(targets.level(model, None)))
+        return dataclasses.replace(
+            objective, rd_lambda=float(model.levels.rd_lambda(targets.level(model, None))))
     return objective
 
 
@@ -137,12 +139,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     model = zoo.load(args.model)
     objective = _objective(args.model, model)
-    rd_lambda = objective.pop("rd_lambda")
-    if objective != dict(distortion="mse", rate_weight=1.0, lpips_weight=0.0):
+    rd_lambda = objective.rd_lambda
+    if objective != objectives.Objective(rd_lambda):
         raise UserError(f"{args.model} was not trained for bpp + lambda * MSE, as this table needs")
     bits_back_model = load_model(args.bits_back_model) if args.bits_back_model else None
     if bits_back_model and _objective(
-            args.bits_back_model, bits_back_model)["rd_lambda"] != rd_lambda:
+            args.bits_back_model, bits_back_model).rd_lambda != rd_lambda:
         raise UserError(f"{args.bits_back_model} was not trained with lambda {rd_lambda:g}")
     models = {False: model, **({True: bits_back_model} if bits_back_model else {})}
     methods = args.methods or [
@@ -176,7 +178,7 @@ def main(argv: list[str]) -> None:
         codec_model, infer = models[method.startswith("bb_")], coding.infer
         if method in _REFINED:
             config = config_dict.ConfigDict(settings(method, steps))
-            infer = refinement.Refiner(codec_model, config, rd_lambda).infer
+            infer = refinement.Refiner(codec_model, config, objective).infer
         for name in names:
             if any((row["method"], row["steps"], row["image"]) == (method, steps, name)
                    for row in rows):

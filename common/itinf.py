@@ -5,6 +5,7 @@
 The method, for one image or a batch, is in common/refinement.py.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -95,7 +96,7 @@ def program(*model_classes: type[Codec]) -> "programs.Program":
 
     def check(config, workdir):
         require_itinf(config)
-        refinement.objective(_find(config, workdir), **_objective(config))
+        refinement.objective(_find(config, workdir), **_given(config))
         data.find(config.data)
 
     from common import programs  # which is for commands, and defines flags
@@ -140,17 +141,19 @@ def _run(model_class, config, workdir):
     chosen = precision.choose(begun and runs.fact(workdir, "precision") or config.precision)
     print(f"run: {workdir}, in {chosen}")
     config = config.copy_and_resolve_references()
-    config.update(refinement.objective(path, **_objective(config)))
-    batches = _batches(config)
+    objective = refinement.objective(path, **_given(config))
+    batches = _batches(config, objective)
     # What tables say of files holds on other machines.
     model = export.load(model_class, path)
     level = targets.level(model, config.quality)
-    if config.rd_lambda is None:
+    if objective.rd_lambda is None:
         assert model.levels is not None  # else `refinement.objective` asked for one
-        config.rd_lambda = float(model.levels.rd_lambda(level))
+        objective = dataclasses.replace(
+            objective, rd_lambda=float(model.levels.rd_lambda(level)))
+    config.update(dataclasses.asdict(objective))
     refiner = refinement.Refiner(
         model if chosen == "float32" else export.load(model_class, path, chosen), config.itinf,
-        **_objective(config))
+        objective)
     sources = data.find(config.data)
     record = {**runs.record(model_class, config), "fingerprint": model.fingerprint}
     content = data.content(sources)
@@ -171,7 +174,7 @@ def _run(model_class, config, workdir):
         for batch in batches:
             # Noise depends on the place in the batch: what is missing of one needs all of it.
             if not all(_result(workdir, source).exists() for source in batch):
-                _refine(model, refiner, batch, level, config, workdir)
+                _refine(model, refiner, batch, level, objective, workdir)
             done |= {source: result_tables.read_row(
                 json.loads(_result(workdir, source).read_text())) for source in batch}
             progress.update(len(batch))
@@ -180,7 +183,7 @@ def _run(model_class, config, workdir):
     result_tables.save(
         workdir / "results", rows, model=str(path), fingerprint=model.fingerprint,
         method=config.itinf.to_dict(), precision=chosen, dataset=config.data, level=level,
-        **_objective(config))
+        **dataclasses.asdict(objective))
     return rows
 
 
@@ -191,7 +194,7 @@ def _find(config, workdir) -> pathlib.Path:
     return runs.find_model("model", config.model, workdir)
 
 
-def _batches(config) -> list[list[data.Source]]:
+def _batches(config, objective) -> list[list[data.Source]]:
     """The images in batches of one size. Raises UserError if one of them cannot be refined."""
     if config.batch_size < 1:
         raise UserError(f"batch_size is {config.batch_size}; need at least 1")
@@ -202,13 +205,13 @@ def _batches(config) -> list[list[data.Source]]:
             raise UserError(f"{other.path} and {source.path} would share the folder "
                             f"{_folder(source)}; give one of them another name")
         image = source.read()
-        refinement.check_sides(image.shape[:2], source.name, config)
+        refinement.check_sides(image.shape[:2], source.name, objective)
         sizes.setdefault(image.shape, []).append(source)
     return [same[i:i + config.batch_size] for same in sizes.values()
             for i in range(0, len(same), config.batch_size)]
 
 
-def _refine(model, refiner, batch, level, config, workdir):
+def _refine(model, refiner, batch, level, objective, workdir):
     """Refines a batch of images, and writes the folders of those that have none."""
     pictures = [source.read() for source in batch]
     start = time.perf_counter()
@@ -218,8 +221,8 @@ def _refine(model, refiner, batch, level, config, workdir):
         if _result(workdir, source).exists():
             continue
         latents = {name: value[i:i + 1] for name, value in refined.latents.items()}
-        base, *_ = _code(model, picture, coding.infer(model, picture, level), config)
-        best, ntc, decoded, reconstruction = _code(model, picture, latents, config)
+        base, *_ = _code(model, picture, coding.infer(model, picture, level), objective)
+        best, ntc, decoded, reconstruction = _code(model, picture, latents, objective)
         with replacing(workdir / _folder(source)) as folder:
             folder.mkdir()
             result_tables.write_csv(folder / "trace.csv", refined.traces[i])
@@ -235,12 +238,12 @@ def _refine(model, refiner, batch, level, config, workdir):
             })
 
 
-def _objective(config):
-    return {name: config[name]
-            for name in ("rd_lambda", "distortion", "rate_weight", "lpips_weight")}
+def _given(config):
+    """What a config says of the objective."""
+    return {field.name: config[field.name] for field in dataclasses.fields(objectives.Objective)}
 
 
-def _code(model, picture, latents, config):
+def _code(model, picture, latents, objective):
     """Measurements, bytes, content and image of a file with these latents."""
     ntc = coding.encode(model, latents, *picture.shape[:2])
     decoded = coding.decode(model, ntc, sys.maxsize)
@@ -249,8 +252,7 @@ def _code(model, picture, latents, config):
     x, x_hat = (data.to_float(image)[None] for image in (picture, reconstruction))
     generated = Generated(  # whose rate is that of the file
         x_hat, decoded.latents, element_bits={"file": tf.constant([8.0 * len(ntc)])}, offsets={})
-    row["rd_loss"] = float(objectives.per_image(
-        x, generated, **_objective(config))["rd_loss"][0])
+    row["rd_loss"] = float(objective.per_image(x, generated, objective.rd_lambda)["rd_loss"][0])
     return {name: row[name] for name in _MEASURED}, ntc, decoded, reconstruction
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
         inspection,
         itinf,
         metrics,
+        objectives,
         optimizers,
         pictures,
         quantizers,

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import tensorflow as tf
+from ml_collections import config_dict
 
 from common import images, lpips, metrics, padding
 from common.errors import UserError
@@ -12,21 +13,31 @@ from common.model import Codec, Generated
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss of a training; called, it is `rate_distortion`.
+    """The loss of a training or a refinement; called, it is `rate_distortion`.
 
     Attributes:
-      rd_lambda: that of a model of one rate; one with levels has its own.
-      distortion, lpips_weight: as in `per_image`.
+      rd_lambda: the same for all images; None for that of the level, in a model with levels.
+      distortion, rate_weight, lpips_weight: as in `per_image`.
     """
 
     rd_lambda: float | None
     distortion: str = "mse"
+    rate_weight: float = 1.0
     lpips_weight: float = 0.0
 
     def __call__(self, x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor,
                  **options: Any) -> dict[str, tf.Tensor]:
-        return rate_distortion(x, generated, rd_lambda, distortion=self.distortion,
-                               lpips_weight=self.lpips_weight, **options)
+        """See `rate_distortion`; `options` are those of `per_image`, in place of the attributes."""
+        return rate_distortion(x, generated, rd_lambda, **{**self._options(), **options})
+
+    def per_image(self, x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor,
+                  **options: Any) -> dict[str, tf.Tensor]:
+        """See the function `per_image`; `options` are in place of the attributes."""
+        return per_image(x, generated, rd_lambda, **{**self._options(), **options})
+
+    def _options(self):
+        return dict(distortion=self.distortion, rate_weight=self.rate_weight,
+                    lpips_weight=self.lpips_weight)
 
     def weights(self, codec: Codec, level: tf.Tensor | None) -> tuple:
         """Lambda, and the weight of an image among others, of images at levels [B] or None."""
@@ -40,6 +51,21 @@ class Objective:
         blank = tf.zeros([1, side, side, 3])
         generated = codec(blank[:, :64, :64])._replace(x_hat=blank)
         return list(self(blank, generated, 1.0))
+
+    def check_side(self, side: int, name: str) -> None:
+        """Raises UserError if image `name`, whose shorter side is `side`, is too small."""
+        chosen = metrics.distortion(self.distortion)
+        needed = [(chosen.title, chosen.min_side),
+                  *[("LPIPS", lpips.MIN_SIDE)] * bool(self.lpips_weight)]
+        for metric, least in needed:
+            if side < least:
+                raise UserError(
+                    f"{metric} needs sides of at least {least} pixels; {name} has {side}")
+
+
+def of_training(train: config_dict.ConfigDict) -> Objective:
+    """That of the section `train` of a config; a rate control weighs the rate, step by step."""
+    return Objective(train.rd_lambda, train.distortion, lpips_weight=train.lpips_weight)
 
 
 def rate_distortion(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor,
@@ -93,16 +119,6 @@ def per_image(x: tf.Tensor, generated: Generated, rd_lambda: float | tf.Tensor, 
         measured["lpips"] = lpips.network()(x, x_hat)
         loss += lpips_weight * measured["lpips"]
     return {"rd_loss": weight * loss, **measured}
-
-
-def check_side(side: int, name: str, distortion: str, lpips_weight: float) -> None:
-    """Raises UserError if image `name`, whose shorter side is `side`, is too small for the loss."""
-    chosen = metrics.distortion(distortion)
-    needed = [(chosen.title, chosen.min_side), *[("LPIPS", lpips.MIN_SIDE)] * bool(lpips_weight)]
-    for metric, least in needed:
-        if side < least:
-            raise UserError(
-                f"{metric} needs sides of at least {least} pixels; {name} has {side}")
 
 
 def bits_per_pixel(x: tf.Tensor, bits: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

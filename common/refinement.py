@@ -14,9 +14,10 @@ Every `check_interval` steps the latents are rounded as a file holds them, and m
   the end       if the rule to stop says so, for all images of a batch
 """
 
+import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,12 +32,12 @@ from common import (
     export,
     images,
     metrics,
-    objectives,
     quantizers,
     schedules,
 )
 from common.errors import UserError
 from common.model import Codec, Generated, Latents
+from common.objectives import Objective
 from common.optimizers import adam
 from common.timing import stage
 
@@ -73,15 +74,13 @@ class Refiner:
     Args:
       model: an exported model.
       config: a method, as from `methods.method`.
-      rd_lambda: weight of the distortion; None for that of the level, in a model with levels.
-      **objective: distortion, rate_weight and lpips_weight, as of `objectives.per_image`.
+      objective: what is minimised.
 
     Raises:
       UserError: the method's settings make none.
     """
 
-    def __init__(self, model: Codec, config: config_dict.ConfigDict, rd_lambda: float | None,
-                 **objective: Any):
+    def __init__(self, model: Codec, config: config_dict.ConfigDict, objective: Objective):
         if config.quantizer not in _QUANTIZERS:
             raise arguments.unknown(
                 "quantizer of refinement", config.quantizer, _QUANTIZERS)
@@ -92,7 +91,6 @@ class Refiner:
             raise UserError(f"{config.quantizer} needs a temperature: rate, start and largest")
         self._model = model
         self._config = config
-        self._rd_lambda = rd_lambda
         self._objective = objective
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
@@ -176,11 +174,11 @@ class Refiner:
             [image, spec, [moving, moving], moving, tf.TensorSpec([], tf.int32)], autograph=False)
 
     def _per_image(self, x, generated, **options):
-        rd_lambda = self._rd_lambda
+        rd_lambda = self._objective.rd_lambda
         if rd_lambda is None:
             assert self._model.levels is not None
             rd_lambda = self._model.levels.rd_lambda(generated.latents["level"])
-        return objectives.per_image(x, generated, rd_lambda, **self._objective, **options)
+        return self._objective.per_image(x, generated, rd_lambda, **options)
 
     def _check_graph(self, x, latents):
         generated = self._model.generate(latents, quantizers.Round())
@@ -215,14 +213,13 @@ def grid_of(generated: Generated) -> Latents:
             for name, value in _movable(generated.latents).items()}
 
 
-def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
-    """The objective of refinement: rd_lambda, distortion, rate_weight and lpips_weight.
-
-    For a model with levels rd_lambda is None unless it is given: it is that of the level.
+def objective(path: str | os.PathLike, **given: Any) -> Objective:
+    """The objective of refinement.
 
     Args:
       path: folder of an exported model.
-      **given: any of these; those that are not there or None are as they were in training.
+      **given: any of its attributes; those that are not there or None are as they were in training,
+        but rd_lambda of a model with levels, which is that of the level.
 
     Raises:
       UserError: rd_lambda is neither given nor in the model's config, or not positive, or there is
@@ -232,8 +229,7 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
     if levels:
         train = {**train, "rd_lambda": None}
     # Models of earlier versions were all trained for MSE at a fixed lambda.
-    defaults: dict[str, Any] = dict(
-        rd_lambda=None, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
+    defaults = dataclasses.asdict(Objective(rd_lambda=None))
     chosen: dict[str, Any] = {
         name: next((value for value in (given.get(name), train.get(name)) if value is not None),
                    default)
@@ -246,21 +242,20 @@ def objective(path: str | os.PathLike, **given: Any) -> dict[str, Any]:
         if not 0 <= chosen[name] < math.inf:
             raise UserError(f"{name} is {chosen[name]:g}; need 0 or more")
     metrics.distortion(chosen["distortion"])  # is there one?
-    return chosen
+    return Objective(**chosen)
 
 
-def check_sides(sides: Sequence[int], name: str, objective: Mapping[str, Any]) -> None:
-    """Raises UserError if an image is too large to refine, or too small for the distortion.
+def check_sides(sides: Sequence[int], name: str, objective: Objective) -> None:
+    """Raises UserError if an image is too large to refine, or too small for the objective.
 
     Args:
       sides: height and width, in pixels.
       name: of the image, for the error.
-      objective: its distortion and lpips_weight, if it has them, count.
+      objective: of the refinement.
     """
     pixels = math.prod(sides)
     if pixels > images.MAX_WHOLE_PIXELS:
         raise UserError(f"refinement takes images of up to {images.MAX_WHOLE_PIXELS / 1e6:g} "
                         f"megapixels, which it does not cut into tiles; {name} has "
                         f"{pixels / 1e6:.1f}")
-    objectives.check_side(min(sides), name, objective.get("distortion", "mse"),
-                          objective.get("lpips_weight", 0.0))
+    objective.check_side(min(sides), name)

@@ -48,8 +48,7 @@ class Trainer(tf.Module):
         self.codec = codec
         self.optimizer = optimizer
         self.result = average or codec
-        self.objective = objectives.Objective(
-            config.train.rd_lambda, config.train.distortion, config.train.lpips_weight)
+        self.objective = objectives.of_training(config.train)
         self.rate_control = None
         if config.train.rate_target is not None:
             self.rate_control = rate_control.build(

@@ -52,10 +52,11 @@ def check_distortion(config: config_dict.ConfigDict, validation: list[data.Sourc
     """Raises UserError if crops, or images for validation, are too small for the distortion."""
     if not 0 <= config.train.lpips_weight < math.inf:
         raise UserError(f"train.lpips_weight is {config.train.lpips_weight}; need 0 or more")
+    objective = objectives.of_training(config.train)
     sides = {"data.patch_size": config.data.patch_size}
     sides |= {f"validation image {source.name}": min(source.size()) for source in validation}
     for name, side in sides.items():
-        objectives.check_side(side, name, config.train.distortion, config.train.lpips_weight)
+        objective.check_side(side, name)
     if config.train.distortion != "ms_ssim":
         return
     levels = config.model.get("levels")

@@ -14,6 +14,7 @@ from common.ans import AnsStack
 from common.coding_tables import CodingTables
 from common.errors import CodingError
 from common.levels import Levels
+from common.objectives import Objective
 from tests.helpers import small_mixture, small_models
 from tests.helpers.small_levels import COUNT, LEVELS, photograph
 
@@ -257,7 +258,7 @@ def test_refinement_is_for_the_lambda_of_the_level(model):
     x = photograph(64, 96)
     method = methods.method("danneal")
     method.update(num_steps=6, check_interval=3)
-    refiner = refinement.Refiner(model, method, rd_lambda=None)
+    refiner = refinement.Refiner(model, method, Objective(None))
     for level in (0, 20):
         found = refiner(x, level=level)
         first, *_, last = found.traces[0]
@@ -265,5 +266,5 @@ def test_refinement_is_for_the_lambda_of_the_level(model):
         assert first["rd_loss"] == pytest.approx(first["bpp"] + rd_lambda * first["mse"], rel=1e-4)
         assert last["rd_loss"] <= first["rd_loss"]
         np.testing.assert_array_equal(found.latents["level"], [level])
-        fixed = refinement.Refiner(model, method, rd_lambda=rd_lambda)(x, level=level)
+        fixed = refinement.Refiner(model, method, Objective(rd_lambda))(x, level=level)
         np.testing.assert_allclose(fixed.latents["y"], found.latents["y"], atol=1e-4)

@@ -8,6 +8,7 @@ from PIL import Image
 from common import coding, filters, inspection, methods, refinement, targets
 from common.coding_tables import CodingTables
 from common.errors import UserError
+from common.objectives import Objective
 from tests.helpers.small_models import CLASSES, CONFIGS, shared
 
 
@@ -82,7 +83,7 @@ BAD = {
 def test_what_is_no_picture_is_one_clear_error(case, model, picture):
     make, message = BAD[case]
     given = make(picture)
-    refiner = refinement.Refiner(model, methods.method("sga"), rd_lambda=0.01)
+    refiner = refinement.Refiner(model, methods.method("sga"), Objective(0.01))
     for take in (coding.as_rgb, lambda x: coding.compress(model, x),
                  lambda x: coding.infer(model, x), lambda x: coding.measure(model, x),
                  lambda x: targets.compress(model, x, targets.Target("bpp", 1)),
@@ -99,7 +100,7 @@ def test_what_is_no_picture_is_one_clear_error(case, model, picture):
     lambda x: x * 255, lambda x: (x * 255).astype(np.uint8), lambda x: x[0], lambda x: x[..., :1],
     lambda x: x[:0], lambda x: np.where(x > 0.3, np.float32(np.nan), x)])
 def test_refinement_takes_batches_of_floats(make, model, picture):
-    refiner = refinement.Refiner(model, methods.method("sga"), rd_lambda=0.01)
+    refiner = refinement.Refiner(model, methods.method("sga"), Objective(0.01))
     with pytest.raises(UserError, match="need float32 from 0 to 1"):
         refiner(make(picture[None].astype(np.float32) / 255))
 

@@ -6,6 +6,7 @@ import pytest
 
 from common import methods, refinement
 from common.errors import UserError
+from common.objectives import Objective
 from tests.helpers.refining import LAMBDA, method
 from tests.helpers.small_models import shared
 
@@ -26,7 +27,7 @@ def test_published_methods(name, num_steps, rate, tau):
         assert (config.patience, config.check_interval) == (1, 10)
     else:
         assert config.patience == 0
-    found = refinement.Refiner(shared("factorized"), config, LAMBDA)
+    found = refinement.Refiner(shared("factorized"), config, Objective(LAMBDA))
     for step in (0, 1, 199, 200, 201, 400, 405, 699, 700, 701, 1500, 1999, num_steps - 301,
                  num_steps - 300, num_steps - 299, num_steps - 1, num_steps):
         assert float(found._rate(step)) == pytest.approx(rate(step), rel=1e-5)
@@ -37,7 +38,8 @@ def test_published_methods(name, num_steps, rate, tau):
 
 
 def test_sga_keeps_its_shape_with_fewer_steps():
-    short, published = (refinement.Refiner(shared("factorized"), methods.method(name), LAMBDA)
+    short, published = (refinement.Refiner(
+        shared("factorized"), methods.method(name), Objective(LAMBDA))
                         for name in ("sga", "sga_yang2020"))
     assert methods.method("sga").num_steps == 500
     assert methods.method("sga_yang2020").num_steps == 2000
@@ -50,7 +52,7 @@ def test_sga_keeps_its_shape_with_fewer_steps():
 def test_rates_of_few_steps_are_bounded():
     for name, travel, rate in (("map", 10.0, 0.05), ("map", 0.2, 0.02), ("sga_yang2023", 15, 0.05)):
         few = refinement.Refiner(
-            shared("factorized"), method(name, num_steps=10, travel=travel), LAMBDA)
+            shared("factorized"), method(name, num_steps=10, travel=travel), Objective(LAMBDA))
         assert float(few._rate(0)) == pytest.approx(rate)
 
 
@@ -69,4 +71,4 @@ def test_unknown_method():
 ])
 def test_mistakes_in_a_method(changes, message):
     with pytest.raises(UserError, match=message):
-        refinement.Refiner(shared("factorized"), method("map", **changes), LAMBDA)
+        refinement.Refiner(shared("factorized"), method("map", **changes), Objective(LAMBDA))

@@ -13,6 +13,7 @@ from ml_collections import config_dict
 import factorized.models
 from common import data, methods, ms_ssim, objectives, quantizers, range_coding, refinement
 from common.errors import UserError
+from common.objectives import Objective
 from common.transforms.layers import deconv
 from tests.helpers import small_models
 from tests.helpers.refining import FEW_STEPS, LAMBDA, method
@@ -59,7 +60,7 @@ def refiner(model, name, **changes):
 @functools.cache
 def _refiner(model, text):
     return refinement.Refiner(
-        shared(model), config_dict.ConfigDict(json.loads(text)), LAMBDA)
+        shared(model), config_dict.ConfigDict(json.loads(text)), Objective(LAMBDA))
 
 
 @pytest.fixture
@@ -126,7 +127,7 @@ def test_the_best_that_was_seen_is_returned(unlike):
     # Steps so large that it gets worse again, for one image at once.
     model = shared("factorized")
     found = refinement.Refiner(model, method(
-        "danneal", travel=300.0, largest_rate=math.inf), LAMBDA)(unlike)
+        "danneal", travel=300.0, largest_rate=math.inf), Objective(LAMBDA))(unlike)
     seen = [column(trace, "rd_loss") for trace in found.traces]
     best = [np.argmin(each) for each in seen]
     assert best[0] == 0 < best[1] < len(seen[1]) - 1
@@ -140,7 +141,7 @@ def test_the_best_that_was_seen_is_returned(unlike):
 def test_refined_latents_are_never_worse_than_the_encoders(package, unlike):
     model = shared(package)
     found = refinement.Refiner(model, method(
-        "map", patience=2, travel=1e4, largest_rate=math.inf), LAMBDA)(unlike)
+        "map", patience=2, travel=1e4, largest_rate=math.inf), Objective(LAMBDA))(unlike)
     for trace in found.traces:
         first, *others = column(trace, "rd_loss")
         assert all(math.isnan(other) or other > first for other in others)
@@ -152,7 +153,7 @@ def test_patience_counts_checks_without_a_better_one(x):
     # Losses of the checks by hand: an image that gets no better does not stop another's.
     def steps(patience, *columns):
         refiner = refinement.Refiner(
-            shared("factorized"), method("map", patience=patience, num_steps=75), LAMBDA)
+            shared("factorized"), method("map", patience=patience, num_steps=75), Objective(LAMBDA))
         batch = tf.tile(x, [len(columns), 1, 1, 1])
         refiner._compile(shared("factorized").infer(batch))
         checks = iter(zip(*columns))
@@ -213,7 +214,8 @@ def test_images_of_a_batch_are_refined_as_if_alone(unlike):
 
 
 def test_the_step_is_traced_once(photo):
-    several = refinement.Refiner(shared("factorized"), method("sga", num_steps=3), LAMBDA)
+    several = refinement.Refiner(
+        shared("factorized"), method("sga", num_steps=3), Objective(LAMBDA))
     for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1)):
         batch = tf.tile(small_models.picture(photo, height, width), [count, 1, 1, 1])
         found = several(batch)
@@ -227,7 +229,7 @@ def test_the_seed_decides(x):
     model = shared("factorized")
 
     def refine(name, seed):
-        return refinement.Refiner(model, method(name, num_steps=10, seed=seed), LAMBDA)
+        return refinement.Refiner(model, method(name, num_steps=10, seed=seed), Objective(LAMBDA))
 
     one = refine("sga", 3)
     first, again = one(x), one(x)
@@ -244,7 +246,7 @@ def test_the_seed_decides(x):
 def test_noise_differs_from_step_to_step(x):
     # With a rate of zero nothing else does.
     still = refinement.Refiner(shared("factorized"), method(
-        "unoise", travel=0.0, num_steps=4, check_interval=1), LAMBDA)
+        "unoise", travel=0.0, num_steps=4, check_interval=1), Objective(LAMBDA))
     trace, = still(x).traces
     assert len(set(column(trace, "rd_loss"))) == 1 and len(set(column(trace, "loss")[1:])) == 4
 
@@ -256,7 +258,7 @@ def test_as_the_inference_of_a_codec(photo):
     assert_equal(latents, same(data.to_float(image)[None]).latents)
     assert latents["y"].shape == (1, 3, 4, 12)
     by_ms_ssim = refinement.Refiner(
-        shared("factorized"), method("danneal"), 8.0, distortion="ms_ssim")
+        shared("factorized"), method("danneal"), Objective(8.0, "ms_ssim"))
     with pytest.raises(UserError, match="at least 161 pixels; the image has 40"):
         by_ms_ssim.infer(shared("factorized"), image)
 
@@ -266,7 +268,7 @@ def test_refinement_for_ms_ssim(photo):
     x, found = small_models.picture(photo, 161, 176), {}
     for distortion, rd_lambda in {"mse": 1.0, "ms_ssim": 1e3}.items():
         latents = refinement.Refiner(shared("factorized"), method(
-            "map", num_steps=40), rd_lambda, distortion=distortion)(x).latents
+            "map", num_steps=40), Objective(rd_lambda, distortion))(x).latents
         x_hat = shared("factorized").generate(latents, quantizers.Round()).x_hat[:, :161]
         found[distortion] = (float(ms_ssim.ms_ssim(x, x_hat)[0]),
                              -float(tf.reduce_mean(tf.square(x - x_hat))))
@@ -362,7 +364,7 @@ def test_batch_normalisation_takes_its_averages(unlike):
     before = weights_of(model)
     # Values that are rounded already: each step's loss is that of the check before, of each image.
     still = refinement.Refiner(model, method(
-        "ste", travel=0.0, num_steps=2, check_interval=1, patience=0), LAMBDA)
+        "ste", travel=0.0, num_steps=2, check_interval=1, patience=0), Objective(LAMBDA))
     for trace in still(unlike).traces:
         np.testing.assert_allclose(
             column(trace, "loss")[1:], column(trace, "rd_loss")[:-1], rtol=0.01)
@@ -377,5 +379,5 @@ def test_a_null_in_the_config_means_the_default(one_rate_models, tmp_path):
     record = json.loads(path.read_text())
     record["train"].update(distortion=None, rate_weight=None, lpips_weight=None)
     path.write_text(json.dumps(record))
-    assert refinement.objective(tmp_path / "model") == dict(
-        rd_lambda=0.01, distortion="mse", rate_weight=1.0, lpips_weight=0.0)
+    assert refinement.objective(tmp_path / "model") == Objective(
+        0.01, distortion="mse", rate_weight=1.0, lpips_weight=0.0)

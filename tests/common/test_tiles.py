@@ -21,6 +21,7 @@ from common import (
     transforms,
 )
 from common.errors import NotLocal, UserError
+from common.objectives import Objective
 from common.transforms import attention, composites, contract, layers
 from common.transforms.composites import Padded, Residual, Stack, Transform
 from common.transforms.layers import conv, deconv
@@ -380,7 +381,7 @@ def test_models_that_are_not_local_take_what_fits_into_one_tile(part, picture, s
 def test_refinement_refuses_what_it_does_not_cut(picture, monkeypatch):
     monkeypatch.setattr(images, "MAX_WHOLE_PIXELS", 155 * 201 - 1)
     model = CLASSES["factorized"](**CONFIGS["factorized"])
-    refiner = refinement.Refiner(model, methods.method("sga"), rd_lambda=0.01)
+    refiner = refinement.Refiner(model, methods.method("sga"), Objective(0.01))
     with pytest.raises(UserError, match="refinement takes images of up to.*the image has 0.0"):
         refiner.infer(model, picture)
 

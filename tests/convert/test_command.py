@@ -7,6 +7,7 @@ import tensorflow as tf
 import convert
 from common import export, methods, quantizers, refinement, tiles
 from common.errors import UserError
+from common.objectives import Objective
 from convert.__main__ import main
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.convert import torch_writer
@@ -88,7 +89,7 @@ def test_refinement_of_an_imported_model(model, image):
     method = methods.method("sga")
     method.num_steps = 120
     pixels = np.round(255 * image).astype(np.uint8)
-    refiner = refinement.Refiner(model, method, 0.013)
+    refiner = refinement.Refiner(model, method, Objective(0.013))
     loss = {}
     for name, latents in (("before", model.infer(pixels[None])),
                           ("after", refiner.infer(model, pixels, None))):

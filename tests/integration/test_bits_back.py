@@ -17,6 +17,7 @@ import configs
 from common import coding, container, images, methods, priors, refinement, training, zoo
 from common.ans import AnsStack
 from common.errors import CodingError, UserError
+from common.objectives import Objective
 from mshyper import bits_back, chain
 from tests.helpers.tiny import tiny_config
 
@@ -145,7 +146,7 @@ def test_other_arithmetic_searches_to_the_same_bits(run, model, pictures, tmp_pa
 def test_refined_latents_are_coded_too(model, pictures):
     method = methods.method("sga")
     method.num_steps = 30
-    refiner = refinement.Refiner(model, method, 0.01)
+    refiner = refinement.Refiner(model, method, Objective(0.01))
     ntb, _ = chain.compress(model, pictures[2:3], PAYLOAD, refiner.infer)
     (decoded,), _ = chain.decompress(model, ntb)
     y = refiner.infer(model, pictures[2])["y"]

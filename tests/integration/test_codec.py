@@ -45,6 +45,19 @@ def test_round_trip_of_a_photograph(ntc, photo, tiny_model, tmp_path):
     assert_pictures_agree(images.read(tmp_path / "out.png"), generated.x_hat[0])
 
 
+def test_latents_of_a_file(ntc, photo, tiny_model, tmp_path, capsys):
+    codec.main(["decompress", str(ntc), str(tmp_path / "out.npz")])
+    assert "out.npz: y 1 x " in capsys.readouterr().out
+    written = dict(np.load(tmp_path / "out.npz"))
+    inferred = coding.infer(zoo.load(tiny_model), images.read(photo))
+    assert written.keys() == inferred.keys() == {"y", "z"}
+    for name, value in written.items():
+        # On a grid around means.
+        assert value.dtype == np.float32 and np.max(np.abs(value - inferred[name])) < 0.51
+    fails(["decompress", ntc, tmp_path / "out.npz"], capsys, "exists")
+    fails(["decompress", ntc, tmp_path / "no/out.npz"], capsys, "no/out.npz")
+
+
 def test_files_of_either_precision_decode_with_the_other(photo, tiny_model):
     models = {name: zoo.load(tiny_model, name) for name in ("float32", "bfloat16")}
     assert models["bfloat16"].analysis.layers[1].compute_dtype == "bfloat16"

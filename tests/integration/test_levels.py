@@ -29,6 +29,7 @@ from common import (
     zoo,
 )
 from common.container import Container
+from common.objectives import Objective
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny_levels import COUNT, HIGH, LOW, levels_config
 
@@ -263,7 +264,7 @@ def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys
 def test_refinement_meets_the_target(model, pictures, monkeypatch):
     method = methods.method("danneal")
     method.update(num_steps=20, check_interval=5)
-    refiner = refinement.Refiner(model, method, rd_lambda=None)
+    refiner = refinement.Refiner(model, method, Objective(None))
     picture, count = pictures["b"], []
 
     def to_latents(*args):

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from common import data, export, precision, refinement, stopping, training
 from common.errors import ConversionError, UserError
+from common.objectives import Objective
 from common.training_loop import Training
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import shallow_config, tiny_config
@@ -348,9 +349,8 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     assert export.read_config(path)["train"]["rate_weight"] == pytest.approx(np.mean(weights))
     last = [line for line in lines if line["split"] == "validation"][-1]
     # Refinement minimises this loss too.
-    assert refinement.objective(path) == dict(
-        rd_lambda=0.02, distortion="mse", lpips_weight=0.5, rate_weight=pytest.approx(
-            np.mean(weights)))
+    assert refinement.objective(path) == Objective(
+        0.02, "mse", pytest.approx(np.mean(weights)), lpips_weight=0.5)
     model, photos = export.load(MeanScaleHyperprior, path), data.find(config.data.validation)
     bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
            / photo.read()[..., 0].size for photo in photos]

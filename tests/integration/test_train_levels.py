@@ -93,8 +93,8 @@ def test_one_lambda_says_nothing_of_levels(tmp_path):
     config.train.update(rd_lambda=0.5, num_steps=1, checkpoint_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     assert export.read_config(tmp_path / "run" / "model")["train"]["rd_lambda"] is None
-    assert refinement.objective(tmp_path / "run" / "model")["rd_lambda"] is None
-    assert refinement.objective(tmp_path / "run" / "model", rd_lambda=0.02)["rd_lambda"] == 0.02
+    assert refinement.objective(tmp_path / "run" / "model").rd_lambda is None
+    assert refinement.objective(tmp_path / "run" / "model", rd_lambda=0.02).rd_lambda == 0.02
 
 
 @pytest.mark.slow
