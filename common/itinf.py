@@ -239,7 +239,7 @@ def _refine(model, refiner, batch, level, objective, workdir):
 
 
 def _given(config):
-    """What a config says of the objective."""
+    """The attributes of the objective that a config gives."""
     return {field.name: config[field.name] for field in dataclasses.fields(objectives.Objective)}
 
 

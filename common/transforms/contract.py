@@ -108,7 +108,7 @@ def _crop_outputs(layer, x, place, outputs):
 
 
 def crop(x: tf.Tensor, place: Sequence[int], box: Box) -> tf.Tensor:
-    """What lies in a box of the whole, of x that begins at row and column `place` of it."""
+    """The part of x in a box of the whole; x begins at row and column `place` of the whole."""
     rows, columns = (slice(start - first, stop - first)
                      for first, (start, stop) in zip(place, box))
     return x[:, rows, columns]

@@ -1,4 +1,4 @@
-"""What layers of Keras answer to the contract (contract.py), and what ours share with them."""
+"""The answers of Keras's layers to the contract (contract.py), and their parts that ours share."""
 
 import functools
 
