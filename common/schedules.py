@@ -20,7 +20,12 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
       learning_rate: the largest.
       num_steps: length of training; the others are fractions of it.
       **config: the arguments of the subclass.
+
+    Attributes:
+      follows_validation: of a class, whether the rate depends on the losses of validation.
     """
+
+    follows_validation = False
 
     def __init__(self, learning_rate: float, num_steps: int, **config: Any):
         self._config = dict(learning_rate=learning_rate, num_steps=num_steps, **config)
@@ -29,10 +34,7 @@ class Schedule(tf.keras.optimizers.schedules.LearningRateSchedule):
         return self._config
 
     def observe(self, loss: float) -> None:
-        """Tells the schedule a validation loss, on which most schedules do not depend."""
-
-    def rescale(self, factor: float) -> None:
-        """Adapts a restored state to a largest rate that has changed by `factor`."""
+        """Tells the schedule a validation loss; see `follows_validation`."""
 
 
 class Constant(Schedule):
@@ -148,7 +150,8 @@ class ReduceOnPlateau(Schedule, tf.Module):
     """Multiplied by `factor` whenever `patience` validations in a row are no better than the best.
 
     Its state are variables, which the optimiser that it is given to tracks: a checkpoint of the
-    optimiser holds them.
+    optimiser holds them. They are relative to `learning_rate`, which may be another one when a
+    training is resumed.
 
     Args:
       learning_rate: at the start.
@@ -158,22 +161,21 @@ class ReduceOnPlateau(Schedule, tf.Module):
       minimum: the smallest learning rate.
     """
 
+    follows_validation = True
+
     def __init__(self, learning_rate: float, num_steps: int, factor: float = 0.5,
                  patience: int = 10, minimum: float = 1e-6):
         _require_positive(factor=factor, patience=patience)
         tf.Module.__init__(self)
         super().__init__(learning_rate, num_steps, factor=factor, patience=patience,
                          minimum=minimum)
-        self._rate = tf.Variable(learning_rate, trainable=False, dtype=tf.float32)
+        self._share = tf.Variable(1.0, trainable=False)
         self._best = tf.Variable(math.inf, trainable=False)
         self._waited = tf.Variable(0, trainable=False)
 
     def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         del step
-        return tf.identity(self._rate)
-
-    def rescale(self, factor: float) -> None:
-        self._rate.assign(self._rate * factor)
+        return self._share * self._config["learning_rate"]
 
     def observe(self, loss: float) -> None:
         c = self._config
@@ -181,7 +183,8 @@ class ReduceOnPlateau(Schedule, tf.Module):
             self._best.assign(loss)
             self._waited.assign(0)
         elif self._waited.assign_add(1) >= c["patience"]:
-            self._rate.assign(tf.maximum(self._rate * c["factor"], c["minimum"]))
+            least = c["minimum"] / c["learning_rate"]
+            self._share.assign(tf.maximum(self._share * c["factor"], least))
             self._waited.assign(0)
 
 

@@ -41,7 +41,7 @@ from common import (
 from common.errors import UserError
 from common.model import Codec
 from common.trainer import Trainer
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 
 if TYPE_CHECKING:
     from common import programs
@@ -111,40 +111,40 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
     # The model. Only what can be built gets a folder.
     with strategy.scope():
         trainer, rate = build(model_class, config, make_trainer, chosen)
-    if isinstance(rate, schedules.ReduceOnPlateau):
+    if rate.follows_validation:
         if not validation_sources:
-            raise UserError("train.schedule ReduceOnPlateau needs data.validation")
-        if config.train.rate_target is not None:
-            raise UserError("train.schedule ReduceOnPlateau compares losses, but with "
-                            "train.rate_target their weights change; use another schedule")
+            raise UserError(f"train.schedule {config.train.schedule.cls} needs data.validation")
+        if not trainer.comparable:
+            raise UserError(
+                f"train.schedule {config.train.schedule.cls} compares losses of validation, which "
+                "do not say what is better: with train.rate_target their weights change, and a "
+                "discriminator is no part of them; use another schedule")
     if not begun and chief:
         resuming.claim(workdir, record, begun, content, precision=chosen)
 
     # Back to where it was.
-    training = Training(folder, config, trainer, rate, validation_sources, lock)
-    training.restore(workdir)
+    loop = TrainingLoop(folder, config, trainer, rate, validation_sources, lock)
+    loop.restore(workdir)
     if begun and not saved:
         logging.warning("%s was stopped before its first checkpoint: it begins anew", workdir)
     if changes:
-        runs.record_changes(workdir, record, changes, step=training.step)
+        runs.record_changes(workdir, record, changes, step=loop.step)
         for key, (before, after) in changes.items():
-            print(f"from step {training.step} on: {key} is {after}, was {before}", flush=True)
-        before, after = changes.get("train.optimizer.learning_rate", (1, 1))
-        rate.rescale(after / before)
-    training.finish_interrupted()
-    if training.step == 0:
-        _begin(trainer, warm_start, training)
+            print(f"from step {loop.step} on: {key} is {after}, was {before}", flush=True)
+    loop.finish_interrupted()
+    if loop.step == 0:
+        _begin(trainer, warm_start, loop)
 
     # And on to the end.
     step = _graph(trainer, strategy, training_config.jit_compile(config.train.jit_compile))
     if config.train.profile_steps:
         step = _profiled(step, config.train.profile_steps, folder / "tensorboard",
-                         config.train.num_steps - training.step)
+                         config.train.num_steps - loop.step)
     # Several workers would have to save together.
     saves = contextlib.nullcontext() if strategy.cluster_resolver else stopping.saved_by(
-        training.interrupt)
+        loop.interrupt)
     with saves, strategy.scope():
-        training.loop(step, _batches(crops, config, trainer, strategy, training.step))
+        loop.run(step, _batches(crops, config, trainer, strategy, loop.step))
 
 
 def _data(config) -> tuple[data.Crops, list[data.Source], dict[str, str | None]]:
@@ -195,7 +195,7 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
     return trainer, rate
 
 
-def _begin(trainer, warm_start: pathlib.Path | None, training: Training) -> None:
+def _begin(trainer, warm_start: pathlib.Path | None, loop: TrainingLoop) -> None:
     """Takes the weights of a warm start, if there is one, and has them validated."""
     if warm_start:
         fresh = export.warm_start(trainer.codec, warm_start)
@@ -205,7 +205,7 @@ def _begin(trainer, warm_start: pathlib.Path | None, training: Training) -> None
             trainer.rate_control.begin(weight)
     trainer.result.set_weights(trainer.codec.get_weights())
     if warm_start:
-        training.validate_warm_start()
+        loop.validate_warm_start()
 
 
 def _batches(crops, config, trainer, strategy, step: int) -> Iterator:
@@ -264,7 +264,7 @@ def program(*model_classes: type[Codec],
     def train(config, workdir):
         if "train" not in config:
             raise UserError("the config has no section train, so it is not one to train "
-                            f"with; one for inference belongs to python -m {package}.itinf")
+                            f"with; one to refine by belongs to python -m {package}.itinf")
         module = config.get("module", "models")
         if module not in by_module:
             raise arguments.unknown("module", module, by_module)

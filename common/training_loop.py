@@ -33,11 +33,11 @@ from common.progress import Progress
 from common.trainer import Trainer
 
 
-class Training:
+class TrainingLoop:
     """A training in its folder, from the step that it is at to the end.
 
     Call in this order: `restore`, `finish_interrupted`, after a warm start `validate_warm_start`,
-    and `loop`.
+    and `run`.
 
     Args:
       folder: gets metrics, events, checkpoints and the exported model.
@@ -84,7 +84,7 @@ class Training:
 
     # --- From one step to the next --------------------------------------------------------------
 
-    def loop(self, train_step: Callable[[Iterator], dict[str, tf.Tensor]], batches: Iterator
+    def run(self, train_step: Callable[[Iterator], dict[str, tf.Tensor]], batches: Iterator
              ) -> None:
         """Trains to the last step.
 
@@ -116,7 +116,7 @@ class Training:
 
     def end_interval(self) -> None:
         """Validates, exports the model if it is the best, and saves a checkpoint."""
-        measured = self._measure()
+        measured = self._validate()
         if not self._is_finite():
             raise self._diverged()
         with stopping.unstoppable():
@@ -124,7 +124,9 @@ class Training:
                 self._checkpoints.save(self.step)
             self._within_end = True
             self._log_training()
-            mean = self._take(measured)
+            mean = self._log_validation(measured)
+            self._adapt_schedules(mean)
+            self._best.update(self.step, mean.get("rd_loss"))
             self._validated_step.assign(self.step)
             self._checkpoints.save(self.step)
             self._within_end = False
@@ -155,7 +157,7 @@ class Training:
         self._log.keep(self._is_done)
 
     def finish_interrupted(self) -> None:
-        """Does what a process that was stopped left to be done at this step."""
+        """Completes the logging and the validation that a stopped process left undone."""
         if self.step % self._config.train.log_interval == 0:
             self._log_training()
         if self.step and self._ends_interval() and not self._is_validated():
@@ -163,9 +165,11 @@ class Training:
 
     def validate_warm_start(self) -> None:
         """Measures and exports the model as it is before training."""
-        measured = self._measure()
+        measured = self._validate()
         if measured:
-            self._take(measured)
+            mean = self._log_validation(measured)
+            self._adapt_schedules(mean)
+            self._best.update(self.step, mean["rd_loss"])
 
     def _is_done(self, line):
         """Whether a line of metrics.jsonl is of the training up to the checkpoint."""
@@ -180,7 +184,7 @@ class Training:
 
     # --- Validation -----------------------------------------------------------------------------
 
-    def _measure(self) -> dict[int, dict[str, float]]:
+    def _validate(self) -> dict[int, dict[str, float]]:
         """The results of validation, by level; nothing without images.
 
         Raises:
@@ -192,17 +196,10 @@ class Training:
             self._require_finite(row["rd_loss"])
         return measured
 
-    def _take(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
-        """Logs validation, lets schedules follow it, and exports the best; returns the mean."""
-        mean = validation.means([*measured.values()])
-        if mean:
-            self._log_validation(measured, mean)
-            self._follow(mean)
-        self._best.update(self.step, mean.get("rd_loss"))
-        return mean
-
-    def _follow(self, mean: dict[str, float]) -> None:
-        """Has the schedules of learning rate and rate weight follow validation."""
+    def _adapt_schedules(self, mean: dict[str, float]) -> None:
+        """Tells the schedules of learning rate and rate weight what validation found, if it did."""
+        if not mean:
+            return
         self._rate.observe(mean["rd_loss"])
         control = self._trainer.rate_control
         if control and self.step:
@@ -225,14 +222,18 @@ class Training:
         """Means of the steps that are not logged yet, or else those of the last line."""
         return self._trainer.means.result() or self._trained
 
-    def _log_validation(self, measured: dict[int, dict[str, float]], mean: dict[str, float]
-                        ) -> None:
+    def _log_validation(self, measured: dict[int, dict[str, float]]) -> dict[str, float]:
+        """Logs the results of validation, if there are some; returns their mean over levels."""
+        mean = validation.means([*measured.values()])
+        if not mean:
+            return mean
         self._log.scalars(self.step, "validation", mean)
         if self._trainer.codec.levels:
             for level, row in measured.items():
                 self._log.scalars(self.step, f"validation/level={level}", row)
             self._log.curve(self.step, [*measured.values()])
         self._log.images(self.step, "reconstruction", self._validation.reconstructions())
+        return mean
 
     # --- Losses that are not finite -------------------------------------------------------------
 

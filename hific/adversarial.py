@@ -112,7 +112,7 @@ def discriminator_losses(real: tf.Tensor, fake: tf.Tensor) -> dict[str, tf.Tenso
     }
 
 
-class Trainer(trainer.Trainer):
+class AdversarialTrainer(trainer.Trainer):
     """Training with a discriminator, as config.train.adversarial describes it.
 
     That section has the `weight` in the codec's loss, the `optimizer` of the discriminator, whose
@@ -130,9 +130,6 @@ class Trainer(trainer.Trainer):
         if config.data.patch_size % stride:
             raise UserError(f"data.patch_size {config.data.patch_size} is not a multiple of the "
                             f"latents' stride {stride}, as the discriminator needs")
-        if config.train.schedule.cls == "ReduceOnPlateau":
-            raise UserError("train.schedule ReduceOnPlateau waits for a loss that is not the "
-                            "discriminator's; use another schedule")
         super().__init__(codec, config, optimizer, average)
         section = config.train.adversarial.to_dict()
         arguments.check("train.adversarial", self._add_discriminator, config.train, **section)
@@ -193,6 +190,6 @@ class Trainer(trainer.Trainer):
 def make_trainer(codec: Codec, config: config_dict.ConfigDict,
                  optimizer: tf.keras.optimizers.Optimizer, average: Codec | None = None
                  ) -> trainer.Trainer:
-    """With a discriminator, if the config has one: `training.run` takes this."""
-    cls = Trainer if "adversarial" in config.train else trainer.Trainer
+    """The trainer of a config, with a discriminator if it has one; `training.run` takes this."""
+    cls = AdversarialTrainer if "adversarial" in config.train else trainer.Trainer
     return cls(codec, config, optimizer, average)

@@ -10,7 +10,7 @@ import tensorflow as tf
 import mshyper.models
 from common import config_files, data, export, optimizers, training, transforms
 from common.errors import UserError
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 from common.transforms.layers import ChannelNorm, InstanceNorm
 from hific import adversarial, regimes
 from hific.models import HiFiC
@@ -350,7 +350,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network, with
     config = tiny_config()
     config.data.validation = ""
     training.run(HiFiC, config, tmp_path / "whole", adversarial.make_trainer)
-    end_interval = Training.end_interval
+    end_interval = TrainingLoop.end_interval
 
     class Killed(Exception):
         pass
@@ -360,7 +360,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, lpips_network, with
         raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Training, "end_interval", kill)
+        patch.setattr(TrainingLoop, "end_interval", kill)
         training.run(HiFiC, config, tmp_path / "parts", adversarial.make_trainer)
     training.run(HiFiC, config, tmp_path / "parts", adversarial.make_trainer)
     # The discriminator's gradient is not the same to the last bit in every run.

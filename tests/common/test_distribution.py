@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from common import data, distribution, quantizers, stopping, training
 from common.errors import UserError
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 from hific.adversarial import make_trainer
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.distribution import adversarial, configured
@@ -76,7 +76,7 @@ def on_one(tmp_path_factory):
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_another_number_of_devices(
         on_one, tmp_path, monkeypatch):
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
 
     def interrupt(self, measured):
         end_step(self, measured)
@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_with_another_number_of_devices(
             stopping.save_all()
             raise InterruptedError
 
-    monkeypatch.setattr(Training, "end_step", interrupt)
+    monkeypatch.setattr(TrainingLoop, "end_step", interrupt)
     with pytest.raises(InterruptedError):
         training.run(MeanScaleHyperprior, configured({"strategy": "mirrored"}), tmp_path)
     assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-1")

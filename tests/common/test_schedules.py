@@ -92,6 +92,19 @@ def test_the_state_of_plateaus_is_in_the_checkpoint_of_the_optimizer(tmp_path):
     assert float(again(0)) == 1 / 16
 
 
+def test_plateaus_go_on_from_another_learning_rate(tmp_path):
+    rates = [schedules.ReduceOnPlateau(start, 100, factor=0.5, patience=1, minimum=0.1)
+             for start in (1.0, 0.4)]
+    for loss in (1.0, 2.0):
+        rates[0].observe(loss)
+    tf.train.Checkpoint(rate=rates[1]).restore(
+        tf.train.Checkpoint(rate=rates[0]).save(str(tmp_path / "c"))).assert_consumed()
+    assert [float(rate(0)) for rate in rates] == pytest.approx([0.5, 0.2])
+    for loss in (2.0, 2.0):
+        rates[1].observe(loss)
+    assert float(rates[1](0)) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("cls", [
     schedules.Constant, schedules.WarmupDrop, schedules.WarmupCosine, schedules.Exponential,
     schedules.CosineRestarts, schedules.ReduceOnPlateau])

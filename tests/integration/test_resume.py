@@ -16,7 +16,7 @@ import tensorflow as tf
 from common import checkpoints, data, export, images, locks, runs, training
 from common.errors import UserError
 from common.training_log import Log
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 from hific.models import HiFiC
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import TINY, TRAINING, tiny_config
@@ -69,7 +69,7 @@ def test_nothing_stays_locked(run, tmp_path):
 @pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
 
     def lose(self, measured):
         if self.step == 2:
@@ -77,7 +77,7 @@ def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
             time.sleep(0.5)
         end_step(self, measured)
 
-    monkeypatch.setattr(Training, "end_step", lose)
+    monkeypatch.setattr(TrainingLoop, "end_step", lose)
     with pytest.raises(UserError, match="took the folder over"):
         train(tmp_path / "run", train__log_interval=1, data__validation="")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
@@ -186,7 +186,7 @@ def test_a_run_that_is_killed_with_its_first_results_goes_on(tmp_path, tiny_run,
 def another(tmp_path_factory):
     """A training like that of `tiny_run`, in a folder of its own."""
     config, folder = tiny_config(), tmp_path_factory.mktemp("another")
-    return Training(folder, config, *training.build(MeanScaleHyperprior, config), [])
+    return TrainingLoop(folder, config, *training.build(MeanScaleHyperprior, config), [])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import tensorflow as tf
 from common import data, export, precision, refinement, stopping, training
 from common.errors import ConversionError, UserError
 from common.objectives import Objective
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import shallow_config, tiny_config
 
@@ -57,17 +57,17 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
 
     def kill(self, measured):
         end_step(self, measured)
         if self.step == 13:
             raise Killed
 
-    monkeypatch.setattr(Training, "end_step", kill)
+    monkeypatch.setattr(TrainingLoop, "end_step", kill)
     with pytest.raises(Killed):
         training.run(MeanScaleHyperprior, config, tmp_path / "parts")
-    monkeypatch.setattr(Training, "end_step", end_step)
+    monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (
@@ -100,7 +100,7 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
     # Where a line of metrics is due, in the middle of an interval, where one ends, and the end;
     # without validation only the last two.
     for last in (6, 7, 8, 14) if validation else (8, 14):
@@ -110,12 +110,12 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
                 raise Killed
             end_step(self, measured)
 
-        monkeypatch.setattr(Training, "end_step", kill)
+        monkeypatch.setattr(TrainingLoop, "end_step", kill)
         with pytest.raises(Killed):
             training.run(MeanScaleHyperprior, config, tmp_path / "parts")
         checkpoint = tf.train.latest_checkpoint(str(tmp_path / "parts/checkpoints"))
         assert checkpoint.endswith(f"step-{last}")
-    monkeypatch.setattr(Training, "end_step", end_step)
+    monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (
@@ -288,7 +288,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
     config.train.precision = "auto"
     begun = "bfloat16" if first else "float32"
     update_codec = training.Trainer.update_codec
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
 
     def check(self, x):
         assert self.codec.analysis.layers[1].compute_dtype == begun
@@ -302,7 +302,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
     monkeypatch.setattr(training.Trainer, "update_codec", check)
     for hardware, ending in ((first, kill), (second, end_step)):
         monkeypatch.setattr(precision, "hardware", lambda hardware=hardware: hardware)
-        monkeypatch.setattr(Training, "end_step", ending)
+        monkeypatch.setattr(TrainingLoop, "end_step", ending)
         with pytest.raises(Killed) if ending is kill else contextlib.nullcontext():
             training.run(MeanScaleHyperprior, config, tmp_path)
         assert capsys.readouterr().out.splitlines()[0] == f"run: {tmp_path}, in {begun}"

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from common import distribution, export, refinement, training, zoo
 from common.errors import UserError
-from common.training_loop import Training
+from common.training_loop import TrainingLoop
 from factorized.configs import bls2017_levels
 from hific import adversarial, regimes
 from hific.configs import small_levels as hific_levels
@@ -30,17 +30,17 @@ def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
     config = levels_config(shallow_config)
     config.train.update(num_steps=6, checkpoint_interval=3, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
-    end_step = Training.end_step
+    end_step = TrainingLoop.end_step
 
     def kill(self, measured):
         end_step(self, measured)
         if self.step == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Training, "end_step", kill)
+    monkeypatch.setattr(TrainingLoop, "end_step", kill)
     with pytest.raises(KeyboardInterrupt):
         training.run(MeanScaleHyperprior, config, tmp_path / "parts")
-    monkeypatch.setattr(Training, "end_step", end_step)
+    monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
     whole, parts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
     assert whole == parts
@@ -131,7 +131,7 @@ def test_a_discriminator_sees_all_levels(tmp_path, monkeypatch):
     config.data.update(train="photos/train", validation="", patch_size=64, batch_size=2)
     exported = training.run(HiFiC, config, tmp_path / "run", adversarial.make_trainer)
     model = zoo.load(exported)
-    trainer = adversarial.Trainer(model, config, tf.keras.optimizers.SGD())
+    trainer = adversarial.AdversarialTrainer(model, config, tf.keras.optimizers.SGD())
     x, seen, infer = tf.random.stateless_uniform([8, 64, 64, 3], [1, 2]), [], model.infer
     monkeypatch.setattr(
         model, "infer", lambda *args, **more: seen.append(more["level"]) or infer(*args, **more))
