@@ -11,9 +11,9 @@ each is computed from the part of the input that it depends on, its *reach*:
         │   └─┼─────┼─┘   │
         └─────┴─────┴─────┘
 
-The layers of a stack run one after another, and after each is cut off what the rest does not read,
-so that the inner layers of a deep transform do not carry its whole margin along. Parts of the input
-begin and end where strides and windows do.
+The layers of a stack run one after another, and after each one the margin that later layers do not
+need is cropped, so that the inner layers of a deep transform do not carry all of it along. Parts of
+the input begin and end where strides and windows do.
 
 Every layer says how far it reaches, and how a part of its outputs is computed: see
 common/transforms/contract.py. Layers that see the whole image, as its means do, are refused by
@@ -41,6 +41,7 @@ SIDE = 896
 
 # Positions of y a side of a tile, in the hyper transforms.
 LATENT_SIDE = 128
+
 
 def fits(height: int, width: int, stride: int, side: int | None = None) -> bool:
     """Whether a picture is taken as a whole: one of at most as many pixels as a tile has.
@@ -99,7 +100,7 @@ def run(transform: Callable, x: np.ndarray | tf.Tensor, *, up: int = 1, down: in
             results = [np.empty([len(x), *size, value.shape[-1]], value.dtype) for value in parts]
         for result, value in zip(results, parts):
             result[:, slice(*rows), slice(*columns)] = value
-    # Of one at a time there are two copies.
+    # Converted one at a time, so that only one result is held twice.
     return tf.nest.pack_sequence_as(
         tile, [tf.convert_to_tensor(results.pop(0)) for _ in range(len(results))])
 

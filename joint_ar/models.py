@@ -46,9 +46,9 @@ _LARGEST_Y = 2**13
 # while others converge, and those of floats differ from those of integer networks by up to 0.01.
 _UNCHANGED = 0.1
 
-# Of the context in training, to find the means that y is rounded around. A serial decoder's follow
-# from rounded values, and drift: it has up to 5 % more squared error at low rates than after one
-# pass, whose means follow from y itself.
+# Passes of the context in training that find the means for rounding y. A serial decoder's means
+# follow from rounded values, and drift: it has up to 5 % more squared error at low rates than after
+# one pass, whose means follow from y itself.
 _TRAINING_PASSES = 3
 
 
@@ -126,9 +126,9 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
         networks = {"hyper_synthesis": builder.network(psi)}
         builder = Builder()
         y = builder.input(0, self.analysis.out_channels, MEAN_BITS, _LARGEST_Y * 2**MEAN_BITS)
-        phi = contract.convert(builder, self.context, y)
+        phi = contract.integers(self.context, builder, y)
         both = builder.concat(phi, builder.input(1, psi.channels, psi.bits, psi.bound))
-        parameters = contract.convert(builder, self.entropy_parameters, both)
+        parameters = contract.integers(self.entropy_parameters, builder, both)
         networks["context"] = builder.network(*self.y_prior.integers(builder, parameters))
         return networks
 

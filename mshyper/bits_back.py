@@ -132,11 +132,11 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
     def integer_networks(self) -> dict[str, Network]:
         builder = Builder()
         z = builder.input(0, self.z_prior.channels, _Z_BITS, _LARGEST_Z * 2**_Z_BITS)
-        psi = contract.convert(builder, self.hyper_synthesis, z)
+        psi = contract.integers(self.hyper_synthesis, builder, z)
         networks = {"hyper_synthesis": builder.network(*self.y_prior.integers(builder, psi))}
         builder = Builder()
         y = builder.input(0, self.analysis.out_channels, bits=0, bound=_LARGEST_Y)
-        posterior = contract.convert(builder, self.hyper_analysis, y)
+        posterior = contract.integers(self.hyper_analysis, builder, y)
         half = posterior.channels // 2
         # Scales in units of Z_STEP are looked up in the same table as those of y.
         scale_in_steps = builder.affine(

@@ -124,7 +124,7 @@ class Hyperprior(model.Codec):
         """The hyper-synthesis of the symbols of z, which are the network's argument 0."""
         z = builder.input(0, self.z_prior.channels, bits=0, bound=_LARGEST_Z)
         z_hat = builder.affine("z_prior", z, 1.0, self.z_prior.offset.numpy())
-        return contract.convert(builder, self.hyper_synthesis, z_hat)
+        return contract.integers(self.hyper_synthesis, builder, z_hat)
 
     def encode(self, latents: model.Latents, coder: StreamEncoder) -> None:
         with stage("coding"):

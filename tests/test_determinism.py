@@ -102,7 +102,7 @@ def test_floats_flip_an_index_and_integers_do_not():
     layer(z[:, :2, :2])
     prior = priors.ScaleTable()
     builder = integer_builder.Builder()
-    output = contract.convert(builder, layer, builder.input(0, 32, 0, 2**12))
+    output = contract.integers(layer, builder, builder.input(0, 32, 0, 2**12))
     log_scale = builder.slice(output, channels, 2 * channels)
     integers = builder.network(prior.integer_index(builder, log_scale))
 

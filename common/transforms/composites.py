@@ -11,12 +11,12 @@ from common.integer_builder import Builder
 from common.integer_networks import Value
 from common.reach import Box, Reach, beside
 from common.transforms import contract
-from common.transforms.contract import Layer, convert, reach
+from common.transforms.contract import Layer, reach
 from common.transforms.convolution import Convolution
 
 
 class AnyTransform(Protocol):
-    """A transform to those who use it: a Keras model, mostly a `Transform`.
+    """What users of a transform may rely on: a Keras model, mostly a `Transform`.
 
     Attributes:
       stride: ratio of the sides of its larger and smaller end.
@@ -87,12 +87,13 @@ def _(transform: Transform, x, place, outputs):
 
 @contract.integers.register
 def _(transform: Transform, builder, x):
-    y = contract.convert_stack(builder, transform.layers, x)
-    return y if transform.linear is None else builder.add(y, convert(builder, transform.linear, x))
+    y = contract.integers_of_stack(transform.layers, builder, x)
+    return y if transform.linear is None else builder.add(
+        y, contract.integers(transform.linear, builder, x))
 
 
 def _set_float32(layer):
-    """Has a layer, with all those within, compute in float32; of a convolution not the activation.
+    """Sets a layer and its sublayers to float32, except the activation of a convolution.
 
     That is GDN of the largest feature maps there are, which costs more than the convolution.
     """
@@ -125,7 +126,7 @@ class Stack(Layer):
         return contract.part_of_stack(self.layers, x, place, outputs)
 
     def integers(self, builder: Builder, x: Value) -> Value:
-        return contract.convert_stack(builder, self.layers, x)
+        return contract.integers_of_stack(self.layers, builder, x)
 
 
 class Residual(Stack):
@@ -188,7 +189,8 @@ class Gated(Layer):
         return beside(map(reach, (self.trunk, self.mask)))
 
     def integers(self, builder: Builder, x: Value) -> Value:
-        return builder.multiply(*(convert(builder, part, x) for part in (self.trunk, self.mask)))
+        return builder.multiply(*(
+            contract.integers(part, builder, x) for part in (self.trunk, self.mask)))
 
 
 class Sum(Layer):
@@ -209,7 +211,7 @@ class Sum(Layer):
         return beside(map(reach, self.branches))
 
     def integers(self, builder: Builder, x: Value) -> Value:
-        return builder.add(*(convert(builder, branch, x) for branch in self.branches))
+        return builder.add(*(contract.integers(branch, builder, x) for branch in self.branches))
 
 
 class Branches(Sum):
@@ -219,4 +221,4 @@ class Branches(Sum):
         return tf.concat([branch(x) for branch in self.branches], axis=-1)
 
     def integers(self, builder: Builder, x: Value) -> Value:
-        return builder.concat(*(convert(builder, branch, x) for branch in self.branches))
+        return builder.concat(*(contract.integers(branch, builder, x) for branch in self.branches))

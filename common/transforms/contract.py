@@ -76,18 +76,13 @@ def _(layer: Layer, x, place, outputs):
     return layer.part(x, place, outputs)
 
 
-def convert(builder: Builder, layer: tf.keras.layers.Layer, *inputs: Value) -> Value:
-    """Appends a trained Keras layer, or a whole Sequential or functional model, to `builder`.
+@functools.singledispatch
+def integers(layer: tf.keras.layers.Layer, builder: Builder, *inputs: Value) -> Value:
+    """Appends a trained layer, or a whole Sequential or functional model, to `builder`.
 
     Raises:
       ConversionError: it has no integer form; the message names the layer.
     """
-    return integers(layer, builder, *inputs)
-
-
-@functools.singledispatch
-def integers(layer: tf.keras.layers.Layer, builder: Builder, *inputs: Value) -> Value:
-    """Does what `convert` does, by the class of the layer."""
     return _convert_unknown(layer, builder, *inputs)
 
 
@@ -101,7 +96,7 @@ def _reach_unknown(layer):
 
 
 def _crop_outputs(layer, x, place, outputs):
-    """Those of all of x, without those that are not wanted."""
+    """Computes all outputs of x, and crops them to those that are wanted."""
     rate = reach(layer).rate
     return tf.nest.map_structure(
         lambda y: crop(y, [int(start * rate) for start in place], outputs), layer(x))
@@ -140,10 +135,10 @@ def part_of_stack(layers: Sequence, x: tf.Tensor, place: Sequence[int], outputs:
     return x
 
 
-def convert_stack(builder: Builder, layers: Iterable, x: Value) -> Value:
+def integers_of_stack(layers: Iterable, builder: Builder, x: Value) -> Value:
     """Appends layers one after another."""
     for layer in layers:
-        x = convert(builder, layer, x)
+        x = integers(layer, builder, x)
     return x
 
 
@@ -159,7 +154,7 @@ def _(model: tf.keras.Sequential, x, place, outputs):
 
 @integers.register
 def _(model: tf.keras.Sequential, builder, x):
-    return convert_stack(builder, model.layers, x)
+    return integers_of_stack(model.layers, builder, x)
 
 
 @reach.register
@@ -175,7 +170,7 @@ def _(model: tf.keras.Model, builder, *inputs):
     if not _is_functional(model):
         raise ConversionError(f"model {model.name} ({type(model).__name__}) is neither Sequential "
                               "nor functional with one output: its layers cannot be followed")
-    return _follow(model, inputs, functools.partial(convert, builder))
+    return _follow(model, inputs, lambda layer, *values: integers(layer, builder, *values))
 
 
 def _is_functional(model):

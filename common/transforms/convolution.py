@@ -32,7 +32,7 @@ from common.transforms import contract, keras_layers
 # in polyphase form, though its kernels are padded to multiples of the stride.
 _LANES = 16
 
-# Of what scales by level multiply outputs with, the largest logarithm either way.
+# Bound on the absolute logarithm of a level's scale of outputs.
 _LARGEST_LOG_SCALE = 2.0
 
 # Where the images of a batch are in the range of their model's levels: float32 [B], -1 to 1.

@@ -1,4 +1,4 @@
-"""The answers of Keras's layers to the contract (contract.py), and their parts that ours share."""
+"""Reach and integer form of Keras's layers, and helpers that our layers share; see contract.py."""
 
 import functools
 
@@ -113,7 +113,7 @@ def _require_same(layer):
                               "and no dilation or groups have an integer form")
 
 
-def _nowhere(layer) -> Reach:
+def _pointwise(layer) -> Reach:
     """The reach of layers that act on every position by itself."""
     del layer
     return Reach()
@@ -122,7 +122,7 @@ def _nowhere(layer) -> Reach:
 for _layer in (tf.keras.layers.Activation, tf.keras.layers.Add, tf.keras.layers.BatchNormalization,
                tf.keras.layers.Concatenate, tf.keras.layers.LeakyReLU, tf.keras.layers.Multiply,
                tf.keras.layers.ReLU):
-    contract.reach.register(_layer, _nowhere)
+    contract.reach.register(_layer, _pointwise)
 
 
 def _require_channels(layer, axis):
@@ -196,7 +196,7 @@ def activate(layer: tf.keras.layers.Layer, builder: Builder, x: Value) -> Value:
     if function is None:
         return x
     if isinstance(function, tf.keras.layers.Layer):
-        return contract.convert(builder, function, x)
+        return contract.integers(function, builder, x)
     name = getattr(function, "__name__", str(function))
     if name == "linear":
         return x

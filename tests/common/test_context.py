@@ -46,8 +46,8 @@ def network(name):
     builder = integer_builder.Builder()
     y = builder.input(0, M, BITS, 2.0**24)
     psi = builder.input(1, 2 * M, 14, 2.0**20)
-    output = contract.convert(
-        builder, parameters, builder.concat(contract.convert(builder, layer(name), y), psi))
+    output = contract.integers(
+        parameters, builder, builder.concat(contract.integers(layer(name), builder, y), psi))
     mean = builder.requantize(builder.slice(output, 0, M), BITS)
     index = priors.ScaleTable().integer_index(builder, builder.slice(output, M, 2 * M))
     return builder.network(mean, index)
@@ -191,7 +191,7 @@ def test_masked_taps_have_no_part_in_coding():
         dead.reshape(-1)[:12] = 0
         kernel.assign(np.where(dead, value, kernel.numpy()))
         builder = integer_builder.Builder()
-        converted = contract.convert(builder, masked, builder.input(0, M, BITS, 2.0**24))
+        converted = contract.integers(masked, builder, builder.input(0, M, BITS, 2.0**24))
         whole, = builder.network(converted)(tf.round(y * 2**BITS))
         outputs.append((masked(y).numpy(), whole.numpy()))
         assert builder.network(converted).ops[2].kernel.shape == (2 * M, 12 * M)

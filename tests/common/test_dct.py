@@ -81,7 +81,7 @@ def test_it_has_no_integer_form():
     builder = Builder()
     x = builder.input(0, 3, 8, 2**8)
     with pytest.raises(ConversionError, match="DCT.* has no integer form"):
-        contract.convert(builder, analysis, x)
+        contract.integers(analysis, builder, x)
 
 
 def test_tiles(rng):

@@ -29,7 +29,7 @@ def hyper_synthesis(activation="leaky_relu"):
     """A hyper-synthesis of few channels; and its network with two outputs, as models have it."""
     layer = trained(mbt2018.HyperSynthesis(channels=(6, 8, 10), activation=activation), 5)
     builder = integer_builder.Builder()
-    psi = contract.convert(builder, layer, builder.input(0, 5, BITS, BOUND))
+    psi = contract.integers(layer, builder, builder.input(0, 5, BITS, BOUND))
     mean = builder.requantize(builder.slice(psi, 0, 5), 12)
     scale = builder.affine("scales", builder.slice(psi, 5, 10), 8.0, 20.0, bits=6)
     return layer, builder.network(mean, scale)

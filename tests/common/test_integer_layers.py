@@ -241,7 +241,7 @@ def test_concatenation_of_positions_is_refused():
     builder = integer_builder.Builder()
     x = builder.input(0, 4, BITS, BOUND)
     with pytest.raises(ConversionError, match="culprit"):
-        contract.convert(builder, layer, x, x)
+        contract.integers(layer, builder, x, x)
 
 
 def test_model_with_two_outputs_is_refused():

@@ -247,7 +247,7 @@ def test_tiles_of_a_strip_are_as_many_pixels_as_others():
 def network(layer, channels=CONFIGS["mean_scale"]["hyper_analysis"]["channels"][-1]):
     builder = integer_builder.Builder()
     z = builder.input(0, channels, bits=0, bound=2**8)
-    values = contract.convert(builder, layer, z)
+    values = contract.integers(layer, builder, z)
     return builder.network(values, builder.slice(values, 0, 2))
 
 

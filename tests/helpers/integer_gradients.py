@@ -25,7 +25,7 @@ def trained(layer, channels, seed=0):
 
 def converted(layer, channels, **requantize):
     builder = integer_builder.Builder()
-    y = contract.convert(builder, layer, builder.input(0, channels, BITS, BOUND))
+    y = contract.integers(layer, builder, builder.input(0, channels, BITS, BOUND))
     return builder.network(builder.requantize(y, **requantize) if requantize else y)
 
 

@@ -52,7 +52,7 @@ class Recorder(integer_builder.Builder):
 def converted(layer, *channels, bits=BITS, bound=BOUND, builder=None):
     builder = builder or integer_builder.Builder()
     inputs = [builder.input(k, c, bits, bound) for k, c in enumerate(channels)]
-    return builder.network(contract.convert(builder, layer, *inputs))
+    return builder.network(contract.integers(layer, builder, *inputs))
 
 
 def assert_agree(network, layer, *inputs, bits=BITS, tables=0.0):

@@ -44,7 +44,7 @@ def test_photographs_are_never_overwritten(arguments, force, tiny_model, folder,
     monkeypatch.chdir(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     fails(["inspect", "--model", tiny_model, *arguments, *force], capsys,
-          f"{arguments[-1]} is an input", "--output_dir")
+          f"{arguments[-1]} is an input", "--output")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
