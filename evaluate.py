@@ -167,7 +167,7 @@ def points_of(model_path: pathlib.Path, number: int) -> dict[str, dict]:
 
 def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], folder: pathlib.Path,
              save_images: bool, judges: metrics.Judges) -> dict:
-    """Codes all images at one point; leaves them in `folder`, or with `save_images` false nothing.
+    """Codes all images at one point, and writes them to `folder` if `save_images` is true.
 
     Returns:
       The row of means as "mean", as "images" the row of each image, and as "missing", by name, why

@@ -37,7 +37,7 @@ def decompress(file: bytes | str | os.PathLike, model: Codec | None = None,
 
     Args:
       file: its bytes, or its path.
-      model: that wrote it; by default the zoo's with its fingerprint.
+      model: the one that wrote the file; by default it is found in the zoo by fingerprint.
       max_pixels: files that claim a larger image are refused.
       precision: as of `load`, where no `model` is given.
 

@@ -31,7 +31,7 @@ class BestModel:
         self._trainer = trainer
 
     def update(self, step: int, loss: float | None) -> None:
-        """Exports the result of a step, if none that was exported has a lower validation loss.
+        """Exports the result of a step, if its validation loss is the lowest so far.
 
         Args:
           step: how many are done.

@@ -76,6 +76,11 @@ class CodingTables:
         """Number of the distribution of digits, the last one."""
         return len(self.sizes) - 1
 
+    @property
+    def level(self) -> int:
+        """Number of the distribution of the level, the last one before; see `Codec.priors`."""
+        return self.digits - 1
+
     def counts(self, number: int) -> np.ndarray:
         """Cumulative counts of a distribution, from 0 to 2^PRECISION: int32 [size + 2]."""
         start = self._starts[number]

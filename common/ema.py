@@ -16,7 +16,7 @@ def follow(average: tf.keras.Model, codec: tf.keras.Model, decay: float, step: t
       average: a model with the same variables as `codec`.
       codec: the model that is trained.
       decay: 0.999 averages over the last 1000 steps, about.
-      step: number of the step that is done, from 0 on; an integer tensor.
+      step: how many steps are done; an integer tensor.
     """
     done = tf.cast(step, tf.float32)
     decay = tf.minimum(decay, (1 + done) / (10 + done))

@@ -203,7 +203,7 @@ def _rounded(model: Codec, config: dict, dtype: str) -> Codec:
 
 
 _NUMBER = (int, float, types.NoneType)
-# Of what the config says, that which is read from it; but for the model, all may be missing.
+# Types of the entries of a config that are read. All but `model` are optional.
 _TYPES = {"format": int, "package": str, "module": str, "model": dict, "train": dict}
 _TYPES_OF_TRAIN = {"rd_lambda": _NUMBER, "rate_target": _NUMBER, "rate_weight": _NUMBER,
                    "lpips_weight": _NUMBER, "distortion": (str, types.NoneType)}

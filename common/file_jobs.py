@@ -137,7 +137,7 @@ def _check_pipes(names, output, outputs, pipes):
                         "that is the name of one")
     if len(names) > 1 or "-" in names and output is not None and is_folder(output):
         raise UserError("- is standard input, or as the second of two paths standard output; it "
-                        f"goes with one output ({' '.join(outputs)}), and no --output_dir")
+                        f"goes with one output ({' '.join(outputs)}), and no --output")
 
 
 def is_folder(output: str) -> bool:
@@ -248,7 +248,7 @@ def check_free(targets: Iterable[pathlib.Path], inputs: Iterable[pathlib.Path], 
             parent = next(folder for folder in place.parents if named or folder.exists())
             if str(place) in inputs or place.exists() and is_input(target):
                 complain(f"{target} is an input, where an output is expected; name the output "
-                         "last, or a folder with --output (or --output_dir)")
+                         "last, or a folder with --output")
             elif place.is_dir():
                 complain(f"{target} is a folder, where a file would be written")
             elif place.exists() and not force:

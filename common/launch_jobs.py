@@ -73,7 +73,7 @@ class Job:
 
 
 def named_for(run: runs.Run | Evaluation, job_id: str) -> runs.Run | Evaluation:
-    """A run that Slurm does: it is of the experiment that is called like the job, if of no other.
+    """A run in a job of Slurm; without an xid of its own it takes the number of the job.
 
     Only a launch does so. What is run by hand, in whatever job, is named as everywhere.
     """

@@ -46,9 +46,9 @@ class Mixtures(NamedTuple):
         """The shape of the symbols."""
         return self.weights.shape[1:]
 
-    def rows(self, tables: CodingTables) -> "Rows":
+    def rows(self, tables: CodingTables) -> "MixtureRows":
         """Their integer counts."""
-        return Rows(tables, self)
+        return MixtureRows(tables, self)
 
     def bits(self, symbols: np.ndarray,
              table_bits: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> float:
@@ -59,7 +59,7 @@ class Mixtures(NamedTuple):
         return float(np.sum(np.log2(np.sum(self.weights, axis=0)) - np.log2(probability)))
 
 
-class Rows:
+class MixtureRows:
     """Codes N symbols, each with its own row of counts: one for every integer of a window and,
     last, one for all others, the escape.
 

@@ -13,7 +13,7 @@ from common.model import Codec, Generated
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The loss of a training or a refinement; called, it is `rate_distortion`.
+    """The loss of a training or a refinement. Calling it returns what `rate_distortion` returns.
 
     Attributes:
       rd_lambda: the same for all images; None for that of the level, in a model with levels.
@@ -39,7 +39,8 @@ class Objective:
         return dict(distortion=self.distortion, rate_weight=self.rate_weight,
                     lpips_weight=self.lpips_weight)
 
-    def weights(self, codec: Codec, level: tf.Tensor | None) -> tuple:
+    def weights(self, codec: Codec, level: tf.Tensor | None
+                ) -> tuple[float | tf.Tensor | None, float | tf.Tensor]:
         """Lambda, and the weight of an image among others, of images at levels [B] or None."""
         if level is None or codec.levels is None:
             return self.rd_lambda, 1.0
@@ -64,7 +65,10 @@ class Objective:
 
 
 def of_training(train: config_dict.ConfigDict) -> Objective:
-    """That of the section `train` of a config; a rate control weighs the rate, step by step."""
+    """The objective that the section `train` of a config describes.
+
+    With a rate target, the rate control sets the weight of the rate at each step.
+    """
     return Objective(train.rd_lambda, train.distortion, lpips_weight=train.lpips_weight)
 
 

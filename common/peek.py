@@ -32,11 +32,10 @@ def read_level(path: str | os.PathLike, file: Container) -> int | None:
 def _first_symbol(tables, stream):
     """The first symbol of a stream, the level.
 
-    Its distribution is the last one before that of the digits (`Codec.priors`).
     Nothing has been decoded yet, so the range is 2^32. The first four bytes are a number in it; the
     symbol is the one whose interval contains this number.
     """
-    number = tables.digits - 1
+    number = tables.level
     value = int.from_bytes(stream[:4].ljust(4, b"\0"), "big")
     place = ((value + 1 << PRECISION) - 1) >> 32
     position = np.searchsorted(tables.counts(number), place, "right") - 1

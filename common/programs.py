@@ -47,9 +47,10 @@ class Program:
 
 
 def of(package: str) -> Callable[[Callable[[], Program]], Program]:
-    """Decorates a function that imports and returns a program of `package`: it becomes the program.
+    """Decorator: turns a function that returns a program of `package` into that program.
 
-    It is called only when there is something to do: --help does not wait for TensorFlow.
+    The function, which imports what the program needs, is called on first use: --help does not wait
+    for TensorFlow.
     """
     def decorate(function):
         load = functools.cache(function)

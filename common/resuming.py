@@ -14,8 +14,7 @@ from absl import logging
 from common import runs, training_log
 from common.errors import UserError
 
-# Entries of a config that may be others when a run goes on: they change nothing of what is done, or
-# only what follows.
+# Entries of a config that may differ in a resumed run: they do not affect the steps already done.
 MAY_CHANGE = {
     "data.cache_gib",
     *(f"train.{key}" for key in (

@@ -37,7 +37,7 @@ class Log:
             self._writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
 
     def keep(self, is_done: Callable[[dict], bool]) -> None:
-        """Drops all lines of metrics.jsonl but those that `is_done` says true of."""
+        """Keeps the lines of metrics.jsonl for which `is_done` returns true."""
         path = self._folder / NAME
         kept = [line for line in read(path) if is_done(line)]
         with replacing(path) as temporary:

@@ -53,7 +53,7 @@ def load(name: str | os.PathLike, precision: str = "float32") -> Codec:
     """Loads an exported model by its folder, its run's folder, or its name in the zoo.
 
     Args:
-      name: which.
+      name: folder of a model or of a run, or a name of the zoo.
       precision: of its transforms; see common/precision.py. Results in float32 repeat on other
         machines up to their last digits.
 

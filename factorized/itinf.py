@@ -9,7 +9,7 @@ from common import programs
 
 @programs.of("factorized")
 def run() -> programs.Program:
-    """Inference by a config."""
+    """Refinement by a config."""
     from common import itinf
     from factorized.models import FactorizedPrior
 

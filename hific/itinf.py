@@ -9,7 +9,7 @@ from common import programs
 
 @programs.of("hific")
 def run() -> programs.Program:
-    """Inference by a config."""
+    """Refinement by a config."""
     from common import itinf
     from hific.mixture import HiFiCMixture
     from hific.models import HiFiC

@@ -8,7 +8,7 @@ from common import programs
 
 @programs.of("joint_ar")
 def run() -> programs.Program:
-    """Inference by a config."""
+    """Refinement by a config."""
     from common import itinf
     from joint_ar.models import JointAutoregressive
 

@@ -72,7 +72,7 @@ def compress(model: BitsBackHyperprior, pictures: Sequence[np.ndarray], payload:
     _check(model, sizes, model.replay_steps, max_pixels)
     _, fingerprint = model.exported
     latents = [to_latents(model, picture) for picture in tqdm.tqdm(
-        pictures, desc="inference", unit="image", disable=None)]
+        pictures, desc="analysis", unit="image", disable=None)]
     payload_noise = _whiten(payload)
     try:
         for start_up in _start_ups(model, latents, payload_noise):

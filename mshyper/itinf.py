@@ -8,7 +8,7 @@ from common import programs
 
 @programs.of("mshyper")
 def run() -> programs.Program:
-    """Inference by a config."""
+    """Refinement by a config."""
     from common import itinf
     from mshyper.models import MeanScaleHyperprior
 
