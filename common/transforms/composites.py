@@ -30,7 +30,7 @@ class AnyTransform(Protocol):
         """[B, H, W, C] -> float32 [B, H', W', out_channels]."""
 
 
-class Transform(tf.keras.Sequential):
+class Transform(Layer, tf.keras.Sequential):
     """A stack of layers between image and latent, or between latent and hyper-latent.
 
     Where layers compute in bfloat16, the outer ones do not: pixels, and values that are rounded,
@@ -70,26 +70,19 @@ class Transform(tf.keras.Sequential):
         x = tf.cast(x, tf.float32)
         return x if self.linear is None else x + self.linear(inputs)
 
+    def reach(self) -> Reach:
+        stack = contract.reach_of_stack(self.layers)
+        return stack if self.linear is None else beside([stack, reach(self.linear)])
 
-@contract.reach.register
-def _(transform: Transform):
-    stack = contract.reach_of_stack(transform.layers)
-    return stack if transform.linear is None else beside([stack, reach(transform.linear)])
+    def part(self, x: tf.Tensor, place: Sequence[int], outputs: Box) -> tf.Tensor:
+        y = contract.part_of_stack(self.layers, x, place, outputs)
+        y = tf.cast(y, tf.float32)  # as in `call`
+        return y if self.linear is None else y + contract.part(self.linear, x, place, outputs)
 
-
-@contract.part.register
-def _(transform: Transform, x, place, outputs):
-    y = contract.part_of_stack(transform.layers, x, place, outputs)
-    y = tf.cast(y, tf.float32)  # as in `call`
-    return y if transform.linear is None else y + contract.part(
-        transform.linear, x, place, outputs)
-
-
-@contract.integers.register
-def _(transform: Transform, builder, x):
-    y = contract.integers_of_stack(transform.layers, builder, x)
-    return y if transform.linear is None else builder.add(
-        y, contract.integers(transform.linear, builder, x))
+    def integers(self, builder: Builder, x: Value) -> Value:
+        y = contract.integers_of_stack(self.layers, builder, x)
+        return y if self.linear is None else builder.add(
+            y, contract.integers(self.linear, builder, x))
 
 
 def _set_float32(layer):
