@@ -20,7 +20,13 @@ from common.transforms import contract
 
 
 class Decoded(NamedTuple):
-    """The content of a .ntc file: the quantised latents, and the height and width of its image."""
+    """The content of a .ntc file.
+
+    Attributes:
+      latents: by name, quantised: y, and of most models z, float32 [1, h, w, channels] each; of a
+        model with levels the level too, int32 [1].
+      height, width: of the image, in pixels.
+    """
 
     latents: Latents
     height: int

@@ -54,7 +54,8 @@ def load(name: str | os.PathLike, precision: str = "float32") -> Codec:
 
     Args:
       name: folder of a model or of a run, or a name of the zoo.
-      precision: of its transforms; see common/precision.py. Results in float32 repeat on other
+      precision: of its transforms: "float32", "bfloat16", or "auto" for bfloat16 where the device
+        has it in hardware (common/precision.py). Results in float32 repeat on other
         machines up to their last digits.
 
     Raises:
