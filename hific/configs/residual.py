@@ -12,7 +12,7 @@ from hific import regimes
 from mshyper.configs import residual
 
 TITLE = "HiFiC, residual blocks, for all rates"
-PAPER = "for CPUs; Mentzer et al. 2020"
+PAPER = "this zoo, for CPUs; Mentzer et al. 2020"
 
 
 def get_config(recipe="cpu"):

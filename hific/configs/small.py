@@ -4,7 +4,7 @@ from common import sweeps
 from hific import regimes
 
 TITLE = "HiFiC, small"
-PAPER = "for a few CPU cores"
+PAPER = "this zoo, for a few CPU cores"
 
 
 def get_config(recipe="cpu"):

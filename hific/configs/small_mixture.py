@@ -3,7 +3,7 @@
 from hific.configs import small
 
 TITLE = "HiFiC, small, mixture of four Gaussians"
-PAPER = "for a few CPU cores"
+PAPER = "this zoo, for a few CPU cores"
 
 get_hyper = small.get_hyper
 

@@ -12,7 +12,7 @@ from joint_ar.configs import small
 from mshyper.configs import residual
 
 TITLE = "Joint autoregressive and hierarchical prior, residual blocks, for all rates"
-PAPER = "for CPUs; Minnen, Ballé, Toderici 2018"
+PAPER = "this zoo, for CPUs; Minnen, Ballé, Toderici 2018"
 
 
 def get_config(recipe="cpu"):

@@ -5,7 +5,7 @@ from ml_collections import config_dict
 from mshyper.configs import small
 
 TITLE = "Joint autoregressive and hierarchical prior, small"
-PAPER = "for a few CPU cores"
+PAPER = "this zoo, for a few CPU cores"
 
 
 def get_config(recipe="cpu"):

@@ -8,7 +8,7 @@ common/transforms/residual.py), and beside them a cosine transform (common/trans
 from common import recipes
 
 TITLE = "Mean-scale hyperprior, residual blocks, for all rates"
-PAPER = "for CPUs"
+PAPER = "this zoo, for CPUs"
 
 _LATENTS = 320
 

@@ -11,7 +11,7 @@ residual.py; the others start fresh, beside the inverse cosine transform. All ar
 from mshyper.configs import residual
 
 TITLE = "Two-layer residual decoder, residual blocks, for all rates"
-PAPER = "for CPUs; Yang, Mandt 2023"
+PAPER = "this zoo, for CPUs; Yang, Mandt 2023"
 
 
 def get_config(recipe="cpu"):

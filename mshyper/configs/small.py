@@ -6,7 +6,7 @@
 from common import recipes, sweeps
 
 TITLE = "Mean-scale hyperprior, small"
-PAPER = "for a few CPU cores"
+PAPER = "this zoo, for a few CPU cores"
 
 
 def get_config(recipe="cpu"):
