@@ -111,7 +111,7 @@ def test_names_that_begin_with_a_dash(folder):
     ("a.png b.png -o x.ntc", ["x.ntc", "2 inputs", "folder", "x/"]),
     ("photos x.ntc", ["x.ntc", "2 inputs"]), ("a.png b.png x.ntc", ["2 inputs"]),
     ("- a.png", ["standard input"]), ("a.png b.png -", ["standard input"]),
-    ("- -o empty", ["--output_dir"]), ("- new", ["--output_dir"]),
+    ("- -o empty", ["--output"]), ("- new", ["--output"]),
 ])
 def test_paths_that_do_not_go_together(folder, arguments, words):
     with pytest.raises(UserError) as failure:

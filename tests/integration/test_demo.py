@@ -16,9 +16,9 @@ def test_demo(tmp_path, monkeypatch, capsys):
     (tmp_path / "photos").mkdir()
     images.write(tmp_path / "photos" / first.name, first.read()[:256, 128:384])
     config.data.validation = str(tmp_path / "photos")
-    config.train.num_steps = 20
-    config.train.checkpoint_interval = 5
-    config.data.batch_size = 2
+    config.train.num_steps = 12
+    config.train.checkpoint_interval = 3
+    config.data.update(batch_size=2, patch_size=128)
     monkeypatch.setattr(demo.demo, "get_config", lambda: config)
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "demo")
     for name in "run/metrics.jsonl", f"astronaut-{demo.QUALITIES[0]}.ntc":  # of an earlier demo

@@ -198,8 +198,7 @@ def test_targets_out_of_reach(model, pictures, tmp_path, capsys):
     fails(["--psnr", 60, source], capsys, "psnr 60 is out of reach",
           "the best file of this image has", " dB", "a.png", "--closest")
     assert not source.with_suffix(".ntc").exists()
-    for arguments, level in ((["--max_bytes", 1], 0), (["--psnr", 60], COUNT - 1),
-                             (["--bpp", 1000], COUNT - 1), (["--psnr", 1], 0)):
+    for arguments, level in (["--max_bytes", 1], 0), (["--psnr", 60], COUNT - 1):
         compress(*arguments, "--closest", "--force", source)
         assert abs(decoded(model, source.with_suffix(".ntc"))[0] - level) <= 2
 
@@ -351,7 +350,7 @@ def test_pipes_within_the_process(model, pictures, tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("arguments, words", [
     (["-"], ["standard input is not an image"]),
     (["-", "a.png", "b.png"], ["-"]), (["a.png", "b.png", "-"], ["- is standard input"]),
-    (["-", "photo.png"], [".ntc"]), (["-", "--output_dir", "out"], ["--output_dir"])])
+    (["-", "photo.png"], [".ntc"]), (["-", "--output_dir", "out"], ["--output"])])
 def test_pipes_that_cannot_be(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "stdin", Stream(b"no image"))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from common import launching, run_states
+from common import images, launching, run_states
 from tests.helpers.launches import COUNTING, launch
 from tests.helpers.tiny import TINY, TRAINING
 
@@ -108,7 +108,7 @@ def test_what_slurm_refuses_is_one_line(slurm, folder):
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder):
+def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder, photo):
     (folder / "config.py").write_text(CONFIG)
     code, _, errors = launch(
         folder, *TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1", "array_parallelism=2",
@@ -131,14 +131,15 @@ def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder):
               for workdir in (requeued, other)]
     assert logged[0] == logged[1] and len(logged[0]) == 22
 
+    images.write(folder / "photo.png", photo[100:164, 200:296])
     (folder / "experiments/mine/wid=2-half/checkpoints").mkdir(parents=True)
     code, out, errors = launch(
         folder, "--main", "evaluate", "--wait", "--slurm", "array_parallelism=2", "--args",
-        "--runs", "experiments/mine", "--dataset", "photos/validation")
+        "--runs", "experiments/mine", "--dataset", "photo.png")
     assert code == 0, errors
     assert "wid=2-half has no exported model yet" in errors
     assert [line.split()[-2] for line in out.splitlines()[-3:]] == ["done"] * 3
-    results = folder / "results/photos-validation"
+    results = folder / "results/photo.png"
     with open(results / "curves.csv") as file:
         rows = [*csv.DictReader(file)]
     assert [row["run"] for row in rows] == [requeued.name, other.name]
