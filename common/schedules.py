@@ -242,7 +242,7 @@ def learning_rate(config: Mapping, learning_rate: float, num_steps: int) -> Sche
 
 
 def for_optimizer(config: Mapping, optimizer: Mapping, num_steps: int) -> Schedule:
-    """The schedule of an optimiser in whose config learning_rate is the largest.
+    """The schedule of an optimiser, whose config has the largest rate as its learning_rate.
 
     Raises:
       UserError: as of `learning_rate`, or the optimiser's config has none.
