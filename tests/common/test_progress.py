@@ -22,7 +22,7 @@ def show(monkeypatch, out, columns=80, steps=100, interval=50, means=MEANS):
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(progress.sys, "stdout", out)
     monkeypatch.setattr(progress.shutil, "get_terminal_size",
-                        lambda: os.terminal_size((columns, 24)))
+                        lambda *_: os.terminal_size((columns, 24)))  # pytest asks too
     monkeypatch.setenv("TERM", "xterm")
     shown = progress.Progress(10_000)
     for step in range(1, steps + 1):

@@ -1,11 +1,12 @@
 """Every transform with few channels."""
 
 import functools
+import tempfile
 
 import numpy as np
 import tensorflow as tf
 
-from common import transforms
+from common import precision, transforms
 
 CHANNELS = 8  # of every latent
 
@@ -102,3 +103,18 @@ def trained(case):
         if "variance" not in weight.name:
             weight.assign_add(rng.normal(0, 0.1, weight.shape))
     return transform
+
+
+@functools.cache
+def in_bfloat16(case):
+    """Another transform, for bfloat16, with the weights of `trained(case)` out of a checkpoint.
+
+    Tests leave them as they are.
+    """
+    with precision.policy("bfloat16"):
+        rough = narrow(case, seed=1)
+        rough(pixels(case, 64, 64))
+    with tempfile.TemporaryDirectory() as folder:
+        path = tf.train.Checkpoint(transform=trained(case)).write(f"{folder}/weights")
+        tf.train.Checkpoint(transform=rough).read(path).assert_consumed()
+    return rough
