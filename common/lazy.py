@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # what each name is, for mypy
     import tensorflow as tf
     import tensorflow_compression as tfc
     from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
@@ -63,6 +64,7 @@ _PLACES = {
     "Axes": ("matplotlib.axes", "Axes"),
     "Codec": ("common.model", "Codec"),
     "Figure": ("matplotlib.figure", "Figure"),
+    "FigureCanvasAgg": ("matplotlib.backends.backend_agg", "FigureCanvasAgg"),
     "Inception": ("common.inception", "Inception"),
     "Latents": ("common.model", "Latents"),
     "Levels": ("common.levels", "Levels"),

@@ -12,11 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 from absl import logging
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from common import checkpoints
 from common.files import replacing
+from common.lazy import Figure, FigureCanvasAgg
 
 NAME = "metrics.jsonl"
 
