@@ -6,7 +6,7 @@ The widths are those of a port to PyTorch, which has them for training only; see
 from hific import regimes
 
 TITLE = "HiFiC, mixture of four Gaussians for each of 64 latents"
-PAPER = "a port to PyTorch"
+PAPER = "Mentzer, Toderici, Tschannen, Agustsson 2020; mixture of a port to PyTorch"
 
 
 def get_config(recipe="hific"):
