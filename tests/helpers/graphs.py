@@ -18,3 +18,13 @@ def of_programs():
         yield
     finally:
         optimise(False)
+
+
+@contextlib.contextmanager
+def none():
+    """Makes no graphs, as the fixture `without_graphs`."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)

@@ -34,7 +34,8 @@ def run(tmp_path_factory):
     parts = {name: config.model[name] for name in ("analysis", "synthesis", "hyper_synthesis")}
     config.model = dict(parts, replay_steps=4,
                         hyper_analysis=dict(cls="HyperAnalysis", channels=(8, 8, 16)))
-    config.train.num_steps = 60
+    config.data.validation = ""
+    config.train.num_steps = config.train.checkpoint_interval = 30
     training.run(bits_back.BitsBackHyperprior, config, workdir)
     return workdir
 

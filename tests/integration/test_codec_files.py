@@ -12,7 +12,7 @@ from common import data, images
 from common.container import Container
 from tests.helpers.commands import fails
 
-pytestmark = pytest.mark.usefixtures("only_the_tiny_model")
+pytestmark = pytest.mark.usefixtures("only_the_tiny_model", "without_graphs")
 
 
 @pytest.fixture(scope="module")

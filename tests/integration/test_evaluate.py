@@ -2,10 +2,12 @@
 
 import csv
 import json
+import pathlib
 import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import configs
 import evaluate
@@ -17,14 +19,23 @@ from tests.helpers.results import points
 
 
 @pytest.fixture(scope="module")
-def output(tiny_run, tmp_path_factory):
+def photographs(tmp_path_factory):
+    """A folder with a part of two photographs, large enough for FID."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for source, width in zip(data.find("photos/validation"), (516, 264), strict=True):
+        Image.fromarray(source.read()[120:380, 60:60 + width]).save(folder / source.name)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def output(tiny_run, photographs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
-    published = folder / "published.json"
+    published = tmp_path_factory.mktemp("published") / "published.json"
     published.write_text(json.dumps({"JPEG": {"bpp": [0.2, 0.5], "psnr": [24, 29]}}))
-    evaluate.main(["--model", str(tiny_run.parent), "--dataset", "photos/validation", "--output",
+    evaluate.main(["--model", str(tiny_run.parent), "--dataset", photographs, "--output",
                    str(folder), "--save_images", "--published", str(published), "--curves",
                    "JPEG"])
-    return folder / "photos-validation"
+    return next(folder.iterdir())
 
 
 def test_files(output):
@@ -32,11 +43,13 @@ def test_files(output):
         "tiny", "tiny.json", "curves.csv", "curves.png"}
     assert {path.name for path in (output / "tiny/wid=0-tiny").iterdir()} == {
         "coffee.png", "flower.jpg.png"}
+    args = evaluate.parse(["--model", "a", "--dataset", "photos/validation", "--output", "b"])
+    assert evaluate.output_folder(args) == pathlib.Path("b/photos-validation")
 
 
-def test_numbers_are_those_of_the_files(output, tiny_model):
+def test_numbers_are_those_of_the_files(output, photographs, tiny_model):
     result = json.loads((output / "tiny/wid=0-tiny.json").read_text())
-    image = data.find("photos/validation")[0].read()
+    image = data.find(photographs)[0].read()
     row, _ = coding.measure(zoo.load(tiny_model), image)
     assert result["images"][0]["bytes"] == row["bytes"]
     assert result["images"][0]["psnr"] == pytest.approx(row["psnr"])
@@ -58,12 +71,12 @@ def test_csv_has_luma(output):
     assert float(row["psnr_y"]) > 10 and row["run"] == "wid=0-tiny"
 
 
-def test_skip_existing(output, tiny_run):
+def test_skip_existing(output, photographs, tiny_run):
     path = output / "tiny/wid=0-tiny.json"
     result = json.loads(path.read_text())
     result["mean"]["psnr"] = 99.0
     path.write_text(json.dumps(result))
-    arguments = ["--runs", str(tiny_run), "--dataset", "photos/validation", "--output",
+    arguments = ["--runs", str(tiny_run), "--dataset", photographs, "--output",
                  str(output.parent)]
     evaluate.main([*arguments, "--skip_existing"])
     assert json.loads((output / "tiny.json").read_text())["results"]["psnr-rgb"] == [99.0]
@@ -76,16 +89,18 @@ def features(patches):
     return np.concatenate([np.mean(patches, axis=(1, 2)), np.std(patches, axis=(1, 2))], axis=1)
 
 
-def test_judges_and_figure(output, tiny_run, monkeypatch, lpips_weights):
+def test_judges_and_figure(photographs, tiny_run, tmp_path, capsys, monkeypatch, lpips_weights):
     monkeypatch.setattr(configs, "LPIPS_WEIGHTS", lpips_weights)
     monkeypatch.setattr(evaluate.Inception, "load", lambda: features)
-    arguments = ["--runs", str(tiny_run), "--dataset", "photos/validation", "--output",
-                 str(output.parent / "judged"), "--lpips", "--fid", "--figure", "1"]
+    arguments = ["--runs", str(tiny_run), "--dataset", photographs, "--output", str(tmp_path),
+                 "--lpips", "--fid", "--figure", "1"]
     evaluate.main(arguments)
-    folder = output.parent / "judged/photos-validation"
+    out, errors = capsys.readouterr()
+    assert "nan" in out and "it needs 3 images or more" in errors and "has 2" in errors
+    folder = next(tmp_path.iterdir())
     result = json.loads((folder / "tiny/wid=0-tiny.json").read_text())
     network, comparison = lpips.Lpips.load(lpips_weights), fid.Comparison(features)
-    for row, source in zip(result["images"], data.find("photos/validation")):
+    for row, source in zip(result["images"], data.find(photographs), strict=True):
         decoded = images.read(decoded_path(folder / "tiny/wid=0-tiny", source.name))
         assert row["lpips"] == pytest.approx(metrics.lpips(source.read(), decoded, network))
         comparison.add(source.read(), decoded)
@@ -252,14 +267,6 @@ def test_models_and_data_are_checked_before_work_begins(
         assert failure.value.code == 2
         error, = capsys.readouterr().err.strip().splitlines()
         assert message in error and not (tmp_path / "out").exists()
-
-
-def test_why_kid_is_nan(picture, tiny_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(evaluate.Inception, "load", lambda: features)
-    evaluate.main(["--model", str(tiny_run), "--dataset", "photos/validation", "-o", str(tmp_path),
-                   "--fid"])
-    out, errors = capsys.readouterr()
-    assert "nan" in out and "it needs 3 images or more" in errors and "has 2" in errors
 
 
 def test_options_that_had_other_names(capsys):

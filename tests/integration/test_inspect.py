@@ -7,6 +7,8 @@ import codec
 from common import images
 from tests.helpers.commands import fails
 
+pytestmark = pytest.mark.usefixtures("without_graphs")
+
 
 @pytest.fixture
 def folder(photo, tmp_path):
@@ -56,10 +58,11 @@ def test_names_are_no_formulas(tiny_model, folder):
 
 
 def test_several_photographs(tiny_model, folder, tmp_path_factory):
-    for i, inputs in enumerate([[folder / "a.png", folder / "b.png"], [folder]]):
-        output = tmp_path_factory.mktemp(f"figures-{i}") / "new"
-        inspect(tiny_model, *inputs, "--output_dir", output)
-        assert names(output) == ["a.inspect.png", "b.inspect.png"]
+    output, other = (tmp_path_factory.mktemp(name) for name in ("figures", "other"))
+    (folder / "a.png").rename(other / "c.png")
+    (folder / "d.png").write_bytes((folder / "b.png").read_bytes())
+    inspect(tiny_model, folder, other / "c.png", "--output_dir", output / "new")
+    assert names(output / "new") == ["b.inspect.png", "c.inspect.png", "d.inspect.png"]
 
 
 def test_filters(tiny_model, folder, monkeypatch, capsys):

@@ -227,6 +227,7 @@ def test_data_that_cannot_be_refined(tiny_model, pictures, tmp_path, files, mess
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_images_of_one_file_have_a_folder_each(tiny_model, photo, tmp_path):
     np.save(tmp_path / "test.npy", photo[:64, :32].reshape(2, 32, 32, 3))
     config = tiny_config(tiny_model, tmp_path / "test.npy")
@@ -271,6 +272,7 @@ def test_codec_refines_files(tiny_model, pictures, tmp_path):
         assert losses[1] < losses[0]
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_codec_refines_for_another_lambda(tiny_model, pictures, tmp_path):
     # So small a lambda leaves the bytes alone to count.
     for name, arguments in {"base": [], "refined": ["--refine", "map", "--refine-steps", "10",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -17,7 +18,7 @@ import launch
 from common import export, images, programs, run_states
 from mshyper import train
 from tests.helpers import graphs
-from tests.helpers.launches import COUNTING, EXPERIMENT, ROOT, launches
+from tests.helpers.launches import COUNTING, EXPERIMENT, ROOT, launch_here, launches
 from tests.helpers.tiny import TINY, TRAINING
 
 NAMES = [f"wid={wid}-{EXPERIMENT}-num_steps={steps}-fail_at={fail_at}"
@@ -133,7 +134,7 @@ def test_at_most_n_at_once(folder):
 @pytest.mark.slow
 def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     command = [*COUNTING, "--local", "2", "--hids", "0", "1", "2", "--args",
-               "--config.train.fail_at=-1", "--config.train.num_steps=90"]
+               "--config.train.fail_at=-1", "--config.train.num_steps=40"]
     process = start(folder, *command)
     # Folders are named for the steps that the command line asks for.
     experiment = folder / f"experiments/{EXPERIMENT}"
@@ -149,7 +150,7 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     assert code == 0 and len(launches(folder)) == 2
     for workdir in experiment.iterdir():
         assert [json.loads(line)["step"] for line in
-                (workdir / "metrics.jsonl").read_text().splitlines()] == [*range(1, 91)]
+                (workdir / "metrics.jsonl").read_text().splitlines()] == [*range(1, 41)]
 
 
 def test_a_run_that_is_under_way_is_not_begun_again(folder):
@@ -300,17 +301,25 @@ def test_runs_that_cannot_be_evaluated_have_a_line_each(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
-    command = [*TRAINING, "--hids", "0", "--local", "1", "--experiments_dir", str(tmp_path)]
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, capsys):
     steps = ["--config.train.num_steps=120", "--config.train.checkpoint_interval=40",
              "--config.data.validation="]
+    command = [*TRAINING, "--hids", "0", "--local", "1", "--experiments_dir", str(tmp_path),
+               "--xid", "parts", "--args", *TINY, *steps]
     parts = tmp_path / "parts/wid=0-mshyper-small-rd_lambda=0.0025"
-    process = start(ROOT, *command, "--xid", "parts", "--args", *TINY, *steps)
-    wait_for(lambda: last_step(parts) >= 50, process)
-    os.kill(*processes_of(tmp_path), signal.SIGKILL)
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "stopped at step" in out
-    code, out, _ = run(ROOT, *command, "--xid", "parts", "--args", *TINY, *steps)
+
+    def kill():
+        end = time.monotonic() + 300
+        while last_step(parts) < 50 and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(*processes_of(tmp_path), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    code, out, _ = launch_here(ROOT, capsys, *command)
+    killer.join()
+    assert code == 1 and "stopped at step" in out
+    code, out, _ = launch_here(ROOT, capsys, *command)
     assert code == 0, out
     uninterrupted = programs.read(train.run, [
         "x", *TRAINING[2:], *TINY, *steps, "--hid", "0", "--experiments_dir", str(tmp_path)])
@@ -322,16 +331,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluation_of_a_sweep(folder, tiny_run, photo):
+def test_evaluation_of_a_sweep(folder, tiny_run, photo, capsys):
     images.write(folder / "photo.png", photo[100:164, 200:296])
     experiment = folder / "experiments/mine"
     for name in ("wid=0-a", "wid=1-b", "wid=2-damaged"):
         shutil.copytree(tiny_run / "model", experiment / name / "model")
     (experiment / "wid=2-damaged/model/weights.safetensors").unlink()
     (experiment / "wid=3-half/checkpoints").mkdir(parents=True)
-    code, out, errors = run(
-        folder, "--main", "evaluate", "--local", "2", "--args", "--runs", "experiments/mine",
-        "--dataset", "photo.png")
+    code, out, errors = launch_here(
+        folder, capsys, "--main", "evaluate", "--local", "2", "--args", "--runs",
+        "experiments/mine", "--dataset", "photo.png")
     assert code == 1, errors
     assert "wid=3-half has no exported model yet" in errors
     table = out.splitlines()[2:]

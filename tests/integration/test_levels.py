@@ -236,7 +236,7 @@ def test_models_of_one_rate_have_no_dials(kind, pictures, tmp_path, capsys):
 
 
 def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys):
-    source = tmp_path / "photos" / "a.png"
+    source = tmp_path / "photos" / "c.png"
     compress("--quality", 75, source)
     capsys.readouterr()
     codec.main(["info", str(source.with_suffix(".ntc"))])
@@ -285,6 +285,7 @@ def test_refinement_meets_the_target(model, pictures, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_refinement_on_the_command_line(model, pictures, tmp_path):
     source = tmp_path / "photos" / "c.png"
     refine = ["--refine", "danneal", "--refine_steps", 4]
@@ -294,6 +295,7 @@ def test_refinement_on_the_command_line(model, pictures, tmp_path):
     assert decoded(model, tmp_path / "b.ntc")[1] <= 900
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_itinf_takes_a_quality(pictures, run, tmp_path):
     config = itinf.get_config("danneal", str(run))
     config.update(data=str(tmp_path / "photos" / "c.png"), quality=25.0, precision="float32")

@@ -134,7 +134,7 @@ def python(page: pathlib.Path) -> str:
 
 
 @pytest.fixture
-def photographs(photo, tmp_path, monkeypatch):
+def photographs(photo, tmp_path, monkeypatch, without_graphs):
     """Where the pages' commands find what they name, and are quick about it."""
     monkeypatch.chdir(tmp_path)
     places = itertools.cycle([0, 100, 200, 300])

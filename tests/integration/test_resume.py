@@ -13,13 +13,15 @@ import time
 import pytest
 import tensorflow as tf
 
-from common import checkpoints, data, export, images, locks, runs, training
+import mshyper.train
+from common import checkpoints, data, export, images, locks, programs, runs, training
 from common.errors import UserError
 from common.training_log import Log
 from common.training_loop import TrainingLoop
 from hific.models import HiFiC
 from mshyper.models import MeanScaleHyperprior
-from tests.helpers.tiny import TINY, TRAINING, tiny_config
+from tests.helpers import graphs
+from tests.helpers.tiny import TINY, TRAINING, shallow_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -32,14 +34,39 @@ def contents(workdir):
     return {path: path.read_bytes() for path in sorted(workdir.rglob("*")) if path.is_file()}
 
 
+def short_config():
+    """Four steps, an interval of two."""
+    config = shallow_config()
+    config.train.update(num_steps=4, checkpoint_interval=2, log_interval=1)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run trained without graphs; beside it is what it had left if it had been killed early."""
+    folder = tmp_path_factory.mktemp("runs")
+    images_ = Log.images
+
+    def copy(self, step, name, pictures):
+        if step == 2:  # the first results are being written
+            shutil.copytree(folder / "finished", folder / "killed",
+                            ignore=shutil.ignore_patterns(locks.NAME))
+        images_(self, step, name, pictures)
+
+    with pytest.MonkeyPatch.context() as patch, graphs.none():
+        patch.setattr(Log, "images", copy)
+        training.run(MeanScaleHyperprior, short_config(), folder / "finished")
+    return folder / "finished"
+
+
 @pytest.fixture
-def run(tiny_run, tmp_path):
-    """A copy of the finished run: 20 steps, an interval of 10."""
-    return shutil.copytree(tiny_run, tmp_path / "wid=0-tiny")
+def run(finished, tmp_path):
+    """A copy of the finished run."""
+    return shutil.copytree(finished, tmp_path / "wid=0-tiny")
 
 
 def train(workdir, model_class=MeanScaleHyperprior, **overrides):
-    config = tiny_config()
+    config = short_config()
     with config.unlocked():
         config.update_from_flattened_dict(
             {key.replace("__", "."): value for key, value in overrides.items()})
@@ -79,7 +106,7 @@ def test_a_run_that_lost_its_folder_stops(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TrainingLoop, "end_step", lose)
     with pytest.raises(UserError, match="took the folder over"):
-        train(tmp_path / "run", train__log_interval=1, data__validation="")
+        train(tmp_path / "run", data__validation="")
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
 
 
@@ -97,39 +124,40 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
 
 
-DATA, INDEX = "step-20.data-00000-of-00001", "step-20.index"
+DATA, INDEX = "step-4.data-00000-of-00001", "step-4.index"
 
 
+@pytest.mark.usefixtures("without_graphs")
 @pytest.mark.parametrize("name, damage", [
     (DATA, cut), pytest.param(INDEX, pathlib.Path.unlink, marks=pytest.mark.slow)])
-def test_a_run_goes_on_at_the_newest_whole_checkpoint(run, tiny_run, caplog, name, damage):
+def test_a_run_goes_on_at_the_newest_whole_checkpoint(run, finished, caplog, name, damage):
     damage(run / "checkpoints" / name)
     train(run)
-    assert "step-20 is damaged or incomplete" in caplog.text and "back to step 10" in caplog.text
-    assert metrics(run) == metrics(tiny_run)
-    assert export.fingerprint(run / "model") == export.fingerprint(tiny_run / "model")
+    assert "step-4 is damaged or incomplete" in caplog.text and "back to step 2" in caplog.text
+    assert metrics(run) == metrics(finished)
+    assert export.fingerprint(run / "model") == export.fingerprint(finished / "model")
     latest = tf.train.latest_checkpoint(str(run / "checkpoints"))
-    assert latest.endswith("step-20") and tf.train.load_checkpoint(latest)
+    assert latest.endswith("step-4") and tf.train.load_checkpoint(latest)
 
 
 @pytest.mark.parametrize("text", [None, "\xff\xfe", *(
     pytest.param(text, marks=pytest.mark.slow) for text in (
         "", "nonsense", 'model_checkpoint_path: "x"'))])
-def test_the_file_that_names_checkpoints_is_not_needed(run, tiny_run, caplog, text):
+def test_the_file_that_names_checkpoints_is_not_needed(run, finished, caplog, text):
     path = run / "checkpoints/checkpoint"
     path.unlink() if text is None else path.write_text(text, encoding="latin-1")
     train(run)
     assert "checkpoints/checkpoint is missing or does not name it" in caplog.text
-    assert "goes on at step-20" in caplog.text
-    assert metrics(run) == metrics(tiny_run)
-    assert tf.train.latest_checkpoint(str(run / "checkpoints")).endswith("step-20")
+    assert "goes on at step-4" in caplog.text
+    assert metrics(run) == metrics(finished)
+    assert tf.train.latest_checkpoint(str(run / "checkpoints")).endswith("step-4")
 
 
 def test_without_a_whole_checkpoint_nothing_is_done(run):
     for path in (run / "checkpoints").glob("*.data*"):
         cut(path)
     before = contents(run)
-    with pytest.raises(UserError, match="no checkpoint of the run can be restored: .*step-20.*-10"):
+    with pytest.raises(UserError, match="no checkpoint of the run can be restored: .*step-4.*-2"):
         train(run)
     assert {path: content for path, content in contents(run).items()
             if "tensorboard" not in str(path)} == {
@@ -147,8 +175,9 @@ def test_results_without_a_checkpoint_are_not_begun_anew(run, missing):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(
-        run, tiny_run, tmp_path, caplog):
+        run, finished, tmp_path, caplog):
     for name in ("checkpoints", "model"):
         shutil.rmtree(run / name)
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -157,35 +186,22 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(
         train(run, train__rd_lambda=0.5)
     train(run)
     assert "before its first checkpoint: it begins anew" in caplog.text
-    assert metrics(run) == metrics(tiny_run)
-
-
-class Killed(Exception):
-    pass
+    assert metrics(run) == metrics(finished)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_with_its_first_results_goes_on(tmp_path, tiny_run, monkeypatch):
-    images_ = Log.images
-
-    def kill(self, step, name, pictures):
-        if step:
-            raise Killed
-        images_(self, step, name, pictures)
-
-    monkeypatch.setattr(Log, "images", kill)
-    with pytest.raises(Killed):
-        train(tmp_path / "run")
-    assert [line["split"] for line in metrics(tmp_path / "run")] == ["train", "train", "validation"]
-    monkeypatch.setattr(Log, "images", images_)
-    train(tmp_path / "run")
-    assert metrics(tmp_path / "run") == metrics(tiny_run)
+@pytest.mark.usefixtures("without_graphs")
+def test_a_run_that_is_killed_with_its_first_results_goes_on(finished, tmp_path):
+    run = shutil.copytree(finished.with_name("killed"), tmp_path / "run")
+    assert [line["split"] for line in metrics(run)] == ["train", "train", "validation"]
+    train(run)
+    assert metrics(run) == metrics(finished)
 
 
 @pytest.fixture(scope="module")
 def another(tmp_path_factory):
-    """A training like that of `tiny_run`, in a folder of its own."""
-    config, folder = tiny_config(), tmp_path_factory.mktemp("another")
+    """A training like that of `finished`, in a folder of its own."""
+    config, folder = short_config(), tmp_path_factory.mktemp("another")
     return TrainingLoop(folder, config, *training.build(MeanScaleHyperprior, config), [])
 
 
@@ -196,7 +212,7 @@ def test_damaged_checkpoints_never_end_in_a_traceback(another, run, tmp_path):
     restored = refused = 0
     for _ in range(150):
         folder = tmp_path / "fuzzed"
-        shutil.copytree(run, folder)
+        shutil.copytree(whole, folder / "checkpoints")
         for path in rng.sample(sorted(whole.iterdir()), rng.randint(1, 5)):
             path = folder / "checkpoints" / path.name
             content = bytearray(path.read_bytes())
@@ -213,7 +229,7 @@ def test_damaged_checkpoints_never_end_in_a_traceback(another, run, tmp_path):
             another._checkpoints.last = None
             another.restore(folder)
             restored += 1
-            assert another.step in (10, 20)
+            assert another.step in (2, 4)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error)
@@ -226,22 +242,22 @@ def test_damaged_checkpoints_never_end_in_a_traceback(another, run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
-def test_what_leaves_the_results_as_they_are_may_change(run, tiny_run, capsys):
-    train(run, train__num_steps=24, train__optimizer__learning_rate=1e-5, train__log_interval=2,
+def test_what_leaves_the_results_as_they_are_may_change(run, finished, capsys):
+    train(run, train__num_steps=8, train__optimizer__learning_rate=1e-5, train__log_interval=2,
           train__checkpoint_interval=4, data__cache_gib=0.0, train__export_dtype="float16")
-    assert metrics(run)[:6] == metrics(tiny_run)
+    assert metrics(run)[:6] == metrics(finished)
     assert [(line["step"], line["split"]) for line in metrics(run)[6:]] == [
-        (22, "train"), (24, "train"), (24, "validation")]
+        (6, "train"), (8, "train"), (8, "validation")]
     assert all(line["learning_rate"] <= 1e-5 for line in metrics(run)[6:] if "train" in
                line["split"])
-    assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 24
+    assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 8
     change, = runs.fact(run, "changes")
-    assert change["step"] == 20 and change["config"]["train.num_steps"] == {
-        "before": 20, "after": 24}
+    assert change["step"] == 4 and change["config"]["train.num_steps"] == {
+        "before": 4, "after": 8}
     assert set(change["config"]) == {
         "data.cache_gib", "train.checkpoint_interval", "train.export_dtype", "train.log_interval",
         "train.num_steps", "train.optimizer.learning_rate"}
-    assert "from step 20 on: train.num_steps is 24, was 20" in capsys.readouterr().out
+    assert "from step 4 on: train.num_steps is 8, was 4" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("key, value", [
@@ -260,9 +276,9 @@ def test_what_changes_the_results_is_named(run, key, value):
 
 
 def test_fewer_steps_than_are_done_are_refused(run):
-    with pytest.raises(UserError, match="num_steps is 15, but 20 steps are done"):
-        train(run, train__num_steps=15)
-    assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 20
+    with pytest.raises(UserError, match="num_steps is 3, but 4 steps are done"):
+        train(run, train__num_steps=3)
+    assert json.loads((run / "config.json").read_text())["train"]["num_steps"] == 4
 
 
 @pytest.mark.slow
@@ -290,14 +306,14 @@ def test_data_may_be_moved(tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
-def test_the_advice_after_a_divergence_can_be_followed(run, tiny_run):
-    with pytest.raises(UserError, match=r"not finite at step 2\d: the same command with a lower "
-                       r"train.optimizer.learning_rate .* goes on at step 20"):
-        train(run, train__num_steps=24, train__optimizer__learning_rate=1e30)
-    train(run, train__num_steps=24, train__optimizer__learning_rate=1e-4)
-    assert metrics(run)[:6] == metrics(tiny_run)
-    assert metrics(run)[-1]["step"] == 24
-    assert [change["step"] for change in runs.fact(run, "changes")] == [20, 20]
+def test_the_advice_after_a_divergence_can_be_followed(run, finished):
+    with pytest.raises(UserError, match=r"not finite at step [56]: the same command with a lower "
+                       r"train.optimizer.learning_rate .* goes on at step 4"):
+        train(run, train__num_steps=6, train__optimizer__learning_rate=1e30)
+    train(run, train__num_steps=6, train__optimizer__learning_rate=1e-4)
+    assert metrics(run)[:6] == metrics(finished)
+    assert metrics(run)[-1]["step"] == 6
+    assert [change["step"] for change in runs.fact(run, "changes")] == [4, 4]
 
 
 @pytest.mark.slow
@@ -317,15 +333,15 @@ def test_a_rate_by_plateaus_follows_a_lower_rate(tmp_path):
 @pytest.mark.usefixtures("without_graphs")
 def test_a_full_disk_is_one_line_and_the_checkpoints_stay(run, monkeypatch):
     def fail(self, *arguments, **options):
-        (run / "checkpoints/step-24_temp").mkdir()
+        (run / "checkpoints/step-6_temp").mkdir()
         raise tf.errors.ResourceExhaustedError(
-            None, None, f"{run}/checkpoints/step-24_temp/part; No space left on device [Op:SaveV2]")
+            None, None, f"{run}/checkpoints/step-6_temp/part; No space left on device [Op:SaveV2]")
 
     before = contents(run / "checkpoints")
     monkeypatch.setattr(tf.train.CheckpointManager, "save", fail)
-    with pytest.raises(UserError, match=r"^cannot write .*checkpoints/step-24: .*/part; No space "
+    with pytest.raises(UserError, match=r"^cannot write .*checkpoints/step-6: .*/part; No space "
                                         r"left on device$"):
-        train(run, train__num_steps=24)
+        train(run, train__num_steps=6)
     assert contents(run / "checkpoints").keys() == before.keys()
 
 
@@ -341,10 +357,10 @@ def test_a_file_where_a_folder_should_be(tmp_path, name):
 
 
 @pytest.mark.parametrize("key, value, message", [
-    ("model.synthesis.channels", (8, 8, 8, 1), "synthesis ends in 1 channels; an image has 3"),
-    ("model.synthesis.channels", (8, 8, 8, 4), "synthesis ends in 4 channels"),
-    ("model.synthesis.channels", (8, 8, 3), "synthesis has a stride of 8; the analysis has 16"),
-    ("model.analysis.channels", (8, 8, 12), "synthesis has a stride of 16; the analysis has 8"),
+    ("model.synthesis.channels", (8, 1), "synthesis ends in 1 channels; an image has 3"),
+    ("model.synthesis.channels", (8, 4), "synthesis ends in 4 channels"),
+    ("model.synthesis.channels", (8, 8, 3), "synthesis has a stride of 8; the analysis has 4"),
+    ("model.analysis.channels", (8, 8, 12), "synthesis has a stride of 4; the analysis has 8"),
     ("model.hyper_synthesis.channels", (8, 8, 2), "of y is|predicted of it"),
     ("model.hyper_synthesis.channels", (8, 8, 12), "do not fit together"),
     ("model.hyper_synthesis.channels", (8, 8, 25), "do not fit together"),
@@ -386,8 +402,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path):
     step, = checkpoints.steps(workdir / "checkpoints")
     assert f"stopped at step {step} of 100000; the same command goes on" in errors.splitlines()
     assert "\r" not in out and len(out.splitlines()) == 1, "no interval is over"
-    done = subprocess.run([*command, f"--config.train.num_steps={step + 2}"], cwd=ROOT, text=True,
-                          capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with graphs.none():
+        goes_on = programs.read(mshyper.train.run, [
+            *command[2:], f"--config.train.num_steps={step + 2}"])
+        mshyper.train.run(*goes_on.arguments)
     assert [line["step"] for line in metrics(workdir) if line["split"] == "train"] == [
         *range(1, step + 3)]

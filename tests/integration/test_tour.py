@@ -9,6 +9,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
+from common import data, images
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "docs" / "tour.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
@@ -23,10 +25,15 @@ def test_outputs_are_not_kept():
 
 
 @pytest.mark.slow
-def test_the_tour(monkeypatch, capsys):
+def test_the_tour(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(NOTEBOOK.parent)  # where Jupyter starts it
     monkeypatch.setattr(sys, "path", [*sys.path])
     matplotlib.use("Agg")
+    # A part of the photograph, which has all that is shown.
+    photo = tmp_path / "photo.png"
+    images.write(photo, data.find("photos")[0].read()[:256, :360])
+    find = data.find
+    monkeypatch.setattr(data, "find", lambda name: find(name) and find(str(photo)))
     figures = []
     monkeypatch.setattr(plt, "show", lambda: figures.append(plt.gcf()))
     names = {}

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, export, precision, refinement, stopping, training
+from common import data, export, locks, precision, refinement, stopping, training
 from common.errors import ConversionError, UserError
 from common.objectives import Objective
 from common.training_loop import TrainingLoop
@@ -52,22 +53,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     config.train.update_from_flattened_dict({
         "optimizer.cls": "SOAP", "ema_decay": 0.5, "quantizer": dict(cls="SoftRound"),
         "schedule": dict(cls="ReduceOnPlateau", patience=1), "precision": "bfloat16"})
-    config.train.num_steps = 14  # not a multiple of the interval: the last epoch is short
-    config.train.checkpoint_interval = 4
-    config.train.log_interval = 3
-    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
-
+    config.train.optimizer.update_interval = 2
+    config.train.num_steps = 7  # not a multiple of the interval: the last epoch is short
+    config.train.checkpoint_interval = 3
+    config.train.log_interval = 2
     end_step = TrainingLoop.end_step
 
-    def kill(self, measured):
+    def copy(self, measured):
         end_step(self, measured)
-        if self.step == 13:
-            raise Killed
+        if self.step == 5:  # this is what it would leave if it were killed
+            shutil.copytree(tmp_path / "whole", tmp_path / "parts",
+                            ignore=shutil.ignore_patterns(locks.NAME))
 
-    monkeypatch.setattr(TrainingLoop, "end_step", kill)
-    with pytest.raises(Killed):
-        training.run(MeanScaleHyperprior, config, tmp_path / "parts")
+    monkeypatch.setattr(TrainingLoop, "end_step", copy)
+    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
+    assert [line["step"] for line in metrics(tmp_path / "parts")] == [2, 3, 3, 4]
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
 
     assert (tmp_path / "whole/metrics.jsonl").read_text() == (
@@ -95,18 +96,18 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     config.train.rate_target = 0.5
     if not validation:
         config.data.validation = ""
-    config.train.num_steps = 14
+    config.train.num_steps = 7
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
 
     end_step = TrainingLoop.end_step
-    # Where a line of metrics is due, in the middle of an interval, where one ends, and the end;
-    # without validation only the last two.
-    for last in (6, 7, 8, 14) if validation else (8, 14):
+    # Where a line of metrics is due, where an interval ends, in the middle of one, and the end;
+    # without validation only where one ends.
+    for last in (3, 4, 5, 7) if validation else (4, 7):
         def kill(self, measured, last=last):
             if self.step == last:  # a signal comes before anything else is done
-                (save_while_tracing if last == 7 else stopping.save_all)()
+                (save_while_tracing if last == 5 else stopping.save_all)()
                 raise Killed
             end_step(self, measured)
 
@@ -143,9 +144,11 @@ def test_another_config_does_not_touch_the_run(tiny_run):
 def test_the_seed_decides(tmp_path, tiny_run):
     config = tiny_config()
     config.seed = 1
+    config.data.validation = ""
     config.train.num_steps = 5
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
-    assert metrics(tmp_path / "run")[0]["rd_loss"] != metrics(tiny_run)[0]["rd_loss"]
+    own, other = (metrics(folder)[0]["rd_loss"] for folder in (tmp_path / "run", tiny_run))
+    assert own != pytest.approx(other, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -201,6 +204,7 @@ def test_without_validation_the_last_weights_are_exported(tmp_path):
     assert any(np.array_equal(exported, value) for value in last.values())
 
 
+@pytest.mark.usefixtures("without_graphs")
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     config = shallow_config()
     config.train.optimizer = dict(cls="SGD", learning_rate=1e30)
@@ -229,6 +233,7 @@ def test_a_run_that_diverges_at_a_checkpoint_keeps_the_good_ones(tmp_path):
 def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, tiny_run):
     config = tiny_config()
     config.train.ema_decay = 0.999
+    config.train.export_dtype = "float16"
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     # Training is that of a run without averages, validation is not.
     lines = [metrics(folder) for folder in (tiny_run, tmp_path / "run")]
@@ -239,37 +244,32 @@ def test_averaged_weights_are_validated_and_exported_but_not_trained(tmp_path, t
         [line["rd_loss"] for line in each if line["split"] == "validation"] for each in lines)
     assert averaged_at_20 < at_10
 
-    reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
-    part = "analysis/layer_with_weights-0/_kernel_parameter/.ATTRIBUTES/VARIABLE_VALUE"
-    last, average = (reader.get_tensor(f"{name}/{part}") for name in ("codec", "result"))
-    exported = export.load(MeanScaleHyperprior, tmp_path / "run/model").analysis.layers[0].kernel
-    np.testing.assert_array_equal(exported, average)
-    assert 0 < np.max(np.abs(last - average)) < np.max(np.abs(last))
-
-
-@pytest.mark.slow
-def test_weights_are_rounded_in_the_file_alone(tmp_path, tiny_run):
-    config = tiny_config()
-    config.train.export_dtype = "float16"
-    path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
-    assert metrics(tmp_path / "run") == metrics(tiny_run)
-    given, rounded = (export.load(MeanScaleHyperprior, folder)
-                      for folder in (tiny_run / "model", path))
-    for a, b in zip(given.trainable_variables, rounded.trainable_variables):
-        np.testing.assert_array_equal(a.numpy().astype(np.float16), b)
-    sizes = [(folder / "weights.safetensors").stat().st_size for folder in
-             (tiny_run / "model", path)]
-    assert sizes[1] < 0.65 * sizes[0]
+    last, average = ({key.partition("/")[2]: value for key, value in weights(
+        tmp_path / "run").items() if key.startswith(f"{name}/")} for name in ("codec", "result"))
+    for key in average:
+        if key.startswith("analysis"):
+            assert 0 < np.max(np.abs(last[key] - average[key])) < np.max(np.abs(last[key])), key
+    # Weights are rounded in the file alone.
+    key = "analysis/layer_with_weights-0/_kernel_parameter/.ATTRIBUTES/VARIABLE_VALUE"
+    exported = export.load(MeanScaleHyperprior, tmp_path / "run/model")
+    np.testing.assert_array_equal(
+        exported.analysis.layers[0].kernel, average[key].astype(np.float16))
+    assert np.any(average[key] != average[key].astype(np.float16))
+    for weight in exported.trainable_variables:
+        assert any(np.array_equal(value.astype(np.float16), weight) for value in average.values())
+    rounded, whole = ((folder / "model/weights.safetensors").stat().st_size
+                      for folder in (tmp_path / "run", tiny_run))
+    assert rounded < 0.65 * whole
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_ms_ssim_as_distortion(tmp_path):
-    config = tiny_config()
+    config = shallow_config()
     config.data.update(patch_size=161, validation="photos/validation")  # which are large enough
     config.train.distortion = "ms_ssim"
     config.train.rd_lambda = 8.73
-    config.train.num_steps = config.train.log_interval = 2
+    config.train.num_steps = config.train.log_interval = 1
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
     for line in metrics(tmp_path / "run"):
         assert line["rd_loss"] == pytest.approx(
@@ -355,16 +355,3 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
            / photo.read()[..., 0].size for photo in photos]
     assert np.mean(bpp) == pytest.approx(last["bpp"], rel=1e-4)
-
-
-@pytest.mark.slow
-def test_xla_trains_like_the_plain_graph(tmp_path):
-    losses = {}
-    for setting in ("on", "off"):
-        config = shallow_config()
-        config.train.num_steps = 3
-        config.train.log_interval = 1
-        config.train.jit_compile = setting
-        training.run(MeanScaleHyperprior, config, tmp_path / setting)
-        losses[setting] = [line["rd_loss"] for line in metrics(tmp_path / setting)]
-    np.testing.assert_allclose(losses["on"], losses["off"], rtol=1e-4)

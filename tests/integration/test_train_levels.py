@@ -5,12 +5,13 @@ tests/integration/test_levels.py has what such a model can do.
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import distribution, export, refinement, training, zoo
+from common import distribution, export, locks, refinement, training, zoo
 from common.errors import UserError
 from common.training_loop import TrainingLoop
 from factorized.configs import bls2017_levels
@@ -20,6 +21,7 @@ from hific.models import HiFiC
 from joint_ar.configs import small_levels as joint_levels
 from mshyper.configs import mbt2018_levels, small_levels
 from mshyper.models import MeanScaleHyperprior
+from tests.helpers import graphs
 from tests.helpers.tiny import shallow_config, tiny_config
 from tests.helpers.tiny_levels import COUNT, levels_config
 
@@ -28,31 +30,32 @@ from tests.helpers.tiny_levels import COUNT, levels_config
 @pytest.mark.usefixtures("without_graphs")
 def test_a_resumed_run_has_the_same_levels(tmp_path, monkeypatch):
     config = levels_config(shallow_config)
-    config.train.update(num_steps=6, checkpoint_interval=3, log_interval=1)
-    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
+    config.data.validation += "/coffee.png"
+    config.train.update(num_steps=4, checkpoint_interval=2, log_interval=1)
     end_step = TrainingLoop.end_step
 
-    def kill(self, measured):
+    def copy(self, measured):
         end_step(self, measured)
-        if self.step == 5:
-            raise KeyboardInterrupt
+        if self.step == 3:  # this is what it would leave if it were killed
+            shutil.copytree(tmp_path / "whole", tmp_path / "parts",
+                            ignore=shutil.ignore_patterns(locks.NAME))
 
-    monkeypatch.setattr(TrainingLoop, "end_step", kill)
-    with pytest.raises(KeyboardInterrupt):
-        training.run(MeanScaleHyperprior, config, tmp_path / "parts")
+    monkeypatch.setattr(TrainingLoop, "end_step", copy)
+    training.run(MeanScaleHyperprior, config, tmp_path / "whole")
     monkeypatch.setattr(TrainingLoop, "end_step", end_step)
     training.run(MeanScaleHyperprior, config, tmp_path / "parts")
     whole, parts = ((tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts"))
     assert whole == parts
     drawn = [json.loads(line)["rd_lambda"] for line in whole.splitlines()
              if '"train"' in line]
-    assert len({*drawn}) == 6, "each step has levels of its own"
+    assert len({*drawn}) == 4, "each step has levels of its own"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 def test_warm_start_from_a_model_of_one_rate(tmp_path, tiny_model, capsys):
     config = levels_config()
+    config.data.validation += "/coffee.png"
     config.train.update(num_steps=1, checkpoint_interval=1, warm_start=str(tiny_model))
     config.train.optimizer.learning_rate = 1e-9
     training.run(MeanScaleHyperprior, config, tmp_path / "run")
@@ -159,17 +162,18 @@ def test_replicas_draw_the_levels_of_the_batch(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_step_compiles_with_xla(tmp_path):
+def test_xla_trains_as_if_there_were_no_graphs(tmp_path):
+    """What a model of one rate does is a part of this."""
     config = levels_config(shallow_config)
-    # Compiling takes time, and that of validation is in test_train.py.
-    config.data.validation = ""
     config.train.update(jit_compile="on", num_steps=2, checkpoint_interval=2, log_interval=1)
     training.run(MeanScaleHyperprior, config, tmp_path / "compiled")
     config.train.jit_compile = "off"
-    training.run(MeanScaleHyperprior, config, tmp_path / "plain")
+    with graphs.none():
+        training.run(MeanScaleHyperprior, config, tmp_path / "plain")
     compiled, plain = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text(
         ).splitlines()] for name in ("compiled", "plain"))
+    assert [line["split"] for line in plain[:3]] == ["train", "train", "validation"]
     for one, other in zip(compiled, plain, strict=True):
         assert one["split"] == other["split"]
-        assert one["rd_loss"] == pytest.approx(other["rd_loss"], rel=1e-2)
+        assert one["rd_loss"] == pytest.approx(other["rd_loss"], rel=1e-4)
         assert one.get("rd_lambda", 0) == pytest.approx(other.get("rd_lambda", 0), rel=1e-5)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import configs
+import factorized.train
 import mshyper.train
-from common import data, images, lpips, recipes, training, training_config
+from common import data, images, lpips, programs, recipes, training, training_config
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.commands import refuses
-from tests.helpers.tiny import tiny_config
+from tests.helpers.tiny import photographs, tiny_config
 
 
 def test_a_config_of_another_module_is_refused(tmp_path):
@@ -139,17 +140,17 @@ def test_mistakes_on_the_command_line(arguments, message, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "factorized.train", "--hid", "0", "--experiments_dir", tmp_path,
-         "--config", "factorized/configs/bls2017.py:hific", "--config.train.num_steps=2",
-         "--config.data.train=photos/train", "--config.data.validation=photos/validation",
-         "--config.data.patch_size=32", "--config.data.batch_size=1",
-         "--config.train.rd_lambda=0.03", "--config.train.quantizer.alpha=(1.0, 8.0)",
-         "--config.train.quantizer.cls=SoftRound", "--config.model.analysis.channels=(4,4,4)",
-         "--config.model.synthesis.channels=(4,4,3)"],
-        capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run = programs.read(factorized.train.run, [
+        "factorized.train", "--hid", "0", "--experiments_dir", str(tmp_path),
+        "--config", "factorized/configs/bls2017.py:hific", "--config.train.num_steps=2",
+        "--config.data.train=photos/train", f"--config.data.validation={photographs()}",
+        "--config.data.patch_size=32", "--config.data.batch_size=1",
+        "--config.train.rd_lambda=0.03", "--config.train.quantizer.alpha=(1.0, 8.0)",
+        "--config.train.quantizer.cls=SoftRound", "--config.model.analysis.channels=(4,4,4)",
+        "--config.model.synthesis.channels=(4,4,3)"])
+    factorized.train.run(*run.arguments)
     config = json.loads(
         (tmp_path / "factorized-bls2017-hific" / "wid=0-factorized-bls2017-hific-rd_lambda=0.03"
          / "config.json").read_text())

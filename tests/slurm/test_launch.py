@@ -9,8 +9,8 @@ import time
 import pytest
 
 from common import images, launching, run_states
-from tests.helpers.launches import COUNTING, launch
-from tests.helpers.tiny import TINY, TRAINING
+from tests.helpers.launches import COUNTING, launch, launch_here
+from tests.helpers.tiny import TINY, TRAINING, photographs
 
 # A config whose sweep has two runs, both of the tiny model.
 CONFIG = '''
@@ -108,11 +108,12 @@ def test_what_slurm_refuses_is_one_line(slurm, folder):
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder, photo):
+def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder, photo, capsys):
     (folder / "config.py").write_text(CONFIG)
-    code, _, errors = launch(
-        folder, *TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1", "array_parallelism=2",
-        "--xid", "mine", "--args", *TINY, "--config.train.num_steps=100",
+    code, _, errors = launch_here(
+        folder, capsys, *TRAINING[:3], "config.py", "--slurm", "cpus_per_task=1",
+        "array_parallelism=2", "--xid", "mine", "--args", *TINY,
+        f"--config.data.validation={photographs()}", "--config.train.num_steps=100",
         "--config.train.checkpoint_interval=50")
     assert code == 0, errors
     launched, = (folder / "experiments/launches").iterdir()
@@ -133,8 +134,8 @@ def test_a_sweep_trains_resumes_and_gives_a_curve(slurm, folder, photo):
 
     images.write(folder / "photo.png", photo[100:164, 200:296])
     (folder / "experiments/mine/wid=2-half/checkpoints").mkdir(parents=True)
-    code, out, errors = launch(
-        folder, "--main", "evaluate", "--wait", "--slurm", "array_parallelism=2", "--args",
+    code, out, errors = launch_here(
+        folder, capsys, "--main", "evaluate", "--wait", "--slurm", "array_parallelism=2", "--args",
         "--runs", "experiments/mine", "--dataset", "photo.png")
     assert code == 0, errors
     assert "wid=2-half has no exported model yet" in errors
