@@ -42,7 +42,7 @@ def test_outputs_and_gradients_are_those_of_the_library(kernel, stride, filters,
     if kernel == 2 and not corr and stride == 1:
         pytest.skip("the library's explicit padding puts it elsewhere; nothing has such a layer")
     ours, theirs = both((kernel, kernel), stride, corr, filters)
-    for shape in [(2, 8, 8, 5), (1, 5, 7, 5), (1, 1, 1, 5), (1, 1, 11, 5)]:
+    for shape in [(2, 5, 8, 5), (1, 1, 1, 5), (1, 1, 11, 5)]:
         x = tf.random.stateless_normal(shape, (1, 2))
         for a, b in zip(output_and_gradients(ours, x), output_and_gradients(theirs, x)):
             assert a.shape == b.shape

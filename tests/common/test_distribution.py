@@ -1,11 +1,7 @@
 """Training on several devices and in several processes is that on one."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,45 +10,10 @@ import tensorflow as tf
 from common import data, distribution, quantizers, stopping, training
 from common.errors import UserError
 from common.training_loop import TrainingLoop
-from hific.adversarial import make_trainer
 from mshyper.models import MeanScaleHyperprior
-from tests.helpers.distribution import adversarial, configured
-from tests.helpers.runs import assert_alike
-
-_ROOT = pathlib.Path(__file__).parents[2]
-
-# A training run in the folder argv[1], with the overrides in argv[2], on argv[3] CPUs.
-_RUN = """
-import json, sys
-import tensorflow as tf
-cpu, = tf.config.list_physical_devices("CPU")
-tf.config.set_logical_device_configuration(
-    cpu, [tf.config.LogicalDeviceConfiguration()] * int(sys.argv[3]))
 from tests.helpers import graphs
-from tests.helpers.distribution import adversarial, configured
-from common import training
-{model}
-graphs.optimise(False)
-training.run(MeanScaleHyperprior, configured(json.loads(sys.argv[2])), sys.argv[1]{arguments})
-"""
-MSHYPER = _RUN.format(model="from mshyper.models import MeanScaleHyperprior", arguments="")
-ADVERSARIAL = _RUN.format(
-    model="from hific.adversarial import make_trainer\n"
-          "from mshyper.models import MeanScaleHyperprior",
-    arguments=", make_trainer").replace("configured(", "adversarial(")
-
-
-def start(program, workdir, options, devices=1, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-c", program, str(workdir), json.dumps(options), str(devices)],
-        cwd=_ROOT, stderr=subprocess.PIPE, text=True,
-        env=os.environ | environment | {"TF_CPP_MIN_LOG_LEVEL": "2"})
-
-
-def finish(*processes):
-    for process in processes:
-        _, error = process.communicate(timeout=300)
-        assert process.returncode == 0, error
+from tests.helpers.distribution import configured, run_elsewhere, train, train_with_state
+from tests.helpers.runs import assert_alike
 
 
 def free_ports(count):
@@ -69,13 +30,14 @@ def free_ports(count):
 def on_one(tmp_path_factory):
     """The run on one device."""
     workdir = tmp_path_factory.mktemp("one")
-    training.run(MeanScaleHyperprior, configured({}), workdir)
+    with graphs.none():
+        train(workdir, {})
     return workdir
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_goes_on_with_another_number_of_devices(
-        on_one, tmp_path, monkeypatch):
+def test_two_devices(on_one, tmp_path, monkeypatch, without_graphs):
+    """They go on where one was interrupted, and train from the start with all that has a state."""
     end_step = TrainingLoop.end_step
 
     def interrupt(self, measured):
@@ -84,32 +46,29 @@ def test_an_interrupted_run_goes_on_with_another_number_of_devices(
             stopping.save_all()
             raise InterruptedError
 
-    monkeypatch.setattr(TrainingLoop, "end_step", interrupt)
-    with pytest.raises(InterruptedError):
-        training.run(MeanScaleHyperprior, configured({"strategy": "mirrored"}), tmp_path)
-    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-1")
-    finish(start(MSHYPER, tmp_path, {"strategy": "mirrored"}, devices=2))
-    assert_alike(tmp_path, on_one)
+    mirrored = {"strategy": "mirrored"}
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(TrainingLoop, "end_step", interrupt)
+        train(tmp_path / "interrupted", mirrored)
+    assert tf.train.latest_checkpoint(
+        str(tmp_path / "interrupted/checkpoints")).endswith("step-1")
+    train_with_state(tmp_path / "one", {})
+    run_elsewhere(("train", (tmp_path / "interrupted", mirrored), 2, {}),
+                  ("train_with_state", (tmp_path / "two", mirrored), 2, {}))
+    assert_alike(tmp_path / "interrupted", on_one)
+    # SOAP divides by what is small, and its basis is any where there have been no gradients yet.
+    assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
 
 
 @pytest.mark.slow
 def test_two_workers(on_one, tmp_path):
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    finish(*(start(MSHYPER, tmp_path, {"strategy": "multi_worker"}, TF_CONFIG=json.dumps(
-        {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}))
+    run_elsewhere(*(
+        ("train", (tmp_path, {"strategy": "multi_worker"}), 1, {"TF_CONFIG": json.dumps(
+            {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}})})
         for i in range(2)))
     assert_alike(tmp_path, on_one)
     assert (tmp_path / "model/fingerprint").exists()
-
-
-@pytest.mark.slow
-def test_two_devices_with_all_that_keeps_a_state(tmp_path):
-    options = {"optimizer.cls": "SOAP", "ema_decay": 0.5, "rate_target": 0.5,
-               "quantizer": dict(cls="SoftRound")}
-    training.run(MeanScaleHyperprior, adversarial(options), tmp_path / "one", make_trainer)
-    finish(start(ADVERSARIAL, tmp_path / "two", options | {"strategy": "mirrored"}, devices=2))
-    # SOAP divides by what is small, and its basis is any where there have been no gradients yet.
-    assert_alike(tmp_path / "two", tmp_path / "one", tolerance=1e-3)
 
 
 def test_the_shares_of_all_replicas_are_the_batch():
@@ -157,8 +116,9 @@ def test_mistakes_are_named(tmp_path, monkeypatch, options, message):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_batch_that_cannot_be_shared_is_named(tmp_path):
-    process = start(MSHYPER, tmp_path / "run", {"strategy": "mirrored"}, devices=3)
-    _, error = process.communicate(timeout=300)
-    assert process.returncode and (
-        "data.batch_size 4 is not a multiple of data.crops_per_image 1 times 3 devices" in error)
+def test_a_batch_that_cannot_be_shared_is_named(tmp_path, monkeypatch):
+    three = [tf.config.LogicalDevice(f"/device:CPU:{i}", "CPU") for i in range(3)]
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: three)
+    with pytest.raises(UserError, match="data.batch_size 4 is not a multiple of "
+                                        "data.crops_per_image 1 times 3 devices"):
+        training.run(MeanScaleHyperprior, configured({"strategy": "mirrored"}), tmp_path / "run")

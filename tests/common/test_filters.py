@@ -38,16 +38,16 @@ def test_rates_of_channels_are_those_of_the_image(model, picture):
     assert use.sizes == pytest.approx(np.sqrt(np.mean(y**2, axis=(0, 1))), abs=0.5)
 
 
-def test_channels_are_in_the_order_of_their_rates(mean_scale, tmp_path, figures):
+def test_channels_are_in_the_order_of_their_rates(mean_scale, tmp_path, undrawn):
     first = filters.ChannelUse(np.arange(12.0), np.ones(12))
     second = filters.ChannelUse(np.eye(12)[3] * 54, np.ones(12))
     filters.draw(tmp_path / "a.png", mean_scale, "", [first, second])
     filters.draw(tmp_path / "b.png", mean_scale, "")
-    labels = [[text.get_text() for text in figure.axes[0].texts] for figure in figures]
+    labels = [[text.get_text() for text in figure.axes[0].texts] for figure in undrawn]
     assert labels[0][:3] == ["3: 47.5%", "11: 9.2%", "10: 8.3%"] and labels[0][-1] == "0: 0.0%"
     assert labels[1] == [str(i) for i in range(12)]
     # The same elements, drawn in another order.
-    a, b = (figure.axes[0].images[0].get_array() for figure in figures)
+    a, b = (figure.axes[0].images[0].get_array() for figure in undrawn)
     size = a.shape[1] // 16
     np.testing.assert_array_equal(a[:, :size], b[:, 3 * size:4 * size])
     assert np.abs(a[:, :size] - b[:, :size]).max() > 0.1

@@ -84,10 +84,10 @@ def test_the_prediction_of_a_mixture_has_its_moments(monkeypatch):
     np.testing.assert_allclose(predicted.deviation, np.sqrt(variance), rtol=0.02)
 
 
-def test_panels(mean_scale, picture, tmp_path, figures):
+def test_panels(mean_scale, picture, tmp_path, undrawn):
     found = inspection.inspect(mean_scale, picture)
     inspection.draw(tmp_path / "figure.png", found, "a photograph")
-    figure, = figures
+    figure, = undrawn
     assert len(panels(figure)) == 9
     np.testing.assert_array_equal(titled(figure, "input"), picture)
     np.testing.assert_array_equal(titled(figure, "reconstruction"), found.decoded)
@@ -107,13 +107,13 @@ def test_panels(mean_scale, picture, tmp_path, figures):
     assert f"{8 * found.num_bytes / (71 * 105):.4f} bpp ({found.num_bytes} bytes)" in title
 
 
-def test_the_error_is_amplified_as_its_title_says(mean_scale, picture, tmp_path, figures):
+def test_the_error_is_amplified_as_its_title_says(mean_scale, picture, tmp_path, undrawn):
     found = inspection.inspect(mean_scale, picture)
     rng = np.random.default_rng(0)
     decoded = np.clip(picture + rng.integers(-5, 6, picture.shape), 0, 255).astype(np.uint8)
     for image, gain in ((decoded, 25), (picture, 127)):
         inspection.draw(tmp_path / "x.png", found._replace(decoded=image), "")
-        error = titled(figures[-1], f"error x {gain},").astype(int)
+        error = titled(undrawn[-1], f"error x {gain},").astype(int)
         np.testing.assert_array_equal((error - 128) / gain, image.astype(int) - picture)
 
 

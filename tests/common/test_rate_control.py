@@ -44,9 +44,8 @@ def simulated(control, ratio, lag, num_steps, validations, noise=0.3):
     return rates
 
 
-@pytest.mark.parametrize("target", [0.1, 1.0])
-@pytest.mark.parametrize("ratio", [0.6, 1.1])
-@pytest.mark.parametrize("lag", [50, 250])
+@pytest.mark.parametrize("target, ratio, lag", [  # every two of their values together
+    (0.1, 0.6, 50), (0.1, 1.1, 250), (1.0, 0.6, 250), (1.0, 1.1, 50)])
 def test_validation_rate_settles_within_two_percent(target, ratio, lag):
     control = build(target, 20_000, cls="ProportionalIntegral")
     rates = simulated(control, ratio, lag, 20_000, 20)
