@@ -165,7 +165,7 @@ def test_what_a_precision_costs_is_nothing_for_the_same_model(photo):
     assert row["bytes"] == len(coding.compress(model, image)) and row["psnr"] > 20
     assert {*row.values()} == {row["bytes"], row["psnr"], 0}
     other = zoo.load(zoo.DEFAULT, "bfloat16")
-    row = precision.compare({"float32": model, "bfloat16": other}, 0.0095, photo)
+    row = precision.compare({"float32": model, "bfloat16": other}, 0.0095, photo[:256, :384])
     assert 0 < row["samples differ"] < 0.3 and abs(row["decoding: dB lost"]) < 0.02
     assert row["by more than 1"] < 0.003 and 0 < abs(row["rate at equal MSE"]) < 0.02
 

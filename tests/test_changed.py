@@ -14,6 +14,12 @@ def paths(*names):
     return [pathlib.PurePath(name) for name in names]
 
 
+@pytest.fixture(autouse=True)
+def without_collecting_garbage(monkeypatch):
+    """At its end pytest collects that of all tests before too, five seconds each time."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:unraisableexception")
+
+
 @pytest.fixture(scope="module")
 def graph():
     return changed.uses()

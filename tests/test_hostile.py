@@ -79,14 +79,8 @@ def test_mutated_files(model, ntc):
 
 
 def test_mutated_files_with_a_checksum_that_was_made_anew(model, ntc):
-    damaged = map(resealed, mutations(ntc, 60, seed=1))
-    assert check_mutations(model, ntc, damaged) <= 20
-
-
-@pytest.mark.slow
-def test_many_mutated_files_with_a_checksum_that_was_made_anew(model, ntc):
-    damaged = map(resealed, mutations(ntc, 600, seed=2))
-    assert check_mutations(model, ntc, damaged) <= 200
+    damaged = map(resealed, mutations(ntc, 150, seed=2))
+    assert check_mutations(model, ntc, damaged) <= 50
 
 
 def test_mutated_fields(model, ntc):
@@ -143,12 +137,7 @@ def test_mutated_chains(chained):
 
 
 def test_mutated_chains_with_a_checksum_that_was_made_anew(chained):
-    check_chains(chained, map(resealed, mutations(chained[1], 60, seed=1)))
-
-
-@pytest.mark.slow
-def test_many_mutated_chains_with_a_checksum_that_was_made_anew(chained):
-    check_chains(chained, map(resealed, mutations(chained[1], 400, seed=2)))
+    check_chains(chained, map(resealed, mutations(chained[1], 120, seed=2)))
 
 
 # --- Folders of models ----------------------------------------------------------------------------
@@ -188,14 +177,7 @@ def check_folder(folder, file, count, tmp_path):
 @pytest.mark.parametrize("number, file", [
     (number, file) for number in FILES for file in (*FILES[number], *SAME)])
 def test_mutated_models(folders, number, file, tmp_path):
-    assert check_folder(folders[number], file, 30, tmp_path) < 20
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number, file", [
-    (number, file) for number in FILES for file in (*FILES[number], *SAME)])
-def test_many_mutated_models(folders, number, file, tmp_path):
-    assert check_folder(folders[number], file, 60, tmp_path) < 40
+    assert check_folder(folders[number], file, 40, tmp_path) < 27
 
 
 def resigned(path):

@@ -27,11 +27,12 @@ def test_means_are_over_images_and_changes_against_the_model_as_it_is():
     assert (sga["steps"], base["steps"]) == ("500", "0")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_command(photo, tmp_path, one_rate_models, capsys):
     for name in "ab":
         images.write(tmp_path / f"{name}.png", photo[100:164, 200:264])
-    arguments = ["--dataset", str(tmp_path), "--steps", "10", "--output", str(tmp_path / "table")]
+    arguments = ["--dataset", str(tmp_path), "--steps", "2", "--output", str(tmp_path / "table"),
+                 "--model", str(one_rate_models[1])]
     inference_table.main([*arguments, "--methods", "base", "sga"])
     table = json.loads((tmp_path / "table.json").read_text())
     first = table["rows"]

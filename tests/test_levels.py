@@ -253,8 +253,9 @@ def test_the_loss_weighs_every_image(model):
     assert measured["bpp_level"].shape == (2,)
 
 
-@pytest.mark.slow
-def test_refinement_is_for_the_lambda_of_the_level(model):
+def test_refinement_is_for_the_lambda_of_the_level(model, request):
+    if model is not shared("mean_scale"):  # graphs of one model take long enough to make
+        request.getfixturevalue("without_graphs")
     x = photograph(64, 96)
     method = methods.method("danneal")
     method.update(num_steps=6, check_interval=3)

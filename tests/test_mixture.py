@@ -1,11 +1,6 @@
 """HiFiC with mixtures: its rate by hand, its softmax in integers, and its files."""
 
-import hashlib
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -27,8 +22,6 @@ from common.errors import UserError
 from hific import mixture
 from tests.helpers import small_models
 from tests.helpers.small_mixture import CHANNELS, COMPONENTS, CONFIG, make, photograph, picture
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -213,27 +206,3 @@ def test_damaged_files_are_refused(exported, model):
         for each in (bytes(damaged), ntc[:position]):
             with pytest.raises(UserError):
                 coding.decompress(model, each)
-
-
-DECODE = """
-import hashlib, pathlib, sys
-import tensorflow as tf
-folder, threads = pathlib.Path(sys.argv[1]), int(sys.argv[2])
-tf.config.threading.set_intra_op_parallelism_threads(threads)
-from common import coding, zoo
-model = zoo.load(folder / "model")
-latents = coding.decode(model, (folder / "file.ntc").read_bytes()).latents
-print(hashlib.sha256(latents["y"].numpy().tobytes()).hexdigest())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("threads, more", [
-    (1, {}), (2, {"TF_ENABLE_ONEDNN_OPTS": "0", "OPENBLAS_NUM_THREADS": "1"})])
-def test_other_processes_decode_the_same(exported, model, threads, more):
-    process = subprocess.run(
-        [sys.executable, "-c", DECODE, exported, str(threads)], cwd=ROOT, env=os.environ | more,
-        capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr[-3000:]
-    latents = coding.decode(model, (exported / "file.ntc").read_bytes()).latents
-    assert process.stdout.split()[-1] == hashlib.sha256(latents["y"].numpy()).hexdigest()

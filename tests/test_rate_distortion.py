@@ -187,7 +187,7 @@ def test_models_of_one_family_are_one_curve(dataset, one_rate_models, output):
     assert row["points"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("without_graphs")
 def test_refined_files_of_an_experiment_are_one_curve(
         dataset, tmp_path, levels_model, output, capsys):
     experiment = tmp_path / "sga"

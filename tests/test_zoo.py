@@ -16,11 +16,16 @@ def test_there_are_models():
     assert {zoo.DEFAULT, "joint_ar", "hific", "mshyper-small_bb-2"} <= set(MODELS)
 
 
+def middle(image):
+    """As much of every photograph, in one shape; more takes as much longer."""
+    return image[100:292, 150:438]
+
+
 @pytest.mark.parametrize("name", sorted({*MODELS} - {*BITS_BACK}))
 def test_saves_bytes_against_jpeg(name):
     model = zoo.load(name)
     for source in data.find("photos/validation"):
-        image = source.read()
+        image = middle(source.read())
         row, decoded = coding.measure(model, image)
         assert decoded.shape == image.shape
         assert row["bytes"] <= 1.005 * row["estimated_bpp"] * np.prod(image.shape[:2]) / 8 + 20
@@ -28,11 +33,10 @@ def test_saves_bytes_against_jpeg(name):
         assert row["bytes"] < 0.9 * jpeg
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", BITS_BACK)
 def test_a_chain_saves_bytes_against_jpeg(name):
     model = zoo.load(name)
-    pictures = [source.read() for source in data.find("photos/validation")]
+    pictures = [middle(source.read()) for source in data.find("photos/validation")]
     payload = np.random.default_rng(0).bytes(100_000)
     ntb, rows = chain.compress(model, pictures, payload)
     decoded, returned = chain.decompress(model, ntb)

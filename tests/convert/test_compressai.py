@@ -164,7 +164,8 @@ def test_transforms_are_those_of_the_formulas(name, tmp_path, image):
     agree(chw(bits), np.minimum(reference.normal_bits(y_hat - mean, scale), 20), 1e-3)
 
 
-@pytest.mark.parametrize("name", STATES)
+# What is coded of cheng2020-anchor is what is of cheng2020-attn.
+@pytest.mark.parametrize("name", [name for name in STATES if name != "cheng2020-anchor"])
 def test_files_of_imported_models_decode_to_the_same_latents(name, tmp_path, image):
     torch_writer.write(tmp_path / "model.pth", STATES[name])
     model = load(tmp_path / "model.pth", tmp_path / "model")
