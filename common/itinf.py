@@ -252,7 +252,7 @@ def _code(model, picture, latents, objective):
     x, x_hat = (data.to_float(image)[None] for image in (picture, reconstruction))
     generated = Generated(  # whose rate is that of the file
         x_hat, decoded.latents, element_bits={"file": tf.constant([8.0 * len(ntc)])}, offsets={})
-    row["rd_loss"] = float(objective.per_image(x, generated, objective.rd_lambda)["rd_loss"][0])
+    row["rd_loss"] = float(objective.per_image(x, generated)["rd_loss"][0])
     return {name: row[name] for name in _MEASURED}, ntc, decoded, reconstruction
 
 

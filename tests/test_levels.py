@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import hific.mixture
 import mshyper.bits_back
-from common import coding, images, methods, objectives, quantizers, range_coding, refinement, tiles
+from common import coding, images, methods, quantizers, range_coding, refinement, tiles
 from common.ans import AnsStack
 from common.coding_tables import CodingTables
 from common.errors import CodingError
@@ -153,7 +153,7 @@ def test_scales_reach_both_transforms_in_graphs_and_tiles(monkeypatch):
         latents = model.infer(both.x_hat, training=True, level=tf.constant([2, 17]))
         generated = model.generate(
             latents, quantizers.UniformNoise(tf.constant([1, 2])), training=True)
-        loss = objectives.rate_distortion(both.x_hat, generated, 0.01)["rd_loss"]
+        loss = Objective(0.01)(both.x_hat, generated)["rd_loss"]
     for gradient in tape.gradient(loss, model.levels.trainable_weights[2:]):
         assert np.all(np.isfinite(gradient)) and np.all(gradient.numpy() != 0)
 
@@ -232,8 +232,8 @@ def test_gradient_reaches_every_gain(name):
     with tf.GradientTape() as tape:
         generated = model.generate(model.infer(x, training=True, level=level),
                                    quantizers.UniformNoise(tf.constant([1, 2])), training=True)
-        loss = objectives.rate_distortion(x, generated, model.levels.rd_lambda(level),
-                                          weight=model.levels.weight(level))["rd_loss"]
+        loss = Objective(None)(x, generated, model.levels.rd_lambda(level),
+                               weight=model.levels.weight(level))["rd_loss"]
     weights = model.levels.trainable_weights
     assert len(weights) == 2 and {w.ref() for w in weights} <= {
         w.ref() for w in model.trainable_variables}
@@ -244,8 +244,8 @@ def test_gradient_reaches_every_gain(name):
 def test_the_loss_weighs_every_image(model):
     x, level = tf.repeat(photograph(64, 96), 2, axis=0), tf.constant([0, 20])
     generated = model(x, level=level)
-    measured = objectives.per_image(x, generated, model.levels.rd_lambda(level),
-                                    weight=model.levels.weight(level))
+    measured = Objective(None).per_image(x, generated, model.levels.rd_lambda(level),
+                                         weight=model.levels.weight(level))
     for i, (rd_lambda, weight) in enumerate(((0.0015, 40**0.25), (0.06, 40**-0.25))):
         np.testing.assert_allclose(
             measured["rd_loss"][i], weight * (measured["bpp"][i] + rd_lambda * measured["mse"][i]),

@@ -11,7 +11,6 @@ import mshyper.models
 from common import (
     coding,
     export,
-    objectives,
     priors,
     quantizers,
     range_coding,
@@ -19,6 +18,7 @@ from common import (
     transforms,
 )
 from common.errors import UserError
+from common.objectives import Objective
 from hific import mixture
 from tests.helpers import small_models
 from tests.helpers.small_mixture import CHANNELS, COMPONENTS, CONFIG, make, photograph, picture
@@ -87,7 +87,7 @@ def test_gradient_reaches_every_trainable_weight(model):
     with tf.GradientTape() as tape:
         generated = model.generate(
             model.infer(x), quantizers.UniformNoise(tf.constant([1, 2])), training=True)
-        loss = objectives.rate_distortion(x, generated, 0.01)["rd_loss"]
+        loss = Objective(0.01)(x, generated)["rd_loss"]
     weights = model.trainable_variables
     for weight, gradient in zip(weights, tape.gradient(loss, weights)):
         assert gradient is not None, weight.name

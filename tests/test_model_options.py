@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import data, export, objectives, padding, quantizers, range_coding, tiles
+from common import data, export, padding, quantizers, range_coding, tiles
 from common.ans import AnsStack
 from common.errors import UserError
+from common.objectives import Objective
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior
 from tests.helpers import small_mixture, small_models
@@ -68,7 +69,7 @@ def test_gradients_reach_every_weight(name, photograph):
     with tf.GradientTape() as tape:
         generated = model.generate(
             model.infer(x), quantizers.UniformNoise(tf.constant([1, 2])), training=True)
-        loss = objectives.rate_distortion(x, generated, 0.01)["rd_loss"]
+        loss = Objective(0.01)(x, generated)["rd_loss"]
     weights = model.trainable_variables
     assert {weight.ref() for weight in model.z_prior.trainable_variables} <= {
         weight.ref() for weight in weights}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from common import objectives, padding, quantizers, range_coding, weights
+from common import padding, quantizers, range_coding, weights
 from common.errors import CodingError
+from common.objectives import Objective
 from tests.helpers.small_models import CLASSES, CONFIGS, encode, make, picture, shared
 
 SIZES = [(1, 1), (1, 65), (67, 131)]
@@ -117,7 +118,7 @@ def test_gradient_reaches_every_trainable_weight(model, photo):
     with tf.GradientTape() as tape:
         generated = model.generate(
             model.infer(x), quantizers.UniformNoise(tf.constant([1, 2])), training=True)
-        loss = objectives.rate_distortion(x, generated, 0.01)["rd_loss"]
+        loss = Objective(0.01)(x, generated)["rd_loss"]
     weights = model.trainable_variables
     names = {weight.name for weight in weights}
     for prior in model.priors:  # the densities must not be forgotten by Keras

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ml_collections import config_dict
 
 import factorized.models
-from common import data, methods, ms_ssim, objectives, quantizers, range_coding, refinement
+from common import data, methods, ms_ssim, quantizers, range_coding, refinement
 from common.errors import UserError
 from common.objectives import Objective
 from common.transforms.layers import deconv
@@ -39,7 +39,7 @@ def train():
         quantizer = quantizers.Mixed(quantizers.fold_in([0, 1], number))
         with tf.GradientTape() as tape:
             generated = model.generate(model.infer(x, training=True), quantizer, training=True)
-            loss = objectives.rate_distortion(x, generated, LAMBDA)["rd_loss"]
+            loss = Objective(LAMBDA)(x, generated)["rd_loss"]
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
 
     photo = data.find("photos/validation")[0].read()
@@ -84,7 +84,7 @@ def rounded(model, latents):
 def losses(model, x, latents, rd_lambda=LAMBDA):
     """On rounded latents and 8-bit images, float32 [B]."""
     generated = model.generate(latents, quantizers.Round())
-    return objectives.per_image(x, generated, rd_lambda, eight_bit=True)["rd_loss"].numpy()
+    return Objective(rd_lambda).per_image(x, generated, eight_bit=True)["rd_loss"].numpy()
 
 
 def column(trace, name):
@@ -322,7 +322,7 @@ def test_steps_are_on_the_grid_of_the_last_check(package, x):
         with tf.GradientTape() as tape:
             tape.watch(latents)
             generated = model.generate(latents, quantizer)
-            expected = objectives.per_image(x, generated, LAMBDA)["rd_loss"]
+            expected = Objective(LAMBDA).per_image(x, generated)["rd_loss"]
             bits = expected * 40 * 50
         gradients = tape.gradient(bits, latents)
         loss, new, moments = same._step(x, latents, [zeros, zeros], moved, tf.constant(0))
