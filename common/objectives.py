@@ -49,7 +49,8 @@ class Objective:
         Args:
           x: original, float32 [B, H, W, 3] in [0, 1].
           generated: from `Codec.generate`; its image may be larger than `x` and is cropped.
-          rd_lambda: in place of the attribute; a float, or a tensor [] or [B].
+          rd_lambda: in place of the attribute, which has to be there else; a float, or a tensor []
+            or [B].
           rate_weight: in place of the attribute; float or scalar tensor.
           weight: of an image among others; a float, or a tensor [B].
           eight_bit: measure on images rounded to 8 bits, as in evaluation. Has no gradient.

@@ -4,7 +4,6 @@ import pathlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from common import data, export, lpips
 from tests.helpers import graphs, small_models
@@ -24,9 +23,8 @@ def photo() -> np.ndarray:
 @pytest.fixture
 def without_graphs():
     """For trainings so short that making the graph of a step takes longer than the steps."""
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+    with graphs.none():
+        yield
 
 
 @pytest.fixture(scope="session")

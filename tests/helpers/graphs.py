@@ -22,9 +22,10 @@ def of_programs():
 
 @contextlib.contextmanager
 def none():
-    """Makes no graphs, as the fixture `without_graphs`."""
+    """Makes no graphs."""
+    before = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
     try:
         yield
     finally:
-        tf.config.run_functions_eagerly(False)
+        tf.config.run_functions_eagerly(before)
