@@ -14,7 +14,7 @@ import codec
 from common import export, file_jobs, images, result_tables, zoo
 from common.cli import advising, report
 from common.errors import NotInZoo, UserError
-from common.lazy import Codec, targets
+from common.lazy import Codec, importing, targets
 
 _MODULE = "mshyper.bits_back"
 
@@ -34,7 +34,8 @@ def require_bits_back(name: str) -> None:
 
 def _compress(args):
     """Images to one .ntb file."""
-    from mshyper import chain  # and TensorFlow, which --help should not wait for
+    with importing():  # TensorFlow, which --help should not wait for
+        from mshyper import chain
 
     output = file_jobs.to_path(args.output)
     paths = [file_jobs.to_path(path) for path in args.paths]
@@ -73,7 +74,8 @@ def _name(model: str) -> str:
 
 def _decompress(args):
     """A .ntb file to images, and its payload."""
-    from mshyper import chain
+    with importing():
+        from mshyper import chain
 
     source = file_jobs.to_path(args.path)
     folder = pathlib.Path(args.output or source.parent)

@@ -14,12 +14,13 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from common import arguments
+from common import arguments, lazy
 from common.errors import UserError
 
 # Of commands: TensorFlow, which they import later, reads this then, and is silent about missing
 # accelerators from level 3 on.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+lazy.freeze_tensorflow = True
 
 
 def report(main: Callable[..., None]) -> Callable[..., None]:

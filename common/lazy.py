@@ -8,7 +8,12 @@ trigger one; where they name such classes, `from __future__ import annotations` 
 being evaluated.
 """
 
+import contextlib
+import gc
 import importlib
+import sys
+import types
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what each name is, for mypy
@@ -79,6 +84,37 @@ _PLACES = {
 }
 
 
+# Commands set this. Of a notebook's process more would be frozen than what TensorFlow made.
+freeze_tensorflow = False
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """For imports that take long: Python searches for no garbage meanwhile.
+
+    TensorFlow's makes a million objects, none of them garbage, and Python would go through them
+    again and again. With `freeze_tensorflow` it does not later either, which at a process's end
+    saves another second.
+    """
+    first, enabled = "tensorflow" not in sys.modules, gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if freeze_tensorflow and first:
+            gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def import_module(name: str) -> types.ModuleType:
+    """`importlib.import_module`, of a module that may import TensorFlow."""
+    if name not in sys.modules:
+        with importing():
+            return importlib.import_module(name)
+    return importlib.import_module(name)  # when another thread has it as a whole
+
+
 class _Lazy:
     """A stand-in for a module, or for a class in it, also where it is patched."""
 
@@ -93,7 +129,7 @@ class _Lazy:
         return vars(self._get())
 
     def _get(self):
-        module = importlib.import_module(self._module)
+        module = import_module(self._module)
         return getattr(module, self._name) if self._name else module
 
     def __getattr__(self, name):

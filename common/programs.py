@@ -16,7 +16,7 @@ from absl import flags
 from ml_collections import config_dict
 
 import configs
-from common import cli, config_files, overrides, runs, stopping, sweeps
+from common import cli, config_files, lazy, overrides, runs, stopping, sweeps
 from common.errors import FolderTaken, UserError
 
 flags.disclaim_key_flags()  # `--help` of the program lists the flags defined in `main`
@@ -53,7 +53,10 @@ def of(package: str) -> Callable[[Callable[[], Program]], Program]:
     for TensorFlow.
     """
     def decorate(function):
-        load = functools.cache(function)
+        @functools.cache
+        def load():
+            with lazy.importing():
+                return function()
 
         def split(argv):
             return (argv, lambda config: None) if cli.wants_help(argv) else load().split(argv)

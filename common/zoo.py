@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import os
 import pathlib
 
@@ -12,7 +11,7 @@ from common import export
 from common import precision as precisions
 from common.container import Container
 from common.errors import NotInZoo, UserError
-from common.lazy import Codec
+from common.lazy import Codec, import_module
 
 # The model that commands take when none is named.
 DEFAULT = "mshyper"
@@ -22,7 +21,7 @@ class _Codecs(dict):
     """Classes by their modules, from their names; each is imported when it is looked up."""
 
     def __getitem__(self, module):
-        return getattr(importlib.import_module(module), super().__getitem__(module))
+        return getattr(import_module(module), super().__getitem__(module))
 
 
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).

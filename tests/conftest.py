@@ -5,8 +5,12 @@ import pathlib
 import numpy as np
 import pytest
 
-from common import data, export, lpips
-from tests.helpers import graphs, small_models
+from common import lazy
+
+lazy.freeze_tensorflow = True
+with lazy.importing():
+    from common import data, export, lpips
+    from tests.helpers import graphs, small_models
 
 # Most graphs of tests run a few times, and optimising one takes longer than that. Programs that
 # tests start do it, but for those of test_distribution.py; and test_itinf.py does.

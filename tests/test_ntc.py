@@ -102,16 +102,17 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
 @pytest.mark.parametrize("module, others", [
     ("ntc", "numpy"), ("common.training, common.itinf", "tensorflow_compression")])
 def test_importing_changes_nothing(module, others):
-    """Neither Pillow's limits, what Python, absl and logging show, flags, nor the environment."""
+    """Not Pillow's limits, what Python, absl and logging show, flags, environment and gc."""
     state = f"""
-import logging, os, warnings
+import gc, logging, os, warnings
 import absl.flags, absl.logging
 import {others}  # with filters and flags of its own
 from PIL import Image
 def state():
     flags = absl.flags.FLAGS
     return (Image.MAX_IMAGE_PIXELS, warnings.filters[:], absl.logging.get_verbosity(),
-            logging.root.level, logging.root.handlers[:], sorted(flags), dict(os.environ))
+            logging.root.level, logging.root.handlers[:], sorted(flags), dict(os.environ),
+            gc.isenabled(), gc.get_threshold(), gc.get_freeze_count())
 before = state()
 import {module}
 assert state() == before, (before, state())

@@ -1,5 +1,6 @@
 """Commands answer before anything is imported that takes seconds."""
 
+import gc
 import subprocess
 import sys
 from unittest import mock
@@ -69,6 +70,19 @@ def test_a_level_that_no_encoder_writes():
     file = Container("0" * 8, 1, 1, b"\xff" * 8, 0)
     with pytest.raises(UserError, match=r"cannot be decoded .level (\d+) of a model with \1\b"):
         peek.read_level(export.find(zoo.DEFAULT), file)
+
+
+@pytest.mark.parametrize("command", [False, True])
+def test_no_garbage_is_searched_for_during_an_import(command, tmp_path, monkeypatch):
+    (tmp_path / "imported.py").write_text("import gc\nenabled = gc.isenabled()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imported", raising=False)
+    monkeypatch.delitem(sys.modules, "tensorflow")  # as if this were to import it
+    monkeypatch.setattr(lazy, "freeze_tensorflow", command)
+    frozen = []
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
+    assert not lazy.import_module("imported").enabled and gc.isenabled()
+    assert frozen == [False] * command, "a process of a user's own stays as it is"
 
 
 def test_what_stands_for_a_module_is_patched_with_it(monkeypatch):

@@ -7,14 +7,17 @@ import pathlib
 import subprocess
 import sys
 
-import tensorflow as tf
+from common import lazy
 
-from common import training
-from factorized.models import FactorizedPrior
-from hific.adversarial import make_trainer
-from mshyper.models import MeanScaleHyperprior
-from tests.helpers import graphs
-from tests.helpers.tiny import shallow_config
+with lazy.importing():
+    import tensorflow as tf
+
+    from common import training
+    from factorized.models import FactorizedPrior
+    from hific.adversarial import make_trainer
+    from mshyper.models import MeanScaleHyperprior
+    from tests.helpers import graphs
+    from tests.helpers.tiny import shallow_config
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
