@@ -112,7 +112,7 @@ def import_module(name: str) -> types.ModuleType:
     if name not in sys.modules:
         with importing():
             return importlib.import_module(name)
-    return importlib.import_module(name)  # when another thread has it as a whole
+    return importlib.import_module(name)  # waits for a thread that is importing it
 
 
 class _Lazy:

@@ -102,7 +102,7 @@ def test_a_model_of_one_rate_has_no_dials(image, one_rate_models):
 @pytest.mark.parametrize("module, others", [
     ("ntc", "numpy"), ("common.training, common.itinf", "tensorflow_compression")])
 def test_importing_changes_nothing(module, others):
-    """Not Pillow's limits, what Python, absl and logging show, flags, environment and gc."""
+    """Neither Pillow's limits, flags, environment, gc, nor what Python and logging show."""
     state = f"""
 import gc, logging, os, warnings
 import absl.flags, absl.logging

@@ -1,13 +1,14 @@
 """Commands answer before anything is imported that takes seconds."""
 
 import gc
+import importlib
 import subprocess
 import sys
 from unittest import mock
 
 import pytest
 
-from common import coding, export, lazy, peek, zoo
+from common import coding, export, lazy, peek, programs, zoo
 from common.container import Container
 from common.errors import UserError
 from common.lpips import Lpips
@@ -22,6 +23,7 @@ try:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 finally:
     print("imported:", *[name for name in {SLOW!r} if name in sys.modules])
+    assert sys.modules["common.lazy"].freeze_tensorflow, "the command is slow to end"
 """
 # Others are made of modules that import TensorFlow.
 BENCHMARKS = ("coding", "complexity", "dials", "figures", "imports", "latents", "optimizers",
@@ -74,15 +76,22 @@ def test_a_level_that_no_encoder_writes():
 
 @pytest.mark.parametrize("command", [False, True])
 def test_no_garbage_is_searched_for_during_an_import(command, tmp_path, monkeypatch):
-    (tmp_path / "imported.py").write_text("import gc\nenabled = gc.isenabled()\n")
+    for name in ("imported", "codec_of_zoo", "program"):
+        (tmp_path / f"{name}.py").write_text("import gc\nenabled = gc.isenabled()\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "imported", raising=False)
     monkeypatch.delitem(sys.modules, "tensorflow")  # as if this were to import it
     monkeypatch.setattr(lazy, "freeze_tensorflow", command)
     frozen = []
     monkeypatch.setattr(gc, "freeze", lambda: frozen.append(gc.isenabled()))
     assert not lazy.import_module("imported").enabled and gc.isenabled()
     assert frozen == [False] * command, "a process of a user's own stays as it is"
+
+    assert not zoo._Codecs(codec_of_zoo="enabled")["codec_of_zoo"] and gc.isenabled()
+    enabled = []
+    programs.of("package")(lambda: enabled.append(importlib.import_module("program").enabled)
+                           or programs.Program("package", print)).split([])
+    assert enabled == [False] and gc.isenabled()
 
 
 def test_what_stands_for_a_module_is_patched_with_it(monkeypatch):
