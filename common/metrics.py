@@ -43,20 +43,22 @@ def psnr_y(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """MS-SSIM (Wang et al. 2003) of two uint8 RGB images; NaN for sides below 161 pixels.
-
-    It is TensorFlow's; that of losses (common/ms_ssim.py) is the same within 1e-5.
-    """
+    """MS-SSIM (Wang et al. 2003) of two uint8 RGB images; NaN for sides below 161 pixels."""
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return math.nan
-    return float(tf.image.ssim_multiscale(a[None], b[None], 255)[0])
+    return float(batch_ms_ssim(*_samples(a, b))[0])
 
 
 def lpips(a: np.ndarray, b: np.ndarray, network: Lpips) -> float:
     """LPIPS (Zhang et al. 2018) of two uint8 RGB images; NaN for sides below 31 pixels."""
     if min(a.shape[:2]) < LPIPS_MIN_SIDE:
         return math.nan
-    return float(network(*(tf.cast(image[None], tf.float32) / 255 for image in (a, b)))[0])
+    return float(network(*_samples(a, b))[0])
+
+
+def _samples(*images):
+    """Batches of one, float32 [1, H, W, 3] in [0, 1], of uint8 images."""
+    return [tf.cast(image[None], tf.float32) / 255 for image in images]
 
 
 # What every table and file of results has. One more metric of two images is one more entry.

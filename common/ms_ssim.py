@@ -19,16 +19,13 @@ _LEAST_SIMILARITY = 1e-3
 def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """MS-SSIM of each image with finite gradients: float32 [B].
 
-    The same as tf.image.ssim_multiscale, whose gradient is NaN where a contrast term is not
-    positive, as of a model that is not trained yet.
+    tf.image.ssim_multiscale is the same within 1e-4, and not used: its means lose digits, it takes
+    eight times as long with a window in two dimensions, and its gradient is NaN where a contrast
+    term is not positive, as of a model that is not trained yet.
 
     Args:
       a, b: float32 [B, H, W, C] in [0, 1], with H and W of at least MIN_SIDE.
     """
-    shape = tf.shape(a)
-    # Channels are images of their own.
-    a, b = (tf.reshape(tf.transpose(image, [0, 3, 1, 2]), [-1, shape[1], shape[2], 1])
-            for image in (a, b))
     result = 1.0
     for scale, weight in enumerate(_SCALES):
         if scale:
@@ -37,23 +34,27 @@ def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         similarity = _similarity(a, b, with_luminance=scale == len(_SCALES) - 1)
         # Below the bound the gradient is that of the similarity's sign, and leads out.
         result *= tfc.lower_bound(similarity, _LEAST_SIMILARITY) ** weight
-    return tf.reduce_mean(tf.reshape(result, [shape[0], -1]), axis=1)
+    return tf.reduce_mean(result, axis=1)
 
 
 def _similarity(a, b, with_luminance):
-    """Mean over the image of contrast * structure [* luminance]: [N] of [N, H, W, 1]."""
+    """Mean over the image of contrast * structure [* luminance]: [B, C] of [B, H, W, C]."""
     mean_a, mean_b, square, product = tf.split(
-        _blur(tf.concat([a, b, a * a + b * b, a * b], axis=0)), 4)
+        _blur(tf.concat([a, b, a * a + b * b, a * b], axis=-1)), 4, axis=-1)
     means = mean_a * mean_b
     squared_means = mean_a * mean_a + mean_b * mean_b
     value = (2 * (product - means) + _C2) / (square - squared_means + _C2)
     if with_luminance:
         value *= (2 * means + _C1) / (squared_means + _C1)
-    return tf.reduce_mean(value, axis=(1, 2, 3))
+    # By one axis after the other: over both, TensorFlow adds up the values of a channel one by one,
+    # and loses 5e-4 of the mean of a photograph's, 5e-3 of a 4K picture's.
+    return tf.reduce_mean(tf.reduce_mean(value, axis=1), axis=1)
 
 
 def _blur(x):
     """The Gaussian window's mean at every position where it lies within the image."""
     window = tf.constant(_WINDOW / np.sum(_WINDOW), tf.float32)
-    x = tf.nn.conv2d(x, tf.reshape(window, [-1, 1, 1, 1]), 1, "VALID")
-    return tf.nn.conv2d(x, tf.reshape(window, [1, -1, 1, 1]), 1, "VALID")
+    for shape in [-1, 1, 1, 1], [1, -1, 1, 1]:
+        filters = tf.tile(tf.reshape(window, shape), [1, 1, x.shape[-1], 1])
+        x = tf.nn.depthwise_conv2d(x, filters, [1, 1, 1, 1], "VALID")
+    return x
