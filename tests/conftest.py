@@ -12,9 +12,9 @@ with lazy.importing():
     from common import data, export, lpips
     from tests.helpers import graphs, small_models
 
-# Most graphs of tests run a few times, and optimising one takes longer than that. Programs that
-# tests start do it, but for those of test_distribution.py; and test_itinf.py does.
-graphs.optimise(False)
+# Most graphs of tests would run a few times; making one, or optimising it, takes longer than that.
+# Programs that tests start do it, but for those of test_distribution.py; and test_itinf.py does.
+graphs.as_in_programs(False)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from common.coding_tables import CodingTables
 from common.errors import CodingError
 from common.levels import Levels
 from common.objectives import Objective
-from tests.helpers import small_mixture, small_models
+from tests.helpers import graphs, small_mixture, small_models
 from tests.helpers.small_levels import COUNT, LEVELS, photograph
 
 BITS_BACK = dict(small_models.hyperprior(24), replay_steps=2,
@@ -156,6 +156,24 @@ def test_scales_reach_both_transforms_in_graphs_and_tiles(monkeypatch):
         loss = Objective(0.01)(both.x_hat, generated)["rd_loss"]
     for gradient in tape.gradient(loss, model.levels.trainable_weights[2:]):
         assert np.all(np.isfinite(gradient)) and np.all(gradient.numpy() != 0)
+
+
+def test_graphs_of_transforms_are_for_every_level_and_size():
+    model = make("mean_scale", scales=True)
+    for weight in model.levels.weights[2:]:
+        weight.assign(tf.random.stateless_normal(weight.shape, [0, 0], stddev=0.3))
+    x = photograph(64, 96)
+    cases = [(x, 2), (x, 17), (x[:, :48, :80], 2), (tf.repeat(x, 2, axis=0), tf.constant([2, 17]))]
+    expected = [model(x, level=level) for x, level in cases]
+    with graphs.of_programs():
+        for (x, level), without in zip(cases, expected):
+            with_graphs = model(x, level=level)
+            np.testing.assert_allclose(
+                with_graphs.latents["y"], without.latents["y"], atol=1e-3)
+            np.testing.assert_allclose(with_graphs.x_hat, without.x_hat, atol=1e-3)
+    # One for one level, one for several.
+    assert {*model.analysis.__dict__[tiles._GRAPHS]} == {1, 2}
+    assert {*model.synthesis.__dict__[tiles._GRAPHS]} == {1, 2}
 
 
 def test_the_stated_rate_has_the_level_which_takes_less_than_a_byte(model):

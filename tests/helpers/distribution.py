@@ -68,7 +68,7 @@ def _run(name, arguments, devices, environment):
     cpu, = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-    graphs.optimise(False)
+    graphs.as_in_programs(False)
     TRAININGS[name](*arguments)
 
 
