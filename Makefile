@@ -40,13 +40,15 @@ lint: $(ENV)
 lpips inception: $(ENV)
 	$(RUN) -m common.metric_weights $@
 
+# The pip of Python 3.11 takes twice as long to find out what to install.
 .venv/%.installed: requirements.txt requirements-dev.txt requirements-gpu.txt
 	@$(if $(PYTHON),,echo "error: no Python 3.11 found (TensorFlow 2.14 supports no later one); \
 	install it, e.g. 'apt install python3.11 python3.11-venv', or name it: make PYTHON=..." >&2; exit 2)
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" || \
 	{ echo "error: '$(PYTHON)' is not Python 3.11, which the pinned TensorFlow 2.14 needs" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check -r requirements-$*.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check pip==26.3
+	.venv/bin/pip install --quiet --no-compile -r requirements-$*.txt
 	touch $@
 
 clean:
