@@ -48,7 +48,7 @@ lpips inception: $(ENV)
 	{ echo "error: '$(PYTHON)' is not Python 3.11, which the pinned TensorFlow 2.14 needs" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check pip==26.3
-	.venv/bin/pip install --quiet --no-compile -r requirements-$*.txt
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check -r requirements-$*.txt
 	touch $@
 
 clean:
