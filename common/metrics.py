@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from common import arguments
+from common import arguments, data
 from common.inception import Inception
 from common.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from common.lpips import Lpips
@@ -46,19 +46,14 @@ def ms_ssim(a: np.ndarray, b: np.ndarray) -> float:
     """MS-SSIM (Wang et al. 2003) of two uint8 RGB images; NaN for sides below 161 pixels."""
     if min(a.shape[:2]) < MS_SSIM_MIN_SIDE:
         return math.nan
-    return float(batch_ms_ssim(*_samples(a, b))[0])
+    return float(batch_ms_ssim(*(data.to_float(image[None]) for image in (a, b)))[0])
 
 
 def lpips(a: np.ndarray, b: np.ndarray, network: Lpips) -> float:
     """LPIPS (Zhang et al. 2018) of two uint8 RGB images; NaN for sides below 31 pixels."""
     if min(a.shape[:2]) < LPIPS_MIN_SIDE:
         return math.nan
-    return float(network(*_samples(a, b))[0])
-
-
-def _samples(*images):
-    """Batches of one, float32 [1, H, W, 3] in [0, 1], of uint8 images."""
-    return [tf.cast(image[None], tf.float32) / 255 for image in images]
+    return float(network(*(data.to_float(image[None]) for image in (a, b)))[0])
 
 
 # What every table and file of results has. One more metric of two images is one more entry.

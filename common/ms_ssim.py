@@ -19,10 +19,9 @@ _LEAST_SIMILARITY = 1e-3
 def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """MS-SSIM of each image with finite gradients: float32 [B].
 
-    That of tf.image.ssim_multiscale is the same for small images. In large ones its means lose
-    digits: it is off by up to 1.4e-4 on Kodak, by 4e-3 in 4K. It takes eight times as long, with a
-    window in two dimensions, and its gradient is NaN where a contrast term is not positive, as of a
-    model that is not trained yet.
+    That of tf.image.ssim_multiscale is the same for small images. Its means of large ones lose
+    digits, it takes some eight times as long, with a window in two dimensions, and its gradient is
+    NaN where a contrast term is not positive, as of a model that is not trained yet.
 
     Args:
       a, b: float32 [B, H, W, C] in [0, 1], with H and W of at least MIN_SIDE.
@@ -48,7 +47,7 @@ def _similarity(a, b, with_luminance):
     if with_luminance:
         value *= (2 * means + _C1) / (squared_means + _C1)
     # By one axis after the other: over both, TensorFlow adds up the values of a channel one by one,
-    # and loses 5e-4 of the mean of a photograph's, 5e-3 of a 4K picture's.
+    # and the mean of 400,000 values near 1 may be off by 5e-4.
     return tf.reduce_mean(tf.reduce_mean(value, axis=1), axis=1)
 
 
