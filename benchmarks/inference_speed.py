@@ -119,8 +119,10 @@ class Loop(refinement.Refiner):
     def check(self) -> None:
         """Measures the latents rounded, and lays the grid."""
         latents = tf.nest.map_structure(tf.convert_to_tensor, self._latents)
-        check = self._eager_check if "eager" in self._differences else self._check
-        measured, _, self._grid = check(self._x, latents)
+        if "eager" in self._differences:
+            measured, _, self._grid = self._eager_check(self._x, latents)
+        else:
+            measured, _, self._grid = self._check(self._x, latents, tf.constant(1))
         self.measured = {name: float(value[0]) for name, value in measured.items()}
 
     def _keras_graph(self, optimizer, grid):

@@ -45,7 +45,7 @@ class Quantizer(Protocol):
 
     depends_on_offset: bool
     differentiable: bool
-    passes: int | None
+    passes: int | tf.Tensor | None
 
     def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str
                  ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -68,7 +68,7 @@ class Quantizer(Protocol):
 class _Base(Quantizer):
     """Base of the quantizers below: the noise of a seed, int32 [2]."""
 
-    passes: int | None = None
+    passes: int | tf.Tensor | None = None
     _seed: Any = (0, 0)
 
     def noise(self, value: tf.Tensor, name: str) -> tf.Tensor:
@@ -97,13 +97,14 @@ class Round(_Base):
 
     Args:
       passes: where the offsets follow from what was rounded before, position by position, how many
-        passes over all positions may approximate that; by default as many as it takes.
+        passes over all positions may approximate that, an integer or integer tensor; by default as
+        many as it takes.
     """
 
     depends_on_offset = True
     differentiable = False
 
-    def __init__(self, passes: int | None = None):
+    def __init__(self, passes: int | tf.Tensor | None = None):
         self.passes = passes
 
     def __call__(self, value: tf.Tensor, offset: tf.Tensor | float, name: str

@@ -115,9 +115,10 @@ class JointAutoregressive(mshyper.models.MeanScaleHyperprior):
             _, decoded = quantizer(y, given(guess).offset, "y")
             return decoded, tf.reduce_any(tf.abs(decoded - guess) > _UNCHANGED)
 
+        passes = quantizer.passes
         decoded, _ = tf.while_loop(
             lambda _, changed: changed, step, (tf.stop_gradient(y), True),
-            maximum_iterations=quantizer.passes or tf.shape(y)[1] * tf.shape(y)[2])
+            maximum_iterations=tf.shape(y)[1] * tf.shape(y)[2] if passes is None else passes)
         return tf.stop_gradient(decoded)
 
     def integer_networks(self) -> dict[str, Network]:

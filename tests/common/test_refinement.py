@@ -150,23 +150,28 @@ def test_refined_latents_are_never_worse_than_the_encoders(package, unlike, with
     assert_equal(found.latents, rounded(model, model.infer(unlike)))
 
 
-def test_patience_counts_checks_without_a_better_one(x):
+def test_patience_counts_checks_without_a_better_one(x, monkeypatch):
     # Losses of the checks by hand: an image that gets no better does not stop another's.
+    monkeypatch.setattr(factorized.models.FactorizedPrior, "infer",
+                        lambda self, x, level: {"y": tf.zeros([len(x), 1, 1, 1])})
+
     def steps(patience, *columns):
         refiner = refinement.Refiner(
             shared("factorized"), method("map", patience=patience, num_steps=75), Objective(LAMBDA))
-        batch = tf.tile(x, [len(columns), 1, 1, 1])
-        refiner._compile(shared("factorized").infer(batch))
-        checks = iter(zip(*columns))
 
-        def check(x, latents):
-            losses = tf.constant(next(checks), tf.float32)
-            latents = {"y": tf.reshape(losses, [-1, 1, 1, 1])}
-            return {"rd_loss": losses}, latents, latents
+        # y says which step it is of; rounded, what its loss is.
+        def check(x, latents, passes):
+            places = (latents["y"].numpy()[:, 0, 0, 0] + 9) // 10
+            losses = tf.constant([column[int(place)] for column, place in zip(columns, places)],
+                                 tf.float32)
+            rounded = {"y": tf.reshape(losses, [-1, 1, 1, 1])}
+            return {"rd_loss": losses}, rounded, rounded
 
-        refiner._check = check
-        refiner._step = lambda x, latents, moments, grid, step: (np.zeros(len(x)), latents, moments)
-        found = refiner(batch)
+        def step(x, latents, moments, grid, step):
+            return np.zeros(len(x)), {"y": latents["y"] + 1}, moments
+
+        refiner._check, refiner._step = check, step
+        found = refiner(tf.tile(x, [len(columns), 1, 1, 1]))
         return column(found.traces[0], "step"), found.latents["y"].numpy().ravel().tolist()
 
     falling = [9, 8, 7, 6, 5, 4, 3, 2, 1]
@@ -296,7 +301,7 @@ def test_the_grid_of_a_context_model_is_that_of_a_serial_decoder(x):
     model, same = shared("joint_ar"), refiner("joint_ar", "danneal")
     latents = model.infer(x)
     same._compile(latents)
-    _, decoded, grid = same._check(x, latents)
+    _, decoded, grid = same._check(x, latents, refinement._ALL_PASSES)
     serial, at_once = serial_means(model, latents)
     np.testing.assert_allclose(grid["y"], serial, atol=1e-4)
     assert np.max(np.abs(serial - at_once)) > 0.01, "then latents that are not rounded would do"
@@ -306,13 +311,28 @@ def test_the_grid_of_a_context_model_is_that_of_a_serial_decoder(x):
         grid["z"], tf.broadcast_to(model.z_prior.offset, latents["z"].shape))
 
 
+def test_only_the_first_check_and_that_of_the_best_take_all_passes(x, monkeypatch):
+    same, passes = refiner("joint_ar", "danneal"), []
+    latents = same._model.infer(x)
+    same._compile(latents)
+    check = same._check
+    monkeypatch.setattr(
+        same, "_check", lambda *args: (passes.append(args[2].numpy()), check(*args))[1])
+    found = same(x)
+    few, everything = refinement._FEW_PASSES.numpy(), refinement._ALL_PASSES.numpy()
+    assert passes == [everything, *[few] * (len(found.traces[0]) - 1), everything]
+    serial = [check(x, latents, tf.constant(number))[1]["y"] for number in (1, few, everything)]
+    assert np.any(serial[0] != serial[2]), "then one pass would do"
+    assert np.mean(serial[1] != serial[2]) < np.mean(serial[0] != serial[2])
+
+
 @pytest.mark.parametrize("package", PACKAGES)
 def test_steps_are_on_the_grid_of_the_last_check(package, x):
     # One step by hand, on the grid that a check found, and moved from there.
     model, same = shared(package), refiner(package, "danneal")
     latents = {name: value + 0.3 for name, value in model.infer(x).items()}
     same._compile(latents)
-    _, _, grid = same._check(x, latents)
+    _, _, grid = same._check(x, latents, refinement._ALL_PASSES)
     zeros = {name: tf.zeros_like(value) for name, value in latents.items()}
     found = []
     for move in (0.0, 0.5):
