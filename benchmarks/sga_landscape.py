@@ -7,8 +7,8 @@ curved, and steeper along y_0 + y_1 than along y_0 - y_1:
     loss = -log2 P(y) + lambda |x - g(y)|^2, in bits
 
 Here x is the image of a source, g(source). Inference starts where an encoder puts y that takes the
-decoder for linear. Quantizers, Adam, and the steps, rates and temperatures of the methods "map" and
-"sga" are those of `common.methods`; what counts is the last step, rounded.
+decoder for linear. Quantizers and Adam are those of the library; steps, rates and temperatures
+those of the methods "map" and, in 500 steps, "sga_yang2020". What counts is the last step, rounded.
 
     first panel   the loss of continuous latents, their way down, and where rounding takes them
     the others    SGA at falling temperatures: colours are the expected loss of what its sampling
@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from ml_collections import config_dict
 
 from common import methods
 from common.cli import report
@@ -95,9 +96,18 @@ def relax(y: tf.Tensor, temperature: float | tf.Tensor, seed: tf.Tensor) -> tf.T
     return relaxed
 
 
+def settings(method: str) -> config_dict.ConfigDict:
+    """Those of "map", or those of "sga" as published, in a quarter of the steps."""
+    if method == "map":
+        return methods.method("map")
+    config = methods.method("sga_yang2020")
+    config.num_steps = 500
+    return config
+
+
 def temperature(step: int | tf.Tensor) -> tf.Tensor:
-    """The temperature of SGA at `step`, as `itinf` has it."""
-    config = methods.method("sga")
+    """The temperature of SGA at `step`."""
+    config = settings("sga")
     return schedules.temperature(step, config.num_steps, **config.temperature)
 
 
@@ -117,7 +127,7 @@ class Inferred(NamedTuple):
 
 def infer(method: str, source: tf.Tensor, seed: int = 0) -> Inferred:
     """Minimises the loss by "sga" or "map", for sources [N, 2], each with noise of its own."""
-    config = methods.method(method)
+    config = settings(method)
     relaxation = {
         "sga": lambda y, step: relax(
             y, temperature(step), quantizers.fold_in([seed, 0], step)),

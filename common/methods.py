@@ -11,14 +11,14 @@ from common import arguments
 
 
 def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedule=None,
-            patience=0):
+            largest_rate=0.05, patience=0):
     return config_dict.ConfigDict(dict(
         quantizer=quantizer,
         temperature=temperature or {},  # arguments of schedules.temperature
         num_steps=num_steps,
         travel=travel,  # learning rate of Adam times num_steps: how far a latent can get
         schedule=schedule or dict(cls="Constant"),
-        largest_rate=0.05,  # of Adam, when there are few steps: more finds nothing better
+        largest_rate=largest_rate,  # of Adam, when there are few steps: more finds nothing better
         check_interval=10,
         patience=patience,  # checks in a row without a better one, after which to stop; 0: never
         seed=0,
@@ -29,7 +29,11 @@ def _method(quantizer, *, temperature=None, num_steps=2000, travel=10.0, schedul
 _TEMPERATURE_2020 = dict(rate=2.0, start=0.35, largest=0.5)
 
 METHODS = {
-    "sga": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020, num_steps=500),
+    # In a quarter of the published steps, half of the way: Adam's rate is 0.01. With more, it finds
+    # less. See "Steps and rates of SGA" in benchmarks/README.md.
+    "sga": lambda: _method(
+        "StochasticGumbel", temperature=_TEMPERATURE_2020, num_steps=500, travel=5.0,
+        largest_rate=0.02),
     "sga_yang2020": lambda: _method("StochasticGumbel", temperature=_TEMPERATURE_2020),
     # 3000 steps: rate 5e-4 a step from step 200 on.
     "sga_yang2023": lambda: _method(
