@@ -119,10 +119,8 @@ class Loop(refinement.Refiner):
     def check(self) -> None:
         """Measures the latents rounded, and lays the grid."""
         latents = tf.nest.map_structure(tf.convert_to_tensor, self._latents)
-        if "eager" in self._differences:
-            measured, _, self._grid = self._eager_check(self._x, latents)
-        else:
-            measured, _, self._grid = self._check(self._x, latents, tf.constant(1))
+        check = self._eager_check if "eager" in self._differences else self._check
+        measured, _, self._grid = check(self._x, latents, 1)  # one pass: there is no context
         self.measured = {name: float(value[0]) for name, value in measured.items()}
 
     def _keras_graph(self, optimizer, grid):
@@ -138,8 +136,8 @@ class Loop(refinement.Refiner):
         optimizer.apply_gradients([(gradients[name], latents[name]) for name in latents])
         return loss
 
-    def _eager_check(self, x, latents):
-        generated = self._model.generate(latents, quantizers.Round())
+    def _eager_check(self, x, latents, passes):
+        generated = self._model.generate(latents, quantizers.Round(passes))
         measured = self._per_image(x, generated, eight_bit=True)
         a, b = (images.to_uint8(image[0]) for image in (x, padding.crop_to(generated.x_hat, x)))
         return ({**measured, "ms_ssim": [metrics.ms_ssim(a, b)]}, generated.latents,

@@ -55,8 +55,8 @@ _ANNEALED = ("StochasticGumbel", "DeterministicAnnealing")
 # Of a context in most checks. A photograph takes a hundred passes, longer than ten steps. After
 # three, the grid of the model joint_ar is another at 1 % of the elements, and the loss of rounded
 # latents is the same within 0.2 %.
-_FEW_PASSES = tf.constant(3)
-_ALL_PASSES = tf.constant(tf.int32.max)
+_FEW_PASSES = 3
+_ALL_PASSES = tf.int32.max
 
 
 class Refined(NamedTuple):
