@@ -87,7 +87,9 @@ def share(context: tf.distribute.InputContext | None) -> Share:
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes the run's folder."""
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.cluster_spec().jobs or resolver.task_id == 0
+    jobs = resolver.cluster_spec().jobs if resolver else []
+    return not jobs or resolver.task_id == 0 and (
+        resolver.task_type == "chief" or "chief" not in jobs)
 
 
 def replica() -> tuple[int, int | tf.Tensor]:

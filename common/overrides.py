@@ -3,7 +3,7 @@
 import ast
 import collections
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ml_collections import config_dict
@@ -35,6 +35,12 @@ def take(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
             value = left.popleft()
         overrides.append((key, value))
     return rest, overrides
+
+
+def apply_all(config: config_dict.ConfigDict, given: Iterable[tuple[str, str | None]]) -> None:
+    """Sets all entries that `take` returned, as `apply` does."""
+    for key, text in given:
+        apply(config, key, text)
 
 
 def apply(config: config_dict.ConfigDict, key: str, text: str | None) -> None:

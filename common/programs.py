@@ -29,16 +29,16 @@ class Program:
     Attributes:
       package: the package, which names experiments.
       work: does the work, given the config and the folder of a run.
-      split: takes a command line; returns what of it absl should parse, and a function that then
-        has the last word on the config.
+      override: sets what the command line gives of the config; arguments as of
+        `overrides.apply_all`.
       check: raises UserError, given the config and the folder of a run, for what can be told before
         the work begins: that data or a model are not there.
     """
 
     package: str
     work: Callable[[config_dict.ConfigDict, pathlib.Path], None]
-    split: Callable[[list[str]], tuple[list[str], Callable[[config_dict.ConfigDict], None]]] = (
-        lambda argv: (argv, lambda config: None))
+    override: Callable[[config_dict.ConfigDict, list[tuple[str, str | None]]], None] = (
+        overrides.apply_all)
     check: Callable[[config_dict.ConfigDict, pathlib.Path], None] = lambda config, workdir: None
 
     def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -58,11 +58,8 @@ def of(package: str) -> Callable[[Callable[[], Program]], Program]:
             with lazy.importing():
                 return function()
 
-        def split(argv):
-            return (argv, lambda config: None) if cli.wants_help(argv) else load().split(argv)
-
-        return Program(package, lambda *run: load().work(*run), split,
-                       lambda *run: load().check(*run))
+        return Program(package, lambda *run: load().work(*run),
+                       lambda *given: load().override(*given), lambda *run: load().check(*run))
 
     return decorate
 
@@ -70,10 +67,10 @@ def of(package: str) -> Callable[[Callable[[], Program]], Program]:
 def main(program: Program) -> None:
     """The command line of a package's train.py and itinf.py."""
     _define_flags(flags.FLAGS)
-    argv, finish = _split(program, sys.argv)
+    argv, given = overrides.take(sys.argv)
 
     def start(argv):
-        run = finish(flags.FLAGS, argv)
+        run = _assemble(flags.FLAGS, argv, program, given)
         stopping.stop_on_signals()
         with stopping.stoppable():
             program(*run.arguments)
@@ -89,8 +86,8 @@ def read(program: Program, argv: Sequence[str]) -> runs.Run:
     """
     values = flags.FlagValues()
     _define_flags(values)
-    argv, finish = _split(program, [*argv])
-    run = finish(values, cli.parse_flags(values, argv))
+    argv, given = overrides.take(argv)
+    run = _assemble(values, cli.parse_flags(values, argv), program, given)
     return dataclasses.replace(run, config=run.config.copy_and_resolve_references())
 
 
@@ -107,27 +104,13 @@ def _define_flags(values: flags.FlagValues) -> None:
         "file, and recipe or method", flag_values=values)
 
 
-def _split(program, argv):
-    """Splits a command line: flags for absl, and a function that makes the `runs.Run` of the rest.
-
-    The function takes the flags and what absl left over.
-    """
-    argv, amend = program.split(argv)
-    argv, given = overrides.take(argv)
-
-    def finish(values, rest):
-        if len(rest) > 1:
-            raise UserError(f"'{rest[1]}' belongs to no flag; flags are given as --xid=NAME and "
-                            "--config.<key>=<value>")
-        if not values.config:
-            raise UserError("--config is missing: --config <package>/configs/<paper>.py")
-        return _assemble(values, program.package, given, amend)
-
-    return argv, finish
-
-
-def _assemble(values: flags.FlagValues, package: str, given: list[tuple[str, str | None]],
-              amend: Callable[[config_dict.ConfigDict], None]) -> runs.Run:
+def _assemble(values, rest, program, given) -> runs.Run:
+    """The run of a command line: absl's flags, what it left over, and overrides of the config."""
+    if len(rest) > 1:
+        raise UserError(f"'{rest[1]}' belongs to no flag; flags are given as --xid=NAME and "
+                        "--config.<key>=<value>")
+    if not values.config:
+        raise UserError("--config is missing: --config <package>/configs/<paper>.py")
     path, _, recipe = values.config.partition(":")
     file = config_files.load(path)
     config, entry, telling = file.get_config(recipe), {}, []
@@ -135,11 +118,8 @@ def _assemble(values: flags.FlagValues, package: str, given: list[tuple[str, str
         sweep = file.get_hyper()
         sweeps.apply(config, sweep, values.hid)
         entry, telling = sweep[values.hid], sweeps.telling_keys(sweep, values.hid)
-    # What the command line says goes before what the sweep says.
-    for key, text in given:
-        overrides.apply(config, key, text)
-    amend(config)
-    name = "-".join(filter(None, (package, pathlib.Path(path).stem, recipe)))
+    program.override(config, given)  # which goes before what the sweep says
+    name = "-".join(filter(None, (program.package, pathlib.Path(path).stem, recipe)))
     runname = file.runname(config) or _runname(
         name, config, [*telling, *(key for key, _ in given if key in _NAMED)])
     return runs.Run(config, entry, values.hid or 0, runname, values.experiments_dir, values.xid,

@@ -124,8 +124,10 @@ def claim(workdir: pathlib.Path, wanted: dict, begun: bool, *,
     here, there = _texts(wanted), _texts(_read_json(path))
     different = {key: tuple(json.loads(each.get(key, "null")) for each in (there, here))
                  for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)}
-    # A key that came with a later version, where what it brought is not used.
-    different = {key: values for key, values in different.items() if key in there or values[1]}
+    # A key that came with a later version, where what it brought is not used. Not so the argument
+    # of a class: 0 may be another value than its default.
+    different = {key: values for key, values in different.items()
+                 if key in there or values[1] or f"{key.rpartition('.')[0]}.cls" in here}
     fixed = [key for key in different if key not in may_change]
     if fixed:
         values = "; ".join("{}: {} there, {} here".format(key, *different[key])

@@ -14,6 +14,7 @@ import tensorflow as tf
 from ml_collections import config_dict
 
 from common import distribution, ema, objectives, padding, quantizers, rate_control, schedules
+from common.errors import UserError
 from common.model import Codec
 
 
@@ -36,15 +37,23 @@ class Trainer(tf.Module):
         last result is exported, not the best.
       batches_per_step: how many batches of data.batch_size `train_step` takes.
       additional_metrics: names of what `train_step` measures besides the objective.
+      has_discriminator: whether config.train.adversarial is for it.
       means: of what was measured since `means.reset`.
+
+    Raises:
+      UserError: a mistake in the config.
     """
 
     batches_per_step = 1
     additional_metrics: tuple[str, ...] = ()
+    has_discriminator = False
 
     def __init__(self, codec: Codec, config: config_dict.ConfigDict,
                  optimizer: tf.keras.optimizers.Optimizer, average: Codec | None = None):
         super().__init__()
+        if "adversarial" in config.train and not self.has_discriminator:
+            raise UserError("the config has a section train.adversarial, of a discriminator, with "
+                            "which only python -m hific.train trains")
         self.codec = codec
         self.optimizer = optimizer
         self.result = average or codec

@@ -91,14 +91,15 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
     print(f"run: {workdir}, in {chosen}", flush=True)
     training_config.check(config, strategy.num_replicas_in_sync)
     crops, validation_sources, content = _data(config)
-    warm_start = None
+    warm_start = content["train.warm_start"] = None
     if config.train.warm_start:
         try:
             warm_start = runs.find_model("train.warm_start", config.train.warm_start, workdir)
             content["train.warm_start"] = export.fingerprint(warm_start)
         except UserError:
-            if not saved:  # else it is not needed any more
+            if not saved:
                 raise
+            del content["train.warm_start"]  # it is not needed any more
     record = runs.record(model_class, config)
     changes: dict = {}
     chief = folder == workdir  # folders of other workers are thrown away
@@ -261,16 +262,20 @@ def program(*model_classes: type[Codec],
     by_module = {each.__module__.rpartition(".")[2]: each for each in model_classes}
     package = model_classes[0].__module__.partition(".")[0]
 
-    def train(config, workdir):
+    def require_train(config):
         if "train" not in config:
             raise UserError("the config has no section train, so it is not one to train "
                             f"with; one to refine by belongs to python -m {package}.itinf")
+
+    def train(config, workdir):
+        require_train(config)
         module = config.get("module", "models")
         if module not in by_module:
             raise arguments.unknown("module", module, by_module)
         print(f"exported model: {run(by_module[module], config, workdir, make_trainer)}")
 
     def check(config, workdir):
+        require_train(config)
         training_config.check(config, replicas=1)
         for name in filter(None, (config.data.train, config.data.validation)):
             data.find(name)
@@ -279,4 +284,4 @@ def program(*model_classes: type[Codec],
 
     from common import programs  # which is for commands, and defines flags
 
-    return programs.Program(package, train, training_config.split_components, check)
+    return programs.Program(package, train, training_config.override, check)

@@ -6,16 +6,16 @@ The entries themselves are in common/recipes.py.
 import ast
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import tensorflow as tf
 from ml_collections import config_dict
 
-from common import arguments, data, objectives, recipes, weights
+from common import arguments, data, objectives, overrides, recipes, weights
 from common.errors import UserError
 
-# What the command line says of a component: its class, or arguments that the config need not have.
-_COMPONENT = re.compile(r"--config\.train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)=(.*)")
+# Keys of components: of their class, or of its arguments, which the config need not have.
+_COMPONENT = re.compile(r"train\.(optimizer|schedule|quantizer|rate_control)\.(\w+)")
 _OF_ALL_OPTIMIZERS = ("learning_rate", "global_clipnorm", "weight_decay")
 
 
@@ -79,38 +79,36 @@ def jit_compile(setting: str) -> bool:
     return setting == "on" or setting == "auto" and bool(tf.config.list_physical_devices("GPU"))
 
 
-def split_components(argv: list[str]
-                     ) -> tuple[list[str], Callable[[config_dict.ConfigDict], None]]:
-    """Takes the overrides of components out of a command line.
+def override(config: config_dict.ConfigDict, given: Iterable[tuple[str, str | None]]) -> None:
+    """Sets the entries of a config that a command line gives, as `overrides.apply_all` does.
 
-    Returns:
-      What is left of it, and a function that applies the overrides to a config.
-    """
-    components = [match.groups() for match in map(_COMPONENT.fullmatch, argv) if match]
-    return ([arg for arg in argv if not _COMPONENT.fullmatch(arg)],
-            lambda config: override_components(config, components))
-
-
-def override_components(config: config_dict.ConfigDict,
-                        overrides: Iterable[tuple[str, ...]]) -> None:
-    """Sets entries of the sections of config.train that each name a class: train.optimizer, ...
-
-    Arguments that the class does not take are an error when it is built. If the class changes, the
-    arguments of the one before are dropped, except for those that all optimisers take.
+    The sections of config.train that each name a class, train.optimizer and so on, also take
+    arguments that are not there yet; an argument that the class does not take is an error when it
+    is built. If the class changes, the arguments of the one before are dropped, except for those
+    that all optimisers take.
 
     Args:
       config: the config to change.
-      overrides: (section, key, value as on the command line).
+      given: keys and values, as from `overrides.take`.
+
+    Raises:
+      UserError: as `overrides.apply`.
     """
-    if "train" not in config:  # `training.program` says what to do
-        return
-    for section, key, value in sorted(overrides, key=lambda override: override[1] != "cls"):
+    components, others = [], []
+    for key, value in given:
+        match = _COMPONENT.fullmatch(key)
+        if match and "train" in config:  # `training.program` says what to do without
+            components.append((*match.groups(), value))
+        else:
+            others.append((key, value))
+    overrides.apply_all(config, others)
+    for section, key, value in sorted(components, key=lambda component: component[1] != "cls"):
         component = config.train[section]
         with config.unlocked(), component.ignore_type():
             if key == "cls" and value != component.cls:
                 for other in set(component) - {"cls", *_OF_ALL_OPTIMIZERS}:
                     del component[other]
             try:
-                component[key] = ast.literal_eval(value)
+                component[key] = True if value is None else ast.literal_eval(value)
             except (ValueError, SyntaxError):  # a name without quotes
                 component[key] = value

@@ -123,6 +123,7 @@ class AdversarialTrainer(trainer.Trainer):
 
     batches_per_step = 2
     additional_metrics = ("g_loss", "d_loss", "d_real", "d_fake")
+    has_discriminator = True
 
     def __init__(self, codec: Codec, config: config_dict.ConfigDict,
                  optimizer: tf.keras.optimizers.Optimizer, average: Codec | None = None):

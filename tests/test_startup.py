@@ -90,7 +90,7 @@ def test_no_garbage_is_searched_for_during_an_import(command, tmp_path, monkeypa
     assert not zoo._Codecs(codec_of_zoo="enabled")["codec_of_zoo"] and gc.isenabled()
     enabled = []
     programs.of("package")(lambda: enabled.append(importlib.import_module("program").enabled)
-                           or programs.Program("package", print)).split([])
+                           or programs.Program("package", print)).work({}, tmp_path)
     assert enabled == [False] and gc.isenabled()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import types
 
 import numpy as np
 import pytest
@@ -102,6 +103,17 @@ def test_the_noise_of_replicas_is_that_of_the_batch(monkeypatch):
     assert len(np.unique(whole)) > 100
     for i in range(3):
         np.testing.assert_array_equal(noise(values[:2], (3, i)), whole[2 * i:2 * i + 2])
+
+
+@pytest.mark.parametrize("tasks, chief", [
+    ({"worker": 2}, ("worker", 0)), ({"chief": 1, "worker": 2}, ("chief", 0))])
+def test_one_worker_is_the_chief(tasks, chief):
+    cluster = tf.train.ClusterSpec({
+        kind: [f"{kind}{i}:1" for i in range(count)] for kind, count in tasks.items()})
+    found = [(kind, i) for kind in tasks for i in range(tasks[kind]) if distribution.is_chief(
+        types.SimpleNamespace(cluster_resolver=tf.distribute.cluster_resolver.SimpleClusterResolver(
+            cluster, task_type=kind, task_id=i)))]
+    assert found == [chief]
 
 
 @pytest.mark.parametrize("options, message", [

@@ -173,6 +173,8 @@ def test_a_config_to_train_with_is_refused(tmp_path):
         mshyper.itinf.run(small.get_config(), tmp_path)
     with pytest.raises(UserError, match=r"no section train.*python -m mshyper\.itinf"):
         mshyper.train.run(itinf.get_config("sga", None), tmp_path)
+    with pytest.raises(UserError, match=r"no section train.*python -m mshyper\.itinf"):
+        mshyper.train.run.check(itinf.get_config("sga", None), tmp_path)
 
 
 @pytest.mark.parametrize("key, value, message", [

@@ -263,7 +263,8 @@ def test_what_leaves_the_results_as_they_are_may_change(run, finished, capsys):
 @pytest.mark.parametrize("key, value", [
     ("seed", 1), ("train.rd_lambda", 0.5), ("data.batch_size", 4), ("data.patch_size", 32),
     ("data.train", "photos/validation"), ("model.predict_mean", False),
-    ("train.quantizer.cls", "Mixed"), ("train.optimizer.cls", "SGD"), ("train.ema_decay", 0.5)])
+    ("train.quantizer.cls", "Mixed"), ("train.optimizer.cls", "SGD"), ("train.ema_decay", 0.5),
+    ("train.optimizer.beta_1", 0.0), ("train.warm_start", "mshyper")])
 def test_what_changes_the_results_is_named(run, key, value):
     before = contents(run)
     overrides = {key: value}

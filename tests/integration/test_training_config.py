@@ -134,6 +134,8 @@ def test_a_mistake_is_one_line():
     (["--config", "mshyper/configs/small.py", "--hid", "7"], "entries 0 to 1"),
     (["--config", "mshyper/configs/small_bb.py", "--config.module=bits"],
      "unknown module 'bits'; known: models, bits_back"),
+    (["--config", "hific/configs/small_stage2.py", "--config.train.lpips_weight=0"],
+     "discriminator, with which only python -m hific.train trains"),
 ])
 def test_mistakes_on_the_command_line(arguments, message, tmp_path):
     refuses(mshyper.train.run, tmp_path, message, *arguments)
@@ -171,5 +173,15 @@ def test_overrides_on_the_command_line_go_before_the_sweep(tmp_path):
 ])
 def test_another_class_leaves_no_arguments_of_the_first(section, given, expected):
     config = recipes.build("yang2023").lock()
-    training_config.override_components(config, [(section, key, given[key]) for key in given])
+    training_config.override(config, [(f"train.{section}.{key}", given[key]) for key in given])
     assert config.train[section].to_dict() == expected and config.is_locked
+
+
+def test_arguments_of_a_class_may_follow_their_keys():
+    config = programs.read(mshyper.train.run, [
+        "mshyper.train", "--config", "mshyper/configs/small.py",
+        "--config.train.optimizer.amsgrad", "--config.train.schedule.cls", "Constant",
+        "--config.train.optimizer.beta_1", "0.8", "--noconfig.train.optimizer.jit_compile"]).config
+    assert config.train.schedule.to_dict() == {"cls": "Constant"}
+    assert config.train.optimizer.beta_1 == 0.8 and config.train.optimizer.amsgrad is True
+    assert config.train.optimizer.jit_compile is False
