@@ -37,8 +37,9 @@ LAMBDAS = {
     "ms_ssim": (2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37, 220.00),
 }
 
-# What the zoo calls its files, as bmshj2018-hyperprior-ms-ssim-4-0123abcd.pth.tar.
-_ZOO_NAME = re.compile(r"(?:^|/)[a-z0-9-]+?(?P<ms_ssim>-ms-ssim)?-(?P<quality>[1-8])"
+# What the zoo calls its files, as bmshj2018-hyperprior-ms-ssim-4-0123abcd.pth.tar and
+# cheng2020_attn-mse-1-0123abcd.pth.tar.
+_ZOO_NAME = re.compile(r"(?:^|/)[a-z0-9_-]+?(?P<ms_ssim>-ms-ssim)?-(?P<quality>[1-8])"
                        r"(?:-[0-9a-f]{8})?\.pth(?:\.tar)?$")
 
 _COMMON = dict(density=dict(num_filters=[3, 3, 3, 3]), use_offset="stored", pixel_range=[0, 1])

@@ -215,6 +215,10 @@ def test_all_forms_of_state_dicts_are_read(variant, tmp_path):
     ("bmshj2018-factorized-1-446d5c7f.pth.tar", ("mse", 0.0018)),
     ("mbt2018-mean-8-e089f1ed.pth.tar", ("mse", 0.18)),
     ("bmshj2018-hyperprior-ms-ssim-4-0123abcd.pth.tar", ("ms_ssim", 16.64)),
+    ("cheng2020-anchor-1-dad2ebff.pth.tar", ("mse", 0.0018)),
+    ("cheng2020_anchor-ms-ssim-1-20f521db.pth.tar", ("ms_ssim", 2.4)),
+    ("cheng2020_attn-mse-1-465f2b64.pth.tar", ("mse", 0.0018)),
+    ("cheng2020_attn-ms-ssim-1-c5381d91.pth.tar", ("ms_ssim", 2.4)),
     ("checkpoint_best_loss.pth.tar", (None, None)),
 ])
 def test_names_of_the_zoo_tell_lambda(file_name, expected, tmp_path):
