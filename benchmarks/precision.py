@@ -56,7 +56,7 @@ def compare(models: dict, rd_lambda: float, image: np.ndarray) -> dict[str, floa
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_option(parser, ["--model"], ["--models"], nargs="+", default=versus_jpeg.coded_alone(),
+    add_option(parser, ["--model"], ["--models"], nargs="+", default=versus_jpeg.trained_for_mse(),
                metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="photos/validation")
     parser.add_argument("--output", nargs="?", const=_OUTPUT,

@@ -317,7 +317,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--dataset", default=_DATASET,
                         help="name of a data set, folder or glob (default: %(default)s)")
     add_option(parser, ["--model"], ["--models", "--runs"], nargs="*", metavar="MODEL",
-               default=versus_jpeg.coded_alone(),
+               default=versus_jpeg.trained_for_mse(),
                help="exported models, runs, experiments or names of the zoo (default: "
                "%(default)s)")
     parser.add_argument("--refined", nargs="*", type=pathlib.Path, default=[], metavar="FOLDER",

@@ -32,17 +32,21 @@ def jpeg_bytes_at(image: np.ndarray, psnrs: list[float]) -> list[float]:
     return np.exp(np.interp(psnrs, measured, logarithms, left=np.nan, right=np.nan)).tolist()
 
 
-def coded_alone() -> list[str]:
-    """Names of the released models that code one image a file; bits-back ones need a chain."""
+def trained_for_mse() -> list[str]:
+    """Names of the released models whose loss is bpp + lambda MSE of files of one image.
+
+    Bits-back ones need a chain of images, and that of HiFiC has LPIPS too.
+    """
     return [name for name, path in export.released_models().items()
-            if export.read_module(path) != "mshyper.bits_back"]
+            if export.read_module(path) != "mshyper.bits_back"
+            and not export.read_config(path)["train"].get("lpips_weight")]
 
 
 @report
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    add_option(parser, ["--model"], ["--models"], nargs="+", default=coded_alone(),
+    add_option(parser, ["--model"], ["--models"], nargs="+", default=trained_for_mse(),
                metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--dataset", default="kodak")
     parser.add_argument("--quality", type=float, nargs="+", metavar="Q",
