@@ -115,6 +115,9 @@ def content(sources: Sequence[Source]) -> str:
 def _find_paths(name: str) -> Sequence[str | pathlib.Path]:
     dataset, _, split = name.partition("/")
     if dataset == "photos" and split in ("", *_PHOTOS):
+        if os.path.exists(name):
+            images.warn_once(f"'{name}' is the data set that ships with scikit-image and "
+                             f"scikit-learn; the folder of that name here is './{name}'")
         return [_in_package(package, file) for part in ([split] if split else _PHOTOS)
                 for package, file in _PHOTOS[part]]
     if name in configs.DATASETS:

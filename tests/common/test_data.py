@@ -1,4 +1,5 @@
 import logging
+import pathlib
 
 import numpy as np
 import pytest
@@ -78,6 +79,17 @@ def test_photos_are_split_into_disjoint_halves():
     assert names(data.find("photos")) == train + validation
     # Two views of one scene must not be on both sides.
     assert {"motorcycle_left.png", "motorcycle_right.png"} <= set(train)
+
+
+def test_a_folder_of_the_same_name_is_another(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    built_in = names(data.find("photos/train"))
+    assert not caplog.text
+    pathlib.Path("photos/train").mkdir(parents=True)
+    np.save("photos/train/mine.npy", np.zeros([8, 8, 3], np.uint8))
+    assert names(data.find("photos/train")) == built_in
+    assert "the folder of that name here is './photos/train'" in caplog.text
+    assert names(data.find("./photos/train")) == ["mine.npy"]
 
 
 @pytest.mark.parametrize("source", data.find("photos"), ids=lambda source: source.name)
