@@ -57,9 +57,12 @@ class Job:
             run = named_for(run, submitit.JobEnvironment().job_id)
         sys.argv = self.command  # for run_info.json
         logging.set_verbosity(logging.WARNING)
-        # Before Slurm kills a job: by scancel, or to requeue it itself at preemption, where it is
-        # not set to send submitit's signal.
-        signal.signal(signal.SIGTERM, lambda *_: _save())
+        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
+            stopping.stop_on_signals(again=False)  # one may come from several processes
+        else:
+            # Before Slurm kills a job: by scancel, or to requeue it itself at preemption, where it
+            # is not set to send submitit's signal.
+            signal.signal(signal.SIGTERM, lambda *_: _save())
         try:
             importlib.import_module(self.main).run(*run.arguments)
         except UserError as error:

@@ -95,15 +95,15 @@ class Launch:
     def run_here(self, jobs: Sequence[Job], at_once: int) -> None:
         """Runs jobs as processes, at most `at_once` at a time, and waits until all have ended.
 
-        An interrupt ends those that are running.
+        An interrupt has those that are running save what is done, and waits for that; a second one
+        does not wait.
         """
         waiting = collections.deque(enumerate(jobs))
         running = []
-        # SIGTERM comes from `kill` and from Slurm, when this process is itself a job. SIGINT may be
-        # ignored here, by a shell that began this in the background; jobs would inherit that, and
-        # it is what submitit ends them with.
-        for interrupt in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(interrupt, signal.default_int_handler)
+        # SIGTERM comes from `kill` and from Slurm, when this process is itself a job.
+        for interrupt in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(interrupt) != signal.SIG_IGN:
+                signal.signal(interrupt, signal.default_int_handler)
         try:
             while waiting or running:
                 while waiting and len(running) < at_once:
@@ -113,7 +113,8 @@ class Launch:
                 time.sleep(0.1)
         except KeyboardInterrupt:
             for process in running:
-                process.cancel()
+                if not process.done():
+                    os.kill(int(process.job_id), signal.SIGTERM)  # which it hands on
             while not all(process.done() for process in running):
                 time.sleep(0.1)
             raise
@@ -123,7 +124,7 @@ class Launch:
         executor = submitit.LocalExecutor(
             folder, _MAX_TIMEOUTS, python=self._python(on_slurm=False))
         executor.update_parameters(timeout_min=_YEAR)
-        with _errors_in(folder / "submitit.err"):
+        with _errors_in(folder / "submitit.err"), _spared_interrupts():
             process = executor.submit(job)
         self._note(number, folder, process.job_id)
         return process
@@ -220,6 +221,20 @@ def _errors_in(path):
     finally:
         os.dup2(own, 2)
         os.close(own)
+
+
+@contextlib.contextmanager
+def _spared_interrupts():
+    """Keeps SIGINT from processes that begin within.
+
+    A terminal sends it to all of a launch, and those of submitit then kill their job after a second,
+    whether it is saved or not.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def row(job: Job, array: str | None = None) -> dict[str, Any]:

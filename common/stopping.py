@@ -42,14 +42,17 @@ def save_all() -> list[str]:
     return [place for place in [save() for save in _savers] if place]
 
 
-def stop_on_signals() -> None:
+def stop_on_signals(again: bool = True) -> None:
     """Makes Ctrl-C, SIGTERM and SIGHUP save what is done and end the process.
 
-    A second signal ends it at once. Signals that are ignored, as by nohup, stay ignored.
+    Signals that are ignored, as by nohup, stay ignored.
+
+    Args:
+      again: let a second signal end it at once; else that changes nothing.
     """
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, _ask)
+            signal.signal(number, _ask if again else _ask_once)
 
 
 @contextlib.contextmanager
@@ -92,6 +95,11 @@ def stop_if_asked() -> None:
         assert sys.__stderr__ is not None
         os.write(sys.__stderr__.fileno(), f"{text}\n".encode(errors="backslashreplace"))
         raise SystemExit(128 + _asked)
+
+
+def _ask_once(number, _):
+    if not _asked:
+        _ask(number, _)
 
 
 def _ask(number, _):

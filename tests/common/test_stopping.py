@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 ENDING = """
 import sys, time
 from common import stopping
-stopping.stop_on_signals()
+stopping.stop_on_signals(again=sys.argv[2:] != ["once"])
 with stopping.saved_by(lambda: print("saved", flush=True) or "step 3 of 10"):
     with stopping.unstoppable():
         print("begun", flush=True)
@@ -49,6 +49,18 @@ def test_a_second_signal_ends_at_once():
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=10)
     assert process.returncode == -signal.SIGINT and not out and not errors
+
+
+def test_a_second_signal_may_change_nothing():
+    with subprocess.Popen([sys.executable, "-c", ENDING, "1", "once"], cwd=ROOT, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.readline()
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            process.send_signal(number)
+            time.sleep(0.1)
+        out, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert out == "not half\nsaved\n" and errors.startswith("stopped at step 3 of 10")
 
 
 def test_what_nohup_ignores_stays_ignored():

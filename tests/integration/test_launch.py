@@ -39,7 +39,7 @@ def start(folder, *arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "launch", *arguments], cwd=folder, env=environment,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0)
 
 
 def run(folder, *arguments):
@@ -139,12 +139,13 @@ def test_an_interrupt_stops_all_and_the_same_command_goes_on(folder):
     # Folders are named for the steps that the command line asks for.
     experiment = folder / f"experiments/{EXPERIMENT}"
     wait_for(lambda: len([*experiment.glob("wid=*/metrics.jsonl")]) == 2, process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and not errors
     assert not processes_of(folder)
     states = [line.split(" at step ")[0].split()[-1] for line in out.splitlines()[2:5]]
     assert states[:2] == ["stopped", "stopped"] and "waiting" in out.splitlines()[4]
+    assert len([*experiment.glob("wid=*/saved.json")]) == 2
 
     code, _, _ = run(folder, *command)
     assert code == 0 and len(launches(folder)) == 2
