@@ -227,8 +227,8 @@ def _errors_in(path):
 def _spared_interrupts():
     """Keeps SIGINT from processes that begin within.
 
-    A terminal sends it to all of a launch, and those of submitit then kill their job after a second,
-    whether it is saved or not.
+    A terminal sends it to all of a launch, and those of submitit then kill their job after a
+    second, whether it is saved or not.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
