@@ -11,7 +11,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
@@ -56,8 +56,7 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
     with _opened(source, max_pixels) as (image, file):
         colours, opacity = _decode(image, file)
         _check_pixels(source, image, max_pixels)  # some formats know only now
-        rgb = colour.to_srgb(colours, image.info.get("icc_profile"))
-        rgb = colour.over_white(rgb, opacity)
+        rgb = _shown(colours, opacity, image)
         turn = _TRANSPOSE.get(metadata.orientation(image.info.get("exif")))
         pixels = np.asarray(rgb if turn is None else rgb.transpose(turn))
         pictures = _count_pictures(image)
@@ -70,7 +69,8 @@ def to_array(image: np.ndarray | Image.Image | str | os.PathLike, max_pixels: in
              ) -> np.ndarray:
     """The pixels of an image file by its path, and of an image of Pillow's; all else as it is.
 
-    An image of Pillow's is taken as a file of it would be read, and so is one with transparency.
+    An image of Pillow's is taken as the pixels of a file are, with its colour profile, transparency
+    and 16 bits. It is not turned, as Pillow does not turn it either.
 
     Raises:
       UserError: as `read`.
@@ -79,12 +79,18 @@ def to_array(image: np.ndarray | Image.Image | str | os.PathLike, max_pixels: in
         return read(image, max_pixels)
     if not isinstance(image, Image.Image):
         return image
-    if image.mode not in ("1", "L", "LA", "I;16", "P", "RGB", "RGBA"):
-        image = image.convert("RGB")
-        image.info.pop("icc_profile", None)  # that of the former mode
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=0)
-    return read(file.getvalue(), max_pixels)
+    source = "the image"
+    _check_pixels(source, image, max_pixels)
+    try:
+        image = image.copy()  # loaded, and no file any more
+        return np.asarray(_shown(*_decode(image), image))
+    except Exception as error:  # of a decoder: of any kind
+        raise _unreadable(source, error) from None
+
+
+def _shown(colours, opacity, image) -> Image.Image:
+    """What was decoded of an image, as sRGB over white."""
+    return colour.over_white(colour.to_srgb(colours, image.info.get("icc_profile")), opacity)
 
 
 def size(path: str | os.PathLike) -> tuple[int, int]:
@@ -141,8 +147,12 @@ def _opened(source: str | os.PathLike | bytes, max_pixels: int, pixels: bool = T
             f"{path}: {name}: format not read here; convert it to PNG, JPEG or TIFF" if name else
             f"{path} is not an image file (or is empty, damaged or of an unusual kind)") from None
     except Exception as error:  # of a decoder: of any kind
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: cannot be read as an image ({reason})") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path, error):
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path}: cannot be read as an image ({reason})")
 
 
 class _PillowsLimit:
@@ -217,17 +227,26 @@ def warn_once(message: str) -> None:
     logging.warning("%s", message)
 
 
-def _decode(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[Image.Image, Image.Image | None]:
-    """Colours (mode 1, L, I;16, RGB, ...) and opacity (mode L, or None) of an opened image."""
+def _decode(image: Image.Image, file: BinaryIO | None = None
+            ) -> tuple[Image.Image, Image.Image | None]:
+    """Colours (mode 1, L, I;16, RGB, ...) and opacity (mode L, or None) of an image.
+
+    Args:
+      image: as `_opened` yields it, or loaded.
+      file: what it was read of, if it was opened.
+    """
     tags: Mapping = {}
+    raw: Any = ""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         tags = image.tag_v2
         if tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == 2:
             tiff.read_planes(image)
-    raw = image.tile[0].args if image.tile else ""
+    if isinstance(image, ImageFile.ImageFile) and image.tile:
+        raw = image.tile[0].args
     raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
     deep = ";16" in raw and not raw.startswith("RGBa")
     if deep and image.mode in ("RGB", "RGBA", "CMYK"):
+        assert isinstance(image, ImageFile.ImageFile) and file
         return _decode_deep(image, file, raw)
     image.load()
     if image.mode == "F":
@@ -287,8 +306,8 @@ def sift(paths: Iterable[str | os.PathLike], suffixes: tuple[str, ...] = formats
 
     Returns:
       The paths that are taken, as they came, and what is said of the others, '' if there are none:
-      '2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s)'. Hidden files are neither;
-      `._NAME` is what macOS keeps beside a file NAME.
+      '2 .heic (HEIF: format not read here), 1 .txt, 1 folder(s)'. Of hidden files nothing is said;
+      `._NAME` is what macOS keeps beside a file NAME, and not taken.
     """
     taken, left = [], collections.Counter()
     for path in paths:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import codec
 import ntc
-from common import coding, export, zoo
+from common import coding, export, images, zoo
 
 MODEL = zoo.DEFAULT
 
@@ -140,3 +140,45 @@ def test_images_of_other_modes(model, image):
     Image.fromarray(image).convert("CMYK").save(buffer, "JPEG", quality=95)
     picture = Image.open(io.BytesIO(buffer.getvalue()))
     assert ntc.decompress(model.compress(picture)).shape == image.shape
+
+
+def written(image, name):
+    buffer = io.BytesIO()
+    image.save(buffer, name)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("file", [
+    lambda grey, rgba: written(Image.fromarray(grey), "PPM"),  # mode I in Pillow
+    lambda grey, rgba: written(Image.fromarray(grey), "PNG"),
+    lambda grey, rgba: written(Image.frombytes(
+        "I;16B", grey.shape[::-1], grey.astype(">u2").tobytes()), "TIFF"),
+    lambda grey, rgba: written(Image.fromarray(rgba), "TIFF"),
+    lambda grey, rgba: written(Image.fromarray(rgba[..., :2], "LA"), "PNG"),
+    lambda grey, rgba: written(Image.fromarray(rgba, "CMYK"), "TIFF")],
+    ids=["I", "I;16", "I;16B", "RGBA", "LA", "CMYK"])
+def test_an_image_of_pillow_is_what_its_file_is(file):
+    grey = np.linspace(0, 65535, 60).astype(np.uint16).reshape(6, 10)
+    rgba = np.arange(240, dtype=np.uint8).reshape(6, 10, 4)
+    content = file(grey, rgba)
+    expected = images.read(content)
+    assert np.ptp(expected) > 60
+    np.testing.assert_array_equal(images.to_array(Image.open(io.BytesIO(content))), expected)
+
+
+def test_transparency_of_other_modes_is_white():
+    clear = Image.new("RGBA", (4, 3), (90, 10, 200, 0))
+    for picture in (clear.convert("RGBa"), clear.convert("LA").convert("La"),
+                    Image.new("PA", (4, 3), (0, 0))):
+        np.testing.assert_array_equal(images.to_array(picture), 255)
+
+
+@pytest.mark.parametrize("picture, message", [
+    (Image.new("F", (4, 3)), "floating-point samples"),
+    (Image.new("I", (4, 3), 70000), "32-bit samples"),
+    (Image.new("RGB", (0, 0)), "no pixels"), (Image.new("RGB", (200, 200)), "more than 0.01 mega"),
+    (lambda: Image.open(io.BytesIO(written(Image.effect_noise((99, 99), 50), "JPEG")[:1500])),
+     "the image: cannot be read as an image")])
+def test_an_image_of_pillow_that_cannot_be_taken(picture, message):
+    with pytest.raises(ntc.UserError, match=message):
+        images.to_array(picture() if callable(picture) else picture, 10000)
