@@ -41,9 +41,10 @@ def _compress(args):
     paths = [file_jobs.to_path(path) for path in args.paths]
     if args.steps is not None and not 0 <= args.steps <= chain.MAX_STEPS:
         raise UserError(f"--steps {args.steps}: need 0 to {chain.MAX_STEPS}")
-    if not file_jobs.check_free([output], paths, args.force, named=True):
+    payload_path = [file_jobs.to_path(args.payload)] if args.payload else []
+    if not file_jobs.check_free([output], [*paths, *payload_path], args.force, named=True):
         sys.exit(2)
-    payload = file_jobs.read(file_jobs.to_path(args.payload)) if args.payload else b""
+    payload = b"".join(map(file_jobs.read, payload_path))
     require_bits_back(args.model)
     model, to_latents = codec.load_encoder(args)
     level = targets.level(model, args.quality)

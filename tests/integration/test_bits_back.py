@@ -229,7 +229,8 @@ def test_commands(run, pictures, tmp_path, capsys):
     photos = sorted(map(str, tmp_path.glob("*.png")))
     output = str(tmp_path / "photos.ntb")
     compress = ["compress", "--model", str(run), "--output", output, *photos]
-    command.main([*compress, "--payload", str(tmp_path / "letter.txt")])
+    payload = ["--payload", str(tmp_path / "letter.txt")]
+    command.main([*compress, *payload])
     assert "net_bpp" in capsys.readouterr().out
     decompress = ["decompress", "--model", str(run), output, "--output_dir"]
     command.main([*decompress, str(tmp_path / "decoded")])
@@ -238,6 +239,7 @@ def test_commands(run, pictures, tmp_path, capsys):
         *(f"{i}.decoded.png" for i in range(len(pictures))), "photos.payload"]
     for arguments, message in (
             (compress, "exists already"),
+            ([*compress, *payload, "--force", "--output", payload[1]], "letter.txt is an input"),
             ([*compress, "--force", "--steps", "-1"], "--steps"),
             ([*decompress, str(tmp_path / "decoded")], "5 more of the outputs exist already"),
             (["decompress", output], "'wid=0-bb', which is not in the zoo; name the model with --"),
