@@ -191,8 +191,8 @@ def compress(model: Codec, image: np.ndarray, target: Target | None, *, closest:
             refined.append(coded(to_latents(model, image, corrected.level), corrected.level))
         found, met = choose([*refined, found], limit)
     if not met and not closest:
-        reach = (f"the best file of this image has {found.psnr:.2f} dB" if measured else
-                 f"the smallest file of this image has {len(found.ntc)} bytes "
+        reach = (f"the best file that was found has {found.psnr:.2f} dB" if measured else
+                 f"the smallest file that was found has {len(found.ntc)} bytes "
                  f"({8 * len(found.ntc) / height / width:.4f} bpp)")
         raise OutOfReach(f"{target} is out of reach: {reach}")
     return found
