@@ -97,11 +97,13 @@ def override(config: config_dict.ConfigDict, given: Iterable[tuple[str, str | No
     components, others = [], []
     for key, value in given:
         match = _COMPONENT.fullmatch(key)
-        if match and "train" in config:  # `training.program` says what to do without
+        if match:
             components.append((*match.groups(), value))
         else:
             others.append((key, value))
     overrides.apply_all(config, others)
+    if "train" not in config:  # `training.program` says what to do
+        return
     for section, key, value in sorted(components, key=lambda component: component[1] != "cls"):
         component = config.train[section]
         with config.unlocked(), component.ignore_type():
