@@ -88,8 +88,8 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process is the one that writes the run's folder."""
     resolver = strategy.cluster_resolver
     jobs = resolver.cluster_spec().jobs if resolver else []
-    return not jobs or resolver.task_id == 0 and (
-        resolver.task_type == "chief" or "chief" not in jobs)
+    chief = "chief" if "chief" in jobs else "worker"
+    return not jobs or (resolver.task_type, resolver.task_id) == (chief, 0)
 
 
 def replica() -> tuple[int, int | tf.Tensor]:

@@ -135,13 +135,6 @@ def test_loading_twice_and_coding_in_threads(model, image):
         np.testing.assert_array_equal(picture, coding.decompress(model, file))
 
 
-def test_images_of_other_modes(model, image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).convert("CMYK").save(buffer, "JPEG", quality=95)
-    picture = Image.open(io.BytesIO(buffer.getvalue()))
-    assert ntc.decompress(model.compress(picture)).shape == image.shape
-
-
 def written(image, name):
     buffer = io.BytesIO()
     image.save(buffer, name)

@@ -106,7 +106,8 @@ def test_the_noise_of_replicas_is_that_of_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("tasks, chief", [
-    ({"worker": 2}, ("worker", 0)), ({"chief": 1, "worker": 2}, ("chief", 0))])
+    ({"worker": 2}, ("worker", 0)), ({"chief": 1, "worker": 2}, ("chief", 0)),
+    ({"evaluator": 1, "worker": 1}, ("worker", 0))])
 def test_one_worker_is_the_chief(tasks, chief):
     cluster = tf.train.ClusterSpec({
         kind: [f"{kind}{i}:1" for i in range(count)] for kind, count in tasks.items()})
