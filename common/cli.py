@@ -81,7 +81,7 @@ def run(main: Callable[[list[str]], None], argv: list[str]) -> None:
     """
 
     def parse(argv):
-        if _wants_help(argv):
+        if wants_help(argv):
             try:
                 return app.parse_flags_with_usage(argv)
             except SystemExit:  # absl calls that a failure
@@ -129,7 +129,7 @@ def _is_of_files(error: Exception) -> bool:
         f"; {os.strerror(number)}" in str(error) for number in errno.errorcode)
 
 
-def _wants_help(argv):
+def wants_help(argv: list[str]) -> bool:
     """Whether a command line of absl asks for help."""
     return any(arg.lstrip("-") in ("help", "helpfull", "helpshort") for arg in argv[1:])
 

@@ -67,6 +67,9 @@ def of(package: str) -> Callable[[Callable[[], Program]], Program]:
 def main(program: Program) -> None:
     """The command line of a package's train.py and itinf.py."""
     _define_flags(flags.FLAGS)
+    if not cli.wants_help(sys.argv):
+        # Before `cli.run`: TensorFlow that is imported within it compares tensors as version 1.
+        program.override(config_dict.ConfigDict(), [])
     argv, given = overrides.take(sys.argv)
 
     def start(argv):
