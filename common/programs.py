@@ -33,6 +33,7 @@ class Program:
         `overrides.apply_all`.
       check: raises UserError, given the config and the folder of a run, for what can be told before
         the work begins: that data or a model are not there.
+      load: imports what the others need, which takes seconds.
     """
 
     package: str
@@ -40,6 +41,7 @@ class Program:
     override: Callable[[config_dict.ConfigDict, list[tuple[str, str | None]]], None] = (
         overrides.apply_all)
     check: Callable[[config_dict.ConfigDict, pathlib.Path], None] = lambda config, workdir: None
+    load: Callable[[], object] = lambda: None
 
     def __call__(self, config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
         with cli.advising(FolderTaken, "another --xid is another folder"):
@@ -59,7 +61,8 @@ def of(package: str) -> Callable[[Callable[[], Program]], Program]:
                 return function()
 
         return Program(package, lambda *run: load().work(*run),
-                       lambda *given: load().override(*given), lambda *run: load().check(*run))
+                       lambda *given: load().override(*given), lambda *run: load().check(*run),
+                       load)
 
     return decorate
 
@@ -68,8 +71,10 @@ def main(program: Program) -> None:
     """The command line of a package's train.py and itinf.py."""
     _define_flags(flags.FLAGS)
     if not cli.wants_help(sys.argv):
-        # Before `cli.run`: TensorFlow that is imported within it compares tensors as version 1.
-        program.override(config_dict.ConfigDict(), [])
+        # TensorFlow has a hook for absl's start, and makes its context there. If it is imported
+        # after that start, its import makes it, before eager mode is on: in graphs, `==` of
+        # tensors is then that of Python objects, as in version 1.
+        program.load()
     argv, given = overrides.take(sys.argv)
 
     def start(argv):

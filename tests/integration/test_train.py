@@ -3,7 +3,11 @@
 import contextlib
 import json
 import math
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +19,8 @@ from common.objectives import Objective
 from common.training_loop import TrainingLoop
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import shallow_config, tiny_config
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def metrics(workdir):
@@ -355,3 +361,21 @@ def test_a_run_for_a_rate_keeps_the_last_model_and_its_weight(tmp_path, lpips_ne
     bpp = [float(tf.add_n([*model(data.to_float(photo.read()[None])).bits.values()])[0])
            / photo.read()[..., 0].size for photo in photos]
     assert np.mean(bpp) == pytest.approx(last["bpp"], rel=1e-4)
+
+
+def test_the_command_trains_with_soap(picture, tmp_path):
+    # As from a shell, in which no TensorFlow has set this: compared tensors were then Python bools.
+    shell = {name: value for name, value in os.environ.items() if name != "TF2_BEHAVIOR"}
+    done = subprocess.run(
+        [sys.executable, "-m", "mshyper.train", "--config", "mshyper/configs/small.py",
+         f"--config.data.train={picture}", "--config.data.validation=",
+         "--config.data.batch_size=1", "--config.data.patch_size=64",
+         "--config.train.num_steps=2", "--config.train.log_interval=1",
+         "--config.train.precision=float32",
+         f"--experiments_dir={tmp_path}", "--xid=soap"],
+        cwd=ROOT, env=shell, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    workdir, = (tmp_path / "soap").iterdir()
+    assert [line["step"] for line in metrics(workdir)] == [1, 2]
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["train"]["optimizer"]["cls"] == "SOAP", "the test tests something else"
