@@ -1,6 +1,7 @@
 """Pictures that tell how good the models are: `python -m benchmarks.figures`.
 
     rate_distortion.svg    curves of Kodak, as benchmarks.rate_distortion measured them
+    decoding.svg           their BD-rates over what decoding costs, in FLOPs and in seconds
     crops.png              a photograph at equal bytes, of a model and of other codecs
     perceptual.png         photographs at equal bytes, of hific and of the model
 
@@ -11,12 +12,14 @@ hific, have the best quality whose file is no larger.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import pathlib
 import sys
 
-from benchmarks import rate_distortion, report
+from benchmarks import bd, complexity, rate_distortion, report
 from benchmarks.side_by_side import RESULTS
-from common import zoo
+from common import export, zoo
 from common.cli import report as reporting
 from common.files import replacing
 from common.lazy import Figure, coding, data, metrics, pictures, targets
@@ -24,6 +27,11 @@ from common.lazy import Figure, coding, data, metrics, pictures, targets
 OUTPUT = RESULTS / "figures"
 # Besides the zoo's models.
 CURVES = ("jpeg", "webp", "jpeg2000", "avif", "bpg", "vtm", "mbt2018-mean")
+# FLOPs a pixel to decode, as Yang & Mandt 2023 count them (their flops_per_pixel.csv).
+PUBLISHED_FLOPS = {"mbt2018-mean": 217_940, "yang2023-two-layer": 41_035,
+                   "yang2023-two-layer-sga": 41_035, "minnen2020": 700_600, "elic2022": 763_976}
+# In dB: from where all models' curves begin.
+PSNRS = (28.3, 37.0)
 CODECS = ("avif", "webp", "jpeg")
 IMAGE, TOP, LEFT, SIDE = "photos/validation", 90, 170, 224
 CORNERS = ((90, 170), (100, 200))  # of the crops of perceptual.png: top, left
@@ -39,6 +47,60 @@ def draw_curves(path: pathlib.Path, results: dict) -> None:
     axes.set_title(f"{results['dataset'].capitalize()}: whole files; dashed: as published")
     with replacing(path) as temporary:
         figure.savefig(temporary, metadata={"Date": None})
+
+
+def draw_decoding(path: pathlib.Path, results: dict, psnrs: bd.Range = PSNRS) -> None:
+    """Bits saved over what decoding costs: kFLOPs a pixel, and seconds for an image.
+
+    Args:
+      path: file to write.
+      results: of `report.read_results`. FLOPs are those of models of the zoo and of
+        `PUBLISHED_FLOPS`, seconds those that were measured.
+      psnrs: to compare over; what a curve does not reach of them is left out of its BD-rate.
+    """
+    curves = {name: curve for name, curve in results["curves"].items()
+              if curve["kind"] != "published"}
+    curves |= rate_distortion.published_curves([*PUBLISHED_FLOPS])
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    of_flops, of_seconds = figure.subplots(1, 2, sharey=True)
+    for row in rate_distortion.compare(curves, results["anchor"], psnrs):
+        for axes, cost in ((of_flops, decoding_flops(row["curve"]) / 1e3),
+                           (of_seconds, row["decoding_time"])):
+            if math.isfinite(cost) and math.isfinite(row["bd_rate"]):
+                published = row["kind"] == "published"
+                axes.plot(cost, row["bd_rate"], "o", fillstyle="none" if published else "full",
+                          color="#d62728" if row["kind"] == "model" else "#8c8c8c")
+                axes.annotate(row["curve"], (cost, row["bd_rate"]), (-6 if published else 6, 3),
+                              ha="right" if published else "left", textcoords="offset points",
+                              fontsize="small", parse_math=False)
+    of_flops.set(xlabel="kFLOPs a pixel to decode", xscale="log",
+                 ylabel=f"BD-rate to {results['anchor']}, %, {psnrs[0]:g} to {psnrs[1]:g} dB")
+    of_seconds.set(xlabel=f"seconds to decode an image, {results['cores']} CPU cores",
+                   xscale="log")
+    for axes in (of_flops, of_seconds):
+        axes.margins(x=0.3, y=0.1)
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{results['dataset'].capitalize()}: lower and to the left is better; hollow: "
+                    "as published", fontsize="medium")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})
+
+
+def decoding_flops(name: str) -> float:
+    """FLOPs a pixel to decode with a curve's model; NaN if it is not known.
+
+    Those of models of the zoo are in complexity.json, under whatever config has that model.
+    """
+    if name in PUBLISHED_FLOPS:
+        return PUBLISHED_FLOPS[name]
+    released = export.released_models()
+    if name not in released:
+        return math.nan
+    config = export.read_config(released[name])
+    model = {key: value for key, value in config["model"].items() if key != "levels"}
+    counted = json.loads(complexity.OUTPUT.read_text())["configs"]
+    return next((each["decoder"]["flops_per_pixel"] for path, each in counted.items()
+                 if path.startswith(f"{config['package']}/") and each["model"] == model), math.nan)
 
 
 def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:
@@ -95,6 +157,7 @@ def main(argv: list[str]) -> None:
     results = report.read_results(args.results)
     args.output.mkdir(parents=True, exist_ok=True)
     draw_curves(args.output / "rate_distortion.svg", results)
+    draw_decoding(args.output / "decoding.svg", results)
     draw_crops(args.output / "crops.png", args.model, args.quality)
     draw_perceptual(args.output / "perceptual.png", args.perceptual, args.model)
     print(f"written: {args.output}")

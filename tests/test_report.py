@@ -3,6 +3,7 @@
 import collections
 import html.parser
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import configs
-from benchmarks import classical, figures, rate_distortion, report
+from benchmarks import classical, complexity, figures, rate_distortion, report, versus_jpeg
 from common import coding, export, images, metrics, zoo
 from common.errors import UserError
 
@@ -40,7 +41,8 @@ def folder(tmp_path_factory, photo):
     curves["jpeg"]["points"][0]["ms_ssim"] = None  # of images that are too small
     (folder / "curves.json").write_text(json.dumps({
         "date": "2026-11-21", "dataset": str(folder / "photographs"), "images": ["a&b.png"],
-        "versions": {"numpy": "1.26.4"}, "anchor": "jpeg", "range": [26, 33], "curves": curves}))
+        "versions": {"numpy": "1.26.4"}, "cores": 2, "anchor": "jpeg", "range": [26, 33],
+        "curves": curves}))
     return folder
 
 
@@ -312,7 +314,23 @@ def test_figures(folder, levels_model, tmp_path, monkeypatch):
                   "--perceptual", str(levels_model), "-o", str(tmp_path)])
     text = (tmp_path / "rate_distortion.svg").read_text()
     assert "jpeg" in text and "vtm" in text  # comments name what is drawn
+    text = (tmp_path / "decoding.svg").read_text()
+    assert "yang2023-two-layer-sga" in text and "vtm" not in text  # whose FLOPs nobody knows
     width, height = images.read(tmp_path / "crops.png").shape[1::-1]
     assert width > 4.5 * figures.SIDE and height > figures.SIDE
     width, height = images.read(tmp_path / "perceptual.png").shape[1::-1]
     assert width > 2 * figures.SIDE and height > 2 * figures.SIDE
+
+
+@needs_model
+def test_decoding_flops_are_those_of_the_models_config():
+    found = json.loads(complexity.OUTPUT.read_text())["configs"]["mshyper/configs/residual.py"]
+    parts = [found["parts"][name]["flops_per_pixel"] for name in ("synthesis", "hyper_synthesis")]
+    assert figures.decoding_flops("mshyper") == pytest.approx(sum(parts))
+    assert figures.decoding_flops("yang2023-two-layer") == pytest.approx(41_035, abs=1)
+    assert math.isnan(figures.decoding_flops("jpeg"))
+
+
+def test_models_of_the_zoo_have_decoding_flops():
+    for name in versus_jpeg.trained_for_mse():
+        assert math.isfinite(figures.decoding_flops(name)), "run benchmarks.complexity --page"
