@@ -16,8 +16,6 @@ from common.cli import advising, report
 from common.errors import NotInZoo, UserError
 from common.lazy import Codec, importing, targets
 
-_MODULE = "mshyper.bits_back"
-
 
 def load_model(name: str, precision: str = "float32") -> Codec:
     """Loads a bits-back model, as `zoo.load`. Raises UserError for any other."""
@@ -27,7 +25,7 @@ def load_model(name: str, precision: str = "float32") -> Codec:
 
 def require_bits_back(name: str) -> None:
     """Raises UserError unless this is the name of a bits-back model."""
-    if export.read_module(export.find(name)) != _MODULE:
+    if export.read_module(export.find(name)) != zoo.BITS_BACK:
         raise UserError(f"{name} is not a bits-back model; the zoo's is mshyper-small_bb-2, and "
                         "mshyper/configs/mbt2018_bb.py trains others")
 

@@ -76,6 +76,8 @@ def compress(args: argparse.Namespace) -> None:
     """Image files to .ntc files."""
     target = _target(args)
     planned = file_jobs.plan(args, formats.SUFFIXES, SUFFIX, outputs=(SUFFIX,))
+    if export.read_module(export.find(args.model)) == zoo.BITS_BACK:
+        raise UserError(f"{args.model} is a bits-back model: code with `chain`, not `codec`")
     model, to_latents = load_encoder(args)
     if target:
         targets.require_levels(model, str(target))  # before the first file is read

@@ -38,7 +38,7 @@ def trained_for_mse() -> list[str]:
     Bits-back ones need a chain of images, and that of HiFiC has LPIPS too.
     """
     return [name for name, path in export.released_models().items()
-            if export.read_module(path) != "mshyper.bits_back"
+            if export.read_module(path) != zoo.BITS_BACK
             and not export.read_config(path)["train"].get("lpips_weight")]
 
 

@@ -64,7 +64,9 @@ def _pull_back(network, x, gradients_of):
         if isinstance(op, integer_ops.Input):
             result = result + gradient
         else:
-            source, = op.inputs
+            source, *others = op.inputs
+            if others:
+                raise _without_gradient(op)
             add(source, _pull(op, gradient, values[source], values[k]))
     return outputs, result
 
@@ -79,8 +81,13 @@ def rounded(x: np.ndarray, bits: int) -> np.ndarray:
 @functools.singledispatch
 def _pull(op, gradient, x, y):
     """The derivative by `x`, an operation's argument, from that by `y`, its output."""
-    raise ConversionError(f"operation {type(op).__name__} has no gradient in integers; these have: "
-                          + ", ".join(cls.__name__ for cls in _pull.registry if cls is not object))
+    raise _without_gradient(op)
+
+
+def _without_gradient(op):
+    return ConversionError(
+        f"operation {type(op).__name__} has no gradient in integers; these have: "
+        + ", ".join(cls.__name__ for cls in _pull.registry if cls is not object))
 
 
 @_pull.register

@@ -104,6 +104,9 @@ class Refiner:
         self._rate = schedules.learning_rate(
             config.schedule, min(config.travel / config.num_steps, config.largest_rate),
             config.num_steps)
+        if self._rate.follows_validation:
+            raise UserError(f"schedule {config.schedule.cls} follows the losses of validation, of "
+                            "which refinement has none; use another schedule")
         self._step: Any = None  # graphs, once `_compile` has made them
         self._check: Any = None
 

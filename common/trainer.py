@@ -13,7 +13,16 @@ What comes between steps is in common/training_loop.py.
 import tensorflow as tf
 from ml_collections import config_dict
 
-from common import distribution, ema, objectives, padding, quantizers, rate_control, schedules
+from common import (
+    distribution,
+    ema,
+    objectives,
+    padding,
+    quantizers,
+    rate_control,
+    schedules,
+    validation,
+)
 from common.errors import UserError
 from common.model import Codec
 
@@ -160,7 +169,7 @@ class Trainer(tf.Module):
         def coded_bpp():
             # The graph drops the synthesis, whose output nothing needs.
             fixed = tf.nest.map_structure(tf.stop_gradient, latents)
-            return mean(self.codec.generate(fixed, quantizers.Round()).bits)
+            return mean(self.codec.generate(fixed, validation.QUANTIZER).bits)
 
         return self.rate_control(step, mean(generated.bits), coded_bpp)
 

@@ -24,11 +24,13 @@ class _Codecs(dict):
         return getattr(import_module(module), super().__getitem__(module))
 
 
+BITS_BACK = "mshyper.bits_back"  # whose models code chains, not single images
+
 # All classes of codecs, by what exported models say of theirs (`export.read_module`).
 CODECS = _Codecs({
     "factorized.models": "FactorizedPrior",
     "mshyper.models": "MeanScaleHyperprior",
-    "mshyper.bits_back": "BitsBackHyperprior",
+    BITS_BACK: "BitsBackHyperprior",
     "joint_ar.models": "JointAutoregressive",
     "hific.models": "HiFiC",
     "hific.mixture": "HiFiCMixture",

@@ -56,7 +56,7 @@ _SHIFT_BITS = 4
 # Integer networks see larger values of z and symbols of y clipped.
 _LARGEST_Z, _LARGEST_Y = 2**12, 2**13
 
-# Published bound on the posterior's variance.
+# Bound on the posterior's variance. (Yang et al. 2020's code has it for p(y | z), in training.)
 _LARGEST_LOG_SCALE = math.log(10.0) / 2
 
 
@@ -93,6 +93,8 @@ class BitsBackHyperprior(mshyper.models.Hyperprior):
     def prepare_coding(self) -> None:
         super().prepare_coding()
         self._memo = None, None
+        if self.replay_steps:  # are there gradients of the integer networks? The search needs them
+            self.coded_posterior(np.zeros([1, 1, 1, self.analysis.out_channels], np.int32), 1)
 
     def _infer_hyper(self, y, training):
         # From y itself, as in the paper, the decoder's posterior would be another one than that

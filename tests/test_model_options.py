@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from common import data, export, padding, quantizers, range_coding, tiles
 from common.ans import AnsStack
-from common.errors import UserError
+from common.errors import ConversionError, UserError
 from common.objectives import Objective
 from hific.mixture import HiFiCMixture
 from mshyper.bits_back import BitsBackHyperprior
@@ -120,6 +120,19 @@ def test_bits_back_with_another_density(photograph):
     stack = AnsStack(model.tables, stack.finish())
     np.testing.assert_array_equal(model.decode(stack, 67, 131)["y"], y)
     assert stack.finish() == bits
+
+
+def test_bits_back_is_refused_with_a_network_that_a_search_cannot_differentiate():
+    cls, config = EVERY["bits_back"]
+    config = {**config, "hyper_synthesis": dict(
+        cls="SeparateHyperSyntheses", channels=(4, 4, config["analysis"]["channels"][-1]))}
+    model = cls(**config, replay_steps=0)
+    model.initialize()
+    model.prepare_coding()
+    model = cls(**config)
+    model.initialize()
+    with pytest.raises(ConversionError, match="Concat has no gradient in integers"):
+        model.prepare_coding()
 
 
 def test_the_context_in_integers_is_that_of_the_floats_and_causal(photograph):

@@ -13,6 +13,7 @@ import tensorflow as tf
 from common import integer_builder, integer_gradients, integer_ops
 from common.errors import ConversionError, UserError
 from common.transforms import contract, mbt2018
+from common.transforms.composites import Residual
 from common.transforms.layers import DepthToSpace, conv, deconv
 from tests.helpers.integer_gradients import (
     BITS,
@@ -150,6 +151,7 @@ def test_rounding_counts_as_the_identity():
     (lambda: conv(3, 3, stride=2), "stride"),
     (lambda: conv(3, 3, activation="sigmoid"), "Lookup has no gradient in integers; these .*Conv"),
     (lambda: tf.keras.layers.DepthwiseConv2D(3, padding="same"), "channelwise"),
+    (lambda: Residual([conv(4, 3)]), "Add has no gradient in integers"),
 ])
 def test_operations_without_a_gradient_in_integers(make, message):
     network = converted(trained(make(), 4), 4)

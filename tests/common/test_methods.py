@@ -68,6 +68,7 @@ def test_unknown_method():
     (dict(num_steps=0), "num_steps is 0"),
     (dict(check_interval=0), "check_interval is 0"),
     (dict(schedule=dict(cls="Cosine")), "'Cosine'"),
+    (dict(schedule=dict(cls="ReduceOnPlateau")), "ReduceOnPlateau follows the losses"),
     (dict(quantizer="DeterministicAnnealing"), "needs a temperature"),
 ])
 def test_mistakes_in_a_method(changes, message):

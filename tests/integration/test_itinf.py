@@ -289,6 +289,7 @@ def test_codec_refines_for_another_lambda(tiny_model, pictures, tmp_path):
     (["--refine", "sga", "--refine_steps", "0"], "num_steps is 0"),
     (["--refine", "sga", "--refine_lambda", "nan"], "rd_lambda is nan"),
     (["--refine_steps", "10"], "need --refine METHOD"),
+    (["--model", "mshyper-small_bb-2", "--refine", "sga"], "code with `chain`, not `codec`"),
 ])
 def test_mistakes_of_codec(tiny_model, pictures, tmp_path, capsys, arguments, message):
     capsys.readouterr()
