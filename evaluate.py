@@ -137,9 +137,13 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
         if skip_existing and (not save_images or folder.is_dir()):
             result = read_result(path, facts, names, judges)
         if not result:
+            same = read_result(path, facts, names, metrics.Judges()) is not None
             result = {
                 "run": run, **facts, **point, **result_tables.environment(),
                 **_measure(load(), point.get("level"), sources, folder, save_images, judges)}
+            output.mkdir(parents=True, exist_ok=True)
+            if not (save_images or same):  # decoded images of another model
+                shutil.rmtree(folder, ignore_errors=True)
             write_json(path, result)
         results.append(result)
     return results
@@ -175,19 +179,18 @@ def _measure(model: Codec, level: int | None, sources: Sequence[data.Source], fo
     """
     comparison = fid.Comparison(judges.inception) if judges.inception else None
     rows, missing = [], {}
-    with replacing(folder) as temporary:
-        temporary.mkdir(parents=True)
+    with replacing(folder) if save_images else contextlib.nullcontext() as temporary:
+        if temporary:
+            temporary.mkdir(parents=True)
         for source, row, decoded in _each(model, sources, folder.name, level, missing):
             row |= judges.of_pair(source.read(), decoded)
             if comparison:
                 comparison.add(source.read(), decoded)
             rows.append(row)
-            if save_images:
+            if temporary:
                 images.write(decoded_path(temporary, row["image"]), decoded)
         if not rows:
             raise UserError(f"no image can be coded: {next(iter(missing.values()))}")
-    if not save_images:  # those of another model may have been there
-        shutil.rmtree(folder)
     return {"mean": {**result_tables.mean_row(rows), **(comparison.scores() if comparison else {})},
             "images": rows, "missing": missing}
 
@@ -329,6 +332,13 @@ def run(argv: list[str], collect: bool = True) -> None:
     if judges.inception and large < fid.MIN_IMAGES:
         print(f"KID will be nan: it needs {fid.MIN_IMAGES} images or more with sides of at "
               f"least {fid.PATCH_SIZE} pixels; {args.dataset} has {large}", file=sys.stderr)
+    least = {"MS-SSIM": metrics.MS_SSIM_MIN_SIDE, **(
+        {"LPIPS": metrics.LPIPS_MIN_SIDE} if args.lpips else {})}
+    for score, side in least.items():
+        small = [source.name for source in sources if min(source.size()) < side]
+        if small:
+            print(f"{score} will be nan: it needs sides of at least {side} pixels; too small: "
+                  f"{len(small)} of {len(sources)} images, {small[0]} for one", file=sys.stderr)
     curves, left_out = {}, []
     models = [(name, model) for name, models in found.items() for model in models]
     for name, model in models:

@@ -189,6 +189,8 @@ class Crops:
         self.patch_size = patch_size
         self.crops_per_image = crops_per_image
         self._seed = seed
+        # Batches at an epoch's end have images of two.
+        self._order = functools.lru_cache(maxsize=2)(self._order_of)
         self._min_scale = min_scale
         self._flip = flip
         self._skipped = set()
@@ -204,10 +206,12 @@ class Crops:
     def draw(self, n: int) -> np.ndarray:
         """Draw number `n` >= 0: uint8 [crops_per_image, patch_size, patch_size, 3]."""
         epoch, position = divmod(int(n), len(self._sources))
-        order = np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._sources))
-        image = self._image(order[position])
+        image = self._image(self._order(epoch)[position])
         rng = np.random.default_rng([self._seed, 1, int(n)])
         return np.stack([self._crop(image, rng) for _ in range(self.crops_per_image)])
+
+    def _order_of(self, epoch):
+        return np.random.default_rng([self._seed, 0, epoch]).permutation(len(self._sources))
 
     def _image(self, i: int) -> np.ndarray:
         for k in range(len(self._sources)):

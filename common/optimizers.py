@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from common import arguments
+from common.errors import UserError
 
 # Matrices of fewer rows or columns are vectors to SOAP.
 _FEW = 4
@@ -39,7 +40,7 @@ class SOAP(tf.keras.optimizers.Optimizer):
       epsilon: added to the root of the second moment.
       precision: of the rotations, "float32" or "bfloat16"; what is kept from step to step is in
         float32.
-      **kwargs: as for every Keras optimiser, e.g. `global_clipnorm`, `use_ema`.
+      **kwargs: as for every Keras optimiser, e.g. `global_clipnorm`.
     """
 
     # Until it is built. An attribute of the object would be a part of checkpoints.
@@ -233,5 +234,8 @@ def build(config: Mapping,
     Raises:
       UserError: there is no such optimiser, or it does not take these arguments.
     """
+    if config.get("use_ema"):
+        raise UserError("use_ema of an optimizer is not what is validated and exported here; use "
+                        "train.ema_decay")
     own = {"precision": precision} if config.get("cls") == "SOAP" else {}
     return arguments.build("optimizer", KNOWN, {**own, **config, "learning_rate": learning_rate})

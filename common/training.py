@@ -32,6 +32,7 @@ from common import (
     optimizers,
     precision,
     quantizers,
+    rate_control,
     resuming,
     runs,
     schedules,
@@ -120,6 +121,10 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
                 f"train.schedule {config.train.schedule.cls} compares losses of validation, which "
                 "do not say what is better: with train.rate_target their weights change, and a "
                 "discriminator is no part of them; use another schedule")
+    if isinstance(trainer.rate_control, rate_control.ProportionalIntegral) and (
+            not validation_sources):
+        logging.warning("without data.validation, train.rate_target is the rate of crops with "
+                        "noise, not that of files")
     if not begun and chief:
         resuming.claim(workdir, record, begun, content, precision=chosen)
 

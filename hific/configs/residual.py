@@ -4,8 +4,9 @@
         --config.train.warm_start=experiments/mshyper-residual
 
 MSE, LPIPS and a discriminator (see hific/regimes.py) from the weights of a mean-scale hyperprior of
-mshyper/configs/residual.py, which take the place of a first stage. At every level LPIPS and the
-discriminator have the same weight against the rate, so that at high rates the MSE decides.
+mshyper/configs/residual.py, which take the place of a first stage. At every level LPIPS has the
+same weight against the rate, so that at high rates the MSE decides. The discriminator has the same
+weight in the loss of every level, whose other terms are weighted so that levels count alike.
 """
 
 from hific import regimes

@@ -141,6 +141,9 @@ def test_judges_and_figure(photographs, tiny_run, tmp_path, capsys, monkeypatch,
     evaluate.main([*arguments, "--skip_existing"])
     assert json.loads(path.read_text())["images"][0]["psnr"] is None
     evaluate.main(arguments[:-2])
+    assert (folder / "tiny/wid=0-tiny").exists()  # they are of this model
+    path.write_text(path.read_text().replace(result["fingerprint"], "another"))
+    evaluate.main(arguments[:-2])
     assert not (folder / "tiny/wid=0-tiny").exists()
 
 
@@ -200,8 +203,10 @@ def test_an_image_that_cannot_be_read_costs_no_others(pictures, tiny_run, tmp_pa
         with pytest.raises(SystemExit) as failure:
             evaluate.main([*arguments, *options])
         assert failure.value.code == 2
-        early, late = capsys.readouterr().err.strip().splitlines()
+        early, small, late = capsys.readouterr().err.strip().splitlines()
         assert early.startswith("left out: ") and "c.png" in early
+        assert small == ("MS-SSIM will be nan: it needs sides of at least 161 pixels; too small: "
+                         "2 of 2 images, a.png for one")
         assert late == "error: missing from the results: c.png"
         assert [row["image"] for row in results_of(tmp_path / "out")["images"]] == [
             "a.png", "b.png"]
@@ -229,7 +234,7 @@ def test_an_image_that_cannot_be_coded_costs_no_others(
             evaluate.main(["--model", str(tiny_run), "--dataset", str(pictures), "--figure", "1",
                            "--output", str(tmp_path / last)])
         assert failure.value.code == 2
-        line, error = capsys.readouterr().err.strip().splitlines()
+        _, line, error = capsys.readouterr().err.strip().splitlines()
         assert line == f"left out: {last}, wid=0-tiny: latents are not finite"
         assert error == f"error: missing from the results: {last}"
         result = results_of(tmp_path / last)
@@ -246,7 +251,7 @@ def test_a_model_that_cannot_be_read_costs_no_others(picture, tiny_run, tmp_path
         evaluate.main(["--model", str(damaged), str(tiny_run), "--dataset", str(picture), "-o",
                        str(tmp_path / "out")])
     assert failure.value.code == 2
-    line, error = capsys.readouterr().err.strip().splitlines()
+    _, line, error = capsys.readouterr().err.strip().splitlines()
     assert line.startswith("left out: ")
     assert error == "error: missing from the results: wid=1-damaged"
     row, = points(next((tmp_path / "out").iterdir()))

@@ -111,7 +111,7 @@ def test_a_damaged_model_leaves_the_others(levels_model, tiny_run, picture, tmp_
     (damaged / "weights.safetensors").unlink()
     evaluate.main(["--runs", str(damaged), str(tiny_run), "--dataset", str(picture), "--output",
                    str(tmp_path / "results"), "--keep_going"])
-    error, = capsys.readouterr().err.strip().splitlines()
+    _, error = capsys.readouterr().err.strip().splitlines()
     assert error.startswith("left out: ")
     row, = points(next((tmp_path / "results").iterdir()))
     assert (row["curve"], row["level"], row["quality"]) == ("tiny", "", "")

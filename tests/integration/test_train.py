@@ -17,6 +17,7 @@ from common import data, export, locks, precision, refinement, stopping, trainin
 from common.errors import ConversionError, UserError
 from common.objectives import Objective
 from common.training_loop import TrainingLoop
+from common.validation import Validation
 from mshyper.models import MeanScaleHyperprior
 from tests.helpers.tiny import shallow_config, tiny_config
 
@@ -92,6 +93,23 @@ def save_while_tracing():
     tf.config.run_functions_eagerly(False)
     tf.function(stopping.save_all, autograph=False)()
     tf.config.run_functions_eagerly(True)
+
+
+@pytest.mark.usefixtures("without_graphs")
+def test_steps_are_not_lost_to_a_validation_that_fails(tmp_path, monkeypatch):
+    def fail(self):
+        raise tf.errors.ResourceExhaustedError(None, None, "out of memory")
+
+    config = shallow_config()
+    config.train.update(num_steps=2, checkpoint_interval=2, log_interval=1)
+    with monkeypatch.context() as patch, pytest.raises(tf.errors.ResourceExhaustedError):
+        patch.setattr(Validation, "__call__", fail)
+        training.run(MeanScaleHyperprior, config, tmp_path)
+    assert tf.train.latest_checkpoint(str(tmp_path / "checkpoints")).endswith("step-2")
+    assert [line["split"] for line in metrics(tmp_path)] == ["train", "train"]
+    monkeypatch.setattr(TrainingLoop, "end_step", fail)  # there is no step left
+    training.run(MeanScaleHyperprior, config, tmp_path)
+    assert [line["split"] for line in metrics(tmp_path)] == ["train", "train", "validation"]
 
 
 @pytest.mark.slow

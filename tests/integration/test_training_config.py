@@ -88,6 +88,7 @@ def test_ms_ssim_of_small_images_is_refused(tmp_path):
     ("train.jit_compile", "maybe", "known: auto, on, off"),
     ("train.warm_start", "no-such-model-1", "no model"),
     ("train.rate_target", -0.3, "the target is -0.3 bits per pixel"),
+    ("train.optimizer.use_ema", True, "use train.ema_decay"),
 ])
 def test_mistakes_in_the_config(tmp_path, key, value, message):
     config = tiny_config()
