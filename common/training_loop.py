@@ -115,14 +115,17 @@ class TrainingLoop:
         stopping.stop_if_asked()  # for Python may drop what a signal's handler raises
 
     def end_interval(self) -> None:
-        """Saves a checkpoint, validates, exports the model if it is the best, and saves again."""
+        """Validates, exports the model if it is the best, and saves a checkpoint."""
+        try:
+            measured = self._validate()
+        except (tf.errors.OpError, MemoryError):  # of large images: the steps are not lost
+            self.interrupt()
+            raise
         if not self._is_finite():
             raise self._diverged()
         with stopping.unstoppable():
-            # First, for validation of large images may need more memory than there is.
-            self._checkpoints.save(self.step)
-        measured = self._validate()
-        with stopping.unstoppable():
+            if self._checkpoints.last is None:  # without one, results are refused (resuming.py)
+                self._checkpoints.save(self.step)
             self._within_end = True
             self._log_training()
             mean = self._log_validation(measured)
