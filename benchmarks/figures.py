@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import sys
+from collections.abc import Sequence
 
 from benchmarks import bd, complexity, rate_distortion, report
 from benchmarks.side_by_side import RESULTS
@@ -64,13 +65,14 @@ def draw_decoding(path: pathlib.Path, results: dict, psnrs: bd.Range = PSNRS) ->
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     of_flops, of_seconds = figure.subplots(1, 2, sharey=True)
     for row in rate_distortion.compare(curves, results["anchor"], psnrs):
-        for axes, cost in ((of_flops, decoding_flops(row["curve"]) / 1e3),
-                           (of_seconds, row["decoding_time"])):
+        name = row["curve"]
+        flops = PUBLISHED_FLOPS.get(name) or decoding_flops(curves[name].get("fingerprints", ()))
+        for axes, cost in ((of_flops, flops / 1e3), (of_seconds, row["decoding_time"])):
             if math.isfinite(cost) and math.isfinite(row["bd_rate"]):
                 published = row["kind"] == "published"
                 axes.plot(cost, row["bd_rate"], "o", fillstyle="none" if published else "full",
                           color="#d62728" if row["kind"] == "model" else "#8c8c8c")
-                axes.annotate(row["curve"], (cost, row["bd_rate"]), (-6 if published else 6, 3),
+                axes.annotate(name, (cost, row["bd_rate"]), (-6 if published else 6, 3),
                               ha="right" if published else "left", textcoords="offset points",
                               fontsize="small", parse_math=False)
     of_flops.set(xlabel="kFLOPs a pixel to decode", xscale="log",
@@ -86,17 +88,15 @@ def draw_decoding(path: pathlib.Path, results: dict, psnrs: bd.Range = PSNRS) ->
         figure.savefig(temporary, metadata={"Date": None})
 
 
-def decoding_flops(name: str) -> float:
-    """FLOPs a pixel to decode with a curve's model; NaN if it is not known.
+def decoding_flops(fingerprints: Sequence[str]) -> float:
+    """FLOPs a pixel to decode with the released model of a curve's `fingerprints`; NaN for others.
 
-    Those of models of the zoo are in complexity.json, under whatever config has that model.
+    They are in complexity.json, under whatever config has that model.
     """
-    if name in PUBLISHED_FLOPS:
-        return PUBLISHED_FLOPS[name]
-    released = export.released_models()
-    if name not in released:
+    released = {export.fingerprint(path): path for path in export.released_models().values()}
+    if not {*fingerprints} & {*released}:
         return math.nan
-    config = export.read_config(released[name])
+    config = export.read_config(released[fingerprints[0]])
     model = {key: value for key, value in config["model"].items() if key != "levels"}
     counted = json.loads(complexity.OUTPUT.read_text())["configs"]
     return next((each["decoder"]["flops_per_pixel"] for path, each in counted.items()

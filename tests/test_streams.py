@@ -26,6 +26,9 @@ HASHES = {
     "mshyper-small_bb-2": (
         "81b6d5ef316b8a664854d7d9c82cdb2d15ce5a5ba4e080c4b19025e3b4d4a98f",
         "facd2ca0d79e0d0a2a90e859571406972366da3cf40061a987277ffa2318c03e"),
+    "two_layer": (
+        "c080759a3ec86a0a5c27bb1936253ade6c45606daa33e3b42a29dfc536f42478",
+        "af53802020cbd07a39b7ce77b46951309d5380a193745a1f52643f9685c1b669"),
 }
 
 # Of an image with 7 x 10 positions of y, and 2 x 3 of z; in a model with levels, at this quality.

@@ -13,7 +13,7 @@ BITS_BACK = [name for name in MODELS if zoo.find_class(export.find(name)) is Bit
 
 
 def test_there_are_models():
-    assert {zoo.DEFAULT, "joint_ar", "hific", "mshyper-small_bb-2"} <= set(MODELS)
+    assert {zoo.DEFAULT, "joint_ar", "two_layer", "hific", "mshyper-small_bb-2"} <= set(MODELS)
 
 
 def middle(image):
