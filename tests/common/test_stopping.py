@@ -11,7 +11,9 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENDING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background may ignore it
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup does
 from common import stopping
 stopping.stop_on_signals(again=sys.argv[2:] != ["once"])
 with stopping.saved_by(lambda: print("saved", flush=True) or "step 3 of 10"):
