@@ -332,8 +332,9 @@ def run(argv: list[str], collect: bool = True) -> None:
     if judges.inception and large < fid.MIN_IMAGES:
         print(f"KID will be nan: it needs {fid.MIN_IMAGES} images or more with sides of at "
               f"least {fid.PATCH_SIZE} pixels; {args.dataset} has {large}", file=sys.stderr)
-    least = {"MS-SSIM": metrics.MS_SSIM_MIN_SIDE, **(
-        {"LPIPS": metrics.LPIPS_MIN_SIDE} if args.lpips else {})}
+    least = {"MS-SSIM": metrics.MS_SSIM_MIN_SIDE}
+    if args.lpips:
+        least["LPIPS"] = metrics.LPIPS_MIN_SIDE
     for score, side in least.items():
         small = [source.name for source in sources if min(source.size()) < side]
         if small:

@@ -93,14 +93,15 @@ def decoding_flops(fingerprints: Sequence[str]) -> float:
 
     They are in complexity.json, under whatever config has that model.
     """
-    released = {export.fingerprint(path): path for path in export.released_models().values()}
-    if not {*fingerprints} & {*released}:
+    path = next((path for path in export.released_models().values()
+                 if export.fingerprint(path) in fingerprints), None)
+    if path is None:
         return math.nan
-    config = export.read_config(released[fingerprints[0]])
+    config = export.read_config(path)
     model = {key: value for key, value in config["model"].items() if key != "levels"}
     counted = json.loads(complexity.OUTPUT.read_text())["configs"]
-    return next((each["decoder"]["flops_per_pixel"] for path, each in counted.items()
-                 if path.startswith(f"{config['package']}/") and each["model"] == model), math.nan)
+    return next((each["decoder"]["flops_per_pixel"] for name, each in counted.items()
+                 if name.startswith(f"{config['package']}/") and each["model"] == model), math.nan)
 
 
 def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:

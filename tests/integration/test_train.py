@@ -115,7 +115,7 @@ def test_steps_are_not_lost_to_a_validation_that_fails(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
 @pytest.mark.parametrize("validation", [True, False])
-def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, validation):
+def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, validation, caplog):
     config = shallow_config()
     config.train.rate_target = 0.5
     if not validation:
@@ -124,6 +124,7 @@ def test_an_interrupted_run_goes_on_at_the_very_step(tmp_path, monkeypatch, vali
     config.train.checkpoint_interval = 4
     config.train.log_interval = 3
     training.run(MeanScaleHyperprior, config, tmp_path / "whole")
+    assert ("train.rate_target is the rate of crops" in caplog.text) != validation
 
     end_step = TrainingLoop.end_step
     # Where a line of metrics is due, where an interval ends, in the middle of one, and the end;
