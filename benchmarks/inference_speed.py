@@ -95,7 +95,7 @@ class Loop(refinement.Refiner):
     def begin(self, x: tf.Tensor) -> None:
         """Takes an image x [1, H, W, 3], whose latents are the encoder's."""
         latents = self._model.infer(x)
-        self._compile(latents)
+        self._step, self._check = self._compiled(latents, len(x))
         self._x, self._latents, self._count = x, latents, 0
         self._moments = [tf.nest.map_structure(tf.zeros_like, latents) for _ in range(2)]
         if "variables" in self._differences:

@@ -77,8 +77,8 @@ class Refined(NamedTuple):
 class Refiner:
     """Refines latents of images of any size with one model and one method.
 
-    Its step is traced once for all images. Optimisers of Keras keep their moments in variables of
-    one shape, and so would need a trace for every size of image.
+    Its step is traced once for all images, and once for all batches of them. Optimisers of Keras
+    keep their moments in variables of one shape, and so would need a trace for every size of image.
 
     Args:
       model: an exported model.
@@ -107,8 +107,7 @@ class Refiner:
         if self._rate.follows_validation:
             raise UserError(f"schedule {config.schedule.cls} follows the losses of validation, of "
                             "which refinement has none; use another schedule")
-        self._step: Any = None  # graphs, once `_compile` has made them
-        self._check: Any = None
+        self._graphs: dict[int | None, tuple[Any, Any]] = {}
 
     def __call__(self, x: tf.Tensor, progress: str | None = None, level: int | None = None
                  ) -> Refined:
@@ -128,7 +127,7 @@ class Refiner:
             raise UserError(f"images of {x.dtype}, {' x '.join(map(str, x.shape))}; need float32 "
                             "from 0 to 1, [images, height, width, 3]")
         latents = self._model.infer(x, level=level)
-        self._compile(latents)
+        one_step, check = self._compiled(latents, len(x))
         moments = [tf.nest.map_structure(tf.zeros_like, _movable(latents)) for _ in range(2)]
         best, best_loss, since_best = latents, np.full(len(x), np.inf), 0
         traces: list[list[dict]] = [[] for _ in x]
@@ -138,7 +137,7 @@ class Refiner:
             for step in range(self._config.num_steps + 1):
                 last = step == self._config.num_steps
                 if last or step % self._config.check_interval == 0:
-                    measured, rounded, grid = self._check(
+                    measured, rounded, grid = check(
                         x, latents, _FEW_PASSES if step else _ALL_PASSES)
                     measured = {name: value.numpy() for name, value in measured.items()}
                     if not step:
@@ -155,10 +154,10 @@ class Refiner:
                     bar.set_postfix(rd_loss=float(np.mean(best_loss)))
                 if last or since_best == self._config.patience > 0:
                     break
-                loss, latents, moments = self._step(
+                loss, latents, moments = one_step(
                     x, latents, moments, grid, tf.constant(step))
                 bar.update()
-        measured, best, _ = self._check(x, best, _ALL_PASSES)
+        measured, best, _ = check(x, best, _ALL_PASSES)
         better = measured["rd_loss"].numpy() < encoders_loss
         return Refined(_where(better, best, encoders), traces)
 
@@ -174,17 +173,24 @@ class Refiner:
             return tf.constant(np.nan)
         return schedules.temperature(step, self._config.num_steps, **self._config.temperature)
 
-    def _compile(self, latents):
-        if self._step is not None:
-            return
-        image = tf.TensorSpec([None, None, None, 3], tf.float32)
-        moving = {name: tf.TensorSpec([None, None, None, value.shape[-1]], tf.float32)
-                  for name, value in _movable(latents).items()}
-        spec = {name: moving.get(name, tf.TensorSpec([None], tf.int32)) for name in latents}
-        number = tf.TensorSpec([], tf.int32)
-        self._check = tf.function(self._check_graph, [image, spec, number], autograph=False)
-        self._step = tf.function(
-            self._step_graph, [image, spec, [moving, moving], moving, number], autograph=False)
+    def _compiled(self, latents, images):
+        """Graphs of a step and of a check for so many images.
+
+        Known to be one, it has its level's scales in the kernels (common/transforms/convolution.py)
+        rather than in passes over activations, a seventh of the time of a step.
+        """
+        batch = 1 if images == 1 else None
+        if batch not in self._graphs:
+            image = tf.TensorSpec([batch, None, None, 3], tf.float32)
+            moving = {name: tf.TensorSpec([batch, None, None, value.shape[-1]], tf.float32)
+                      for name, value in _movable(latents).items()}
+            spec = {name: moving.get(name, tf.TensorSpec([batch], tf.int32)) for name in latents}
+            number = tf.TensorSpec([], tf.int32)
+            self._graphs[batch] = (
+                tf.function(self._step_graph, [image, spec, [moving, moving], moving, number],
+                            autograph=False),
+                tf.function(self._check_graph, [image, spec, number], autograph=False))
+        return self._graphs[batch]
 
     def _per_image(self, x, generated, **options):
         rd_lambda = self._objective.rd_lambda

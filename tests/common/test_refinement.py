@@ -24,7 +24,14 @@ PACKAGES = ["factorized", "mean_scale", "joint_ar"]
 @functools.cache
 def shared(name):
     """A model for tests that leave its weights as they are."""
-    return train() if name == "trained" else small_models.make(name)
+    if name != "levels":
+        return train() if name == "trained" else small_models.make(name)
+    model = small_models.make(
+        "factorized", levels=dict(count=9, rd_lambda=(LAMBDA / 4, LAMBDA * 4), scales=True))
+    rng = np.random.default_rng(0)
+    for weight in model.levels.trainable_variables:  # scales are 1 at first
+        weight.assign_add(rng.normal(0, 0.1, weight.shape))
+    return model
 
 
 def train():
@@ -170,7 +177,7 @@ def test_patience_counts_checks_without_a_better_one(x, monkeypatch):
         def step(x, latents, moments, grid, step):
             return np.zeros(len(x)), {"y": latents["y"] + 1}, moments
 
-        refiner._check, refiner._step = check, step
+        refiner._compiled = lambda latents, images: (step, check)
         found = refiner(tf.tile(x, [len(columns), 1, 1, 1]))
         return column(found.traces[0], "step"), found.latents["y"].numpy().ravel().tolist()
 
@@ -207,28 +214,31 @@ def test_a_decoder_gets_the_refined_latents(package, x):
 # --- Batches, sizes, seeds ----------------------------------------------------------------------
 
 
-def test_images_of_a_batch_are_refined_as_if_alone(unlike):
-    together = refiner("factorized", "danneal")
-    found = together(unlike)
+@pytest.mark.parametrize("name, level", [("factorized", None), ("levels", 7)])
+def test_images_of_a_batch_are_refined_as_if_alone(name, level, unlike):
+    together = refiner(name, "danneal")
+    found = together(unlike, level=level)
     for i in (0, 1):
-        alone = together(unlike[i:i + 1])
-        for name in ("rd_loss", "bpp", "mse", "psnr", "loss"):
+        alone = together(unlike[i:i + 1], level=level)
+        for key in ("rd_loss", "bpp", "mse", "psnr", "loss"):
             np.testing.assert_allclose(
-                column(alone.traces[0], name), column(found.traces[i], name), rtol=1e-3)
+                column(alone.traces[0], key), column(found.traces[i], key), rtol=1e-3)
         different = np.abs(alone.latents["y"] - found.latents["y"][i]) > 1e-3
         assert np.mean(different) < 0.01
 
 
-def test_the_step_is_traced_once(photo):
+def test_the_step_is_traced_once_for_images_and_once_for_batches(photo):
     several = refinement.Refiner(
         shared("factorized"), method("sga", num_steps=3), Objective(LAMBDA))
-    for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1)):
+    for height, width, count in ((40, 50, 1), (64, 33, 1), (17, 16, 3), (1, 1, 1), (8, 9, 2)):
         batch = tf.tile(small_models.picture(photo, height, width), [count, 1, 1, 1])
         found = several(batch)
         shape = (count, -(-height // 16), -(-width // 16), 12)
         assert found.latents["y"].shape == shape and len(found.traces) == count
-    for function in (several._step, several._check):
-        assert function.experimental_get_tracing_count() == 1
+    assert {*several._graphs} == {1, None}
+    for graphs in several._graphs.values():
+        for function in graphs:
+            assert function.experimental_get_tracing_count() == 1
 
 
 def test_the_seed_decides(x, without_graphs):
@@ -300,8 +310,8 @@ def serial_means(model, latents):
 def test_the_grid_of_a_context_model_is_that_of_a_serial_decoder(x):
     model, same = shared("joint_ar"), refiner("joint_ar", "danneal")
     latents = model.infer(x)
-    same._compile(latents)
-    _, decoded, grid = same._check(x, latents, refinement._ALL_PASSES)
+    _, check = same._compiled(latents, 1)
+    _, decoded, grid = check(x, latents, refinement._ALL_PASSES)
     serial, at_once = serial_means(model, latents)
     np.testing.assert_allclose(grid["y"], serial, atol=1e-4)
     assert np.max(np.abs(serial - at_once)) > 0.01, "then latents that are not rounded would do"
@@ -314,10 +324,9 @@ def test_the_grid_of_a_context_model_is_that_of_a_serial_decoder(x):
 def test_only_the_first_check_and_that_of_the_best_take_all_passes(x, monkeypatch):
     same, passes = refiner("joint_ar", "danneal"), []
     latents = same._model.infer(x)
-    same._compile(latents)
-    check = same._check
-    monkeypatch.setattr(
-        same, "_check", lambda *args: (passes.append(args[2]), check(*args))[1])
+    step, check = same._compiled(latents, 1)
+    monkeypatch.setitem(
+        same._graphs, 1, (step, lambda *args: (passes.append(args[2]), check(*args))[1]))
     found = same(x)
     few, everything = refinement._FEW_PASSES, refinement._ALL_PASSES
     assert passes == [everything, *[few] * (len(found.traces[0]) - 1), everything]
@@ -331,8 +340,8 @@ def test_steps_are_on_the_grid_of_the_last_check(package, x):
     # One step by hand, on the grid that a check found, and moved from there.
     model, same = shared(package), refiner(package, "danneal")
     latents = {name: value + 0.3 for name, value in model.infer(x).items()}
-    same._compile(latents)
-    _, _, grid = same._check(x, latents, refinement._ALL_PASSES)
+    step, check = same._compiled(latents, 1)
+    _, _, grid = check(x, latents, refinement._ALL_PASSES)
     zeros = {name: tf.zeros_like(value) for name, value in latents.items()}
     found = []
     for move in (0.0, 0.5):
@@ -345,7 +354,7 @@ def test_steps_are_on_the_grid_of_the_last_check(package, x):
             expected = Objective(LAMBDA).per_image(x, generated)["rd_loss"]
             bits = expected * 40 * 50
         gradients = tape.gradient(bits, latents)
-        loss, new, moments = same._step(x, latents, [zeros, zeros], moved, tf.constant(0))
+        loss, new, moments = step(x, latents, [zeros, zeros], moved, tf.constant(0))
         np.testing.assert_allclose(loss, expected, rtol=1e-4)
         rate = same._rate(0)
         for name, value in latents.items():
