@@ -9,7 +9,7 @@ import tensorflow as tf
 
 import codec
 import evaluate
-from common import coding, export, images, quantizers, sweeps, training, zoo
+from common import coding, export, images, quantizers, sweeps, training, validation, zoo
 from common.errors import UserError
 from joint_ar import models
 from joint_ar.configs import gated, masked_stack, mbt2018, small
@@ -46,6 +46,20 @@ def parameters(model):
     """Of convolutions: kernels and biases, masked taps included."""
     return sum(int(tf.size(weight)) for layer in model._flatten_layers() if hasattr(layer, "kernel")
                for weight in (layer.kernel, layer.bias) if weight is not None)
+
+
+def test_two_weights_measure_rates_as_validation_does(run, monkeypatch):
+    # All passes of the context would take longer than the step that they are a part of.
+    config, model, seen = tiny_config(), zoo.load(run / "model"), []
+    config.train.update(rate_target=0.3, rate_control=dict(cls="TwoWeights", above=1.0))
+    trainer = training.Trainer(model, config, tf.keras.optimizers.SGD(0.0))
+    generate = model.generate
+    monkeypatch.setattr(
+        model, "generate",
+        lambda *args, **more: seen.append(args[1].passes) or generate(*args, **more))
+    measured = trainer.update_codec(tf.random.stateless_uniform([1, 64, 64, 3], [1, 2]))
+    assert seen == [None, validation.QUANTIZER.passes] and seen[1] is not None
+    assert float(measured["rate_weight"]) in (2.0, 0.125)
 
 
 @pytest.mark.parametrize("latents, expected", [(192, 13_896_419), (320, 25_270_548)])
