@@ -87,7 +87,7 @@ class Convolution(contract.Layer):
             return None
         t = position.get()[:, None]
         linear, square = tf.unstack(self.level_scale)
-        # Unbounded, those of one layer reached exp(28) in a long training, and images exploded.
+        # Unbounded, those of one layer grew beyond exp(20) in a long training, and images exploded.
         # From beyond the bound, gradients only lead back.
         exponent = tfc.upper_bound(tfc.lower_bound(
             t * linear + t**2 * square, -_LARGEST_LOG_SCALE), _LARGEST_LOG_SCALE)
