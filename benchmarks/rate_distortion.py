@@ -171,8 +171,8 @@ def refined_curve(experiment: pathlib.Path, dataset: str) -> Curve:
         try:
             found = json.loads(path.read_text())
             *rows, mean = map(result_tables.read_row, found["rows"])
-            methods.append([found[key] for key in (
-                "method", "distortion", "rate_weight", "lpips_weight")])
+            # Of models trained for a rate, the rate's weight is what lambda is of others.
+            methods.append([found[key] for key in ("method", "distortion", "lpips_weight")])
             fingerprints.append(found["fingerprint"])
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged, or not of refinement") from None

@@ -192,7 +192,7 @@ class Codec(tf.keras.Model):
             return {}
         if level is None:
             level = self.levels.at_quality(DEFAULT_QUALITY)
-        if isinstance(level, int) and not 0 <= level < self.levels.count:
+        if isinstance(level, int | np.integer) and not 0 <= level < self.levels.count:
             raise ValueError(f"level {level}: this model has 0 to {self.levels.count - 1}")
         return {"level": self.levels.latent(level, batch)}
 

@@ -102,6 +102,8 @@ class DeepFactorized(tf.keras.layers.Layer):
 
     def bits(self, value: tf.Tensor) -> tf.Tensor:
         """Information content of every element of `value` [..., channels], in bits."""
+        # From 2^23 on, in float32 value - 1/2 and value + 1/2 are one.
+        value = tfc.lower_bound(tfc.upper_bound(value, MAX_SYMBOL), -MAX_SYMBOL)
         return _bits(self._noisy.log_prob(value))
 
     def update_offset(self) -> None:

@@ -14,6 +14,10 @@ from common import arguments
 # The weight that is recorded is the mean over about so many steps.
 _MEAN_STEPS = 1000
 
+# Of the target. Logarithms are of rates of at least this: a batch may have none, and net rates of
+# bits-back may be negative.
+_LEAST_SHARE = 0.01
+
 
 class RateControl(tf.Module):
     """The weight of the rate in the loss. Its state are variables, which checkpoints hold.
@@ -139,6 +143,7 @@ class ProportionalIntegral(RateControl):
             share = 1 / tf.maximum(tf.minimum(tf.cast(step, tf.float32) + 1, time), 1.0)
             return mean.assign_add(share * (tf.math.log(bpp) - mean))
 
+        bpp = tf.maximum(bpp, _LEAST_SHARE * self.target)
         follow(self._log_mean_rate, self._window)
         log_rate = follow(self._log_rate, self._time / 10)
         # Untrained models have many times the rate: that should not fill the integral.
@@ -154,7 +159,8 @@ class ProportionalIntegral(RateControl):
             max(-self._spread, min(self._spread, math.log(weight) - self._start)))
 
     def observe(self, bpp: float) -> None:
-        ratio = self._log_mean_rate.numpy() - math.log(bpp)
+        ratio = self._log_mean_rate.numpy() - math.log(
+            max(bpp, _LEAST_SHARE * self.target))
         self._log_ratio.assign_add(self._correction * (ratio - self._log_ratio))
 
 

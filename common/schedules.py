@@ -136,7 +136,9 @@ class CosineRestarts(Schedule):
 
     def __init__(self, learning_rate: float, num_steps: int, first: float = 0.1,
                  longer: float = 2.0, lower: float = 1.0, final: float = 0.0):
-        _require_positive(first=first, longer=longer)
+        _require_positive(first=first)
+        if longer < 1:
+            raise ValueError(f"longer is {longer}; need 1 or more")
         super().__init__(learning_rate, num_steps, first=first, longer=longer, lower=lower,
                          final=final)
         self._rate = tf.keras.optimizers.schedules.CosineDecayRestarts(
@@ -183,7 +185,7 @@ class ReduceOnPlateau(Schedule, tf.Module):
             self._best.assign(loss)
             self._waited.assign(0)
         elif self._waited.assign_add(1) >= c["patience"]:
-            least = c["minimum"] / c["learning_rate"]
+            least = tf.minimum(c["minimum"] / c["learning_rate"], self._share)
             self._share.assign(tf.maximum(self._share * c["factor"], least))
             self._waited.assign(0)
 

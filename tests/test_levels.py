@@ -235,7 +235,7 @@ def test_models_of_one_rate_have_no_levels():
     assert model.levels is None and "level" not in model.infer(photograph(64, 64))
     with pytest.raises(ValueError, match="trained for one rate"):
         model.infer(photograph(64, 64), level=3)
-    for level in (-1, COUNT):
+    for level in (-1, COUNT, np.int64(COUNT)):
         with pytest.raises(ValueError, match=f"level {level}: this model has 0 to {COUNT - 1}"):
             shared("mean_scale").infer(photograph(64, 64), level=level)
 

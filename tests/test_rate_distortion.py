@@ -217,7 +217,10 @@ def test_refined_files_of_an_experiment_are_one_curve(
     assert "two curves have the same name: jpeg, sga, sga" in capsys.readouterr().err
     path = experiment / "quality=30/results.json"
     content = json.loads(path.read_text())
-    for change, words in (({"method": "sga"}, "different methods"), ({"rows": {}}, "damaged")):
+    path.write_text(json.dumps(content | {"rate_weight": 1.3}))  # as of models trained for a rate
+    assert len(rate_distortion.refined_curve(experiment, dataset)["points"]) == 2
+    for change, words in (({"method": "sga"}, "different methods"), ({"rows": {}}, "damaged"),
+                          ({"lpips_weight": 1.0}, "different methods or losses")):
         path.write_text(json.dumps(content | change))
         with pytest.raises(UserError, match=words):
             rate_distortion.refined_curve(experiment, dataset)

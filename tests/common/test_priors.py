@@ -44,6 +44,21 @@ def test_bits_are_those_of_the_pmf(prior):
         np.testing.assert_allclose(pmf, (up_to - below)[:, channel], atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [-1e30, -2.0**23, 2.0**23 + 1, 3e38])
+def test_a_value_far_beyond_the_density_is_pulled_in(value):
+    # With value - 1/2 and value + 1/2 one float, gradients were not numbers.
+    prior = density(seed=0)
+    x = tf.fill([1, prior.channels], value)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        bits = prior.bits(x)
+        total = tf.reduce_sum(bits)
+    assert np.all(bits == priors.MAX_BITS)
+    for weight in prior.trainable_variables:
+        assert np.all(np.isfinite(tape.gradient(total, weight)))
+    assert np.all(np.isfinite(tape.gradient(total, x)))
+
+
 def test_pmf_sums_to_one_less_the_tails(prior):
     for pmf in prior.pmfs()[0]:
         assert 1 - priors.TAIL_MASS - 1e-5 < np.sum(pmf, dtype=np.float64) < 1 + 1e-5

@@ -77,6 +77,17 @@ def test_weight_moves_the_right_way_and_within_its_range():
     assert below[0] < 1 and below[-1] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("nothing", [0.0, -0.1])
+def test_a_batch_without_a_rate_is_survived(nothing):
+    control = build(cls="ProportionalIntegral")
+    for step in range(1000):
+        weight = float(control(step, tf.constant(nothing if step == 10 else 0.3), never))
+        assert math.isfinite(weight)
+    assert 0.5 < weight < 1.0  # what the integral keeps of it, until rates fall
+    control.observe(nothing)
+    assert math.isfinite(float(control(1000, tf.constant(0.3), never)))
+
+
 def test_a_second_training_begins_with_the_weight_of_the_first():
     control = build(0.3, cls="ProportionalIntegral")
     control.begin(0.2)

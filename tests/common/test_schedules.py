@@ -72,6 +72,13 @@ def test_plateaus_at_their_corners():
     assert seen == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.25, 0.25, 0.25, 0.1, 0.1, 0.1])
 
 
+def test_plateaus_never_raise_the_rate():
+    rate = schedules.ReduceOnPlateau(1e-7, 100, patience=1, minimum=1e-6)
+    for loss in (1.0, 2.0, 2.0):
+        rate.observe(loss)
+    assert float(rate(0)) == pytest.approx(1e-7)
+
+
 def test_the_state_of_plateaus_is_in_the_checkpoint_of_the_optimizer(tmp_path):
     def setup():
         rate = schedules.ReduceOnPlateau(1.0, 100, factor=0.5, patience=2)
@@ -126,6 +133,7 @@ def test_schedule_by_name():
     (dict(cls="WarmupCosine", drop_at=0.5), "WarmupCosine.*drop_at"),
     (dict(cls="Exponential", every=0.0), "Exponential: every is 0.0"),
     (dict(cls="ReduceOnPlateau", patience=0), "patience is 0"),
+    (dict(cls="CosineRestarts", longer=0.5), "longer is 0.5; need 1 or more"),
 ])
 def test_mistakes_in_the_config_are_user_errors(config, message):
     with pytest.raises(UserError, match=message):
