@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import pathlib
@@ -179,6 +180,51 @@ def warm_start(model: Codec, path: str | os.PathLike) -> list[str]:
     file.restore(common, path, leave=tuple(f"levels/{name}." for name in fresh))
     require_finite(model, path)
     return fresh
+
+
+def other_settings(model: Codec, config: dict, path: str | os.PathLike) -> list[str]:
+    """What makes weights mean something else in `model` than in an exported one, as lines.
+
+    Only shapes must agree for a warm start. Here is what else differs of the parts that both have:
+    activations, padding, alignment; the range of pixels; what scales are made of; the levels.
+
+    Args:
+      model: the model.
+      config: its section of a config.
+      path: the exported model.
+    """
+    theirs, found = read_config(path)["model"], []
+
+    def compare(name, own, other, default=None):
+        # As JSON has them.
+        own, other, default = (json.loads(json.dumps(value)) for value in (own, other, default))
+        here, there = (default if value is None else value for value in (own, other))
+        if here != there:
+            found.append(f"{name} is {there} there and {here} here")
+
+    for name in sorted({*config, *theirs}):
+        own, other = config.get(name), theirs.get(name)
+        if name == "levels":
+            for key in ("rd_lambda", "scales"):
+                if own and other:
+                    compare(f"levels.{key}", own.get(key), other.get(key), False)
+            if other and not own:
+                found.append("levels are there and not here, with gains that their y needs")
+        elif isinstance(own, dict) and isinstance(other, dict) and "cls" in own:
+            part = getattr(model, name)
+            if _same_class(other, part):
+                for key, default in _defaults(type(part)).items():
+                    if key != "channels":  # a matter of shapes
+                        compare(f"{name}.{key}", own.get(key), other.get(key), default)
+        elif name in _defaults(type(model)):
+            compare(name, own, other, _defaults(type(model))[name])
+    return found
+
+
+def _defaults(cls: type) -> dict:
+    """Of the arguments of a class that have some."""
+    return {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.default is not inspect.Parameter.empty}
 
 
 def _same_class(section, part) -> bool:

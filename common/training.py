@@ -139,7 +139,7 @@ def _run(model_class, config, workdir, folder, make_trainer, strategy, lock):
             print(f"from step {loop.step} on: {key} is {after}, was {before}", flush=True)
     loop.finish_interrupted()
     if loop.step == 0:
-        _begin(trainer, warm_start, loop)
+        _begin(trainer, config, warm_start, loop)
 
     # And on to the end.
     step = _graph(trainer, strategy, training_config.jit_compile(config.train.jit_compile))
@@ -201,11 +201,13 @@ def build(model_class: type[Codec], config: config_dict.ConfigDict,
     return trainer, rate
 
 
-def _begin(trainer, warm_start: pathlib.Path | None, loop: TrainingLoop) -> None:
+def _begin(trainer, config, warm_start: pathlib.Path | None, loop: TrainingLoop) -> None:
     """Takes the weights of a warm start, if there is one, and has them validated."""
     if warm_start:
         fresh = export.warm_start(trainer.codec, warm_start)
         print(f"warm start from {warm_start}; fresh: {', '.join(fresh) or 'nothing'}")
+        for line in export.other_settings(trainer.codec, config.model.to_dict(), warm_start):
+            logging.warning("the warm start has weights of other settings: %s", line)
         weight = export.read_config(warm_start).get("train", {}).get("rate_weight")
         if trainer.rate_control and weight:
             trainer.rate_control.begin(weight)

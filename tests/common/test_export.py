@@ -1,5 +1,6 @@
 """Exported models: complete, checked, and found by name."""
 
+import inspect
 import json
 import pathlib
 import shutil
@@ -236,6 +237,46 @@ def test_warm_start_leaves_transforms_of_another_class_and_their_scales_by_level
             assert np.all(weight == 0)
         elif not name.startswith("synthesis/"):
             np.testing.assert_array_equal(weight, theirs[name])
+
+
+def test_warm_start_tells_of_settings_that_shapes_do_not_show(start):
+    base = export.read_config(start)["model"]
+
+    def said(**changes):
+        config = {**base, **changes}
+        model = export.build(mshyper.models.MeanScaleHyperprior, {"model": config})
+        return export.other_settings(model, config, start)
+
+    parameters = inspect.signature(mshyper.models.MeanScaleHyperprior).parameters
+    default = parameters["pixel_range"].default
+    assert said() == said(pixel_range=default) == said(pixel_range=[*default]) == []
+    other = {**base["hyper_analysis"], "activation": "relu"}
+    levels = {"count": 8, "rd_lambda": (0.001, 0.1), "scales": True}
+    assert base["hyper_analysis"]["activation"] == "leaky_relu" and "levels" not in base
+    assert said(hyper_analysis=other, scale_output="exp_index", pixel_range=(0, 1)) == [
+        "hyper_analysis.activation is leaky_relu there and relu here",
+        "pixel_range is [-0.5, 0.5] there and [0, 1] here",
+        "scale_output is log_scale there and exp_index here"]
+    assert said(levels=levels) == [], "levels may be added"
+    # A transform of another class is fresh.
+    assert said(synthesis={**base["synthesis"], "cls": "CNNSynthesis"}) == []
+
+
+def test_warm_start_tells_of_levels_that_are_left_out(start, tmp_path):
+    base = export.read_config(start)["model"]
+    levels = {"count": 8, "rd_lambda": (0.001, 0.1), "scales": True}
+    config = {**base, "levels": levels}
+    given = export.build(mshyper.models.MeanScaleHyperprior, {"model": config})
+    export.save(given, {**export.read_config(start), "model": config}, tmp_path / "model")
+    for changes, lines in (
+            ({}, []), ({"count": 20}, []),
+            ({"rd_lambda": (0.001, 0.2), "scales": False}, [
+                "levels.rd_lambda is [0.001, 0.1] there and [0.001, 0.2] here",
+                "levels.scales is True there and False here"])):
+        own = {**base, "levels": {**levels, **changes}}
+        assert export.other_settings(given, own, tmp_path / "model") == lines
+    line, = export.other_settings(given, base, tmp_path / "model")
+    assert line.startswith("levels are there and not here")
 
 
 def test_warm_start_refuses_other_shapes_and_other_parts(start):

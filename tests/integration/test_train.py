@@ -178,7 +178,7 @@ def test_the_seed_decides(tmp_path, tiny_run):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
-def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
+def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model, caplog):
     config = tiny_config()
     config.train.warm_start = str(tiny_model)
     config.train.num_steps = 1
@@ -188,6 +188,7 @@ def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
     best = min(line["rd_loss"] for line in metrics(tiny_run) if line["split"] == "validation")
     assert first["step"] == 0 and first["rd_loss"] == pytest.approx(best, rel=1e-4)
     assert last["rd_loss"] > first["rd_loss"], "the step was meant to do harm"
+    assert "other settings" not in caplog.text
     kept, given = (export.load(MeanScaleHyperprior, path)
                    for path in (tmp_path / "run/model", tiny_model))
     for a, b in zip(kept.trainable_variables, given.trainable_variables):
@@ -196,8 +197,9 @@ def test_warm_start_keeps_the_better_weights(tmp_path, tiny_run, tiny_model):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_graphs")
-def test_what_could_not_be_exported_is_not_the_best(tmp_path, tiny_model, monkeypatch):
+def test_what_could_not_be_exported_is_not_the_best(tmp_path, tiny_model, monkeypatch, caplog):
     config = tiny_config()
+    config.model.use_offset = not config.model.use_offset
     config.train.warm_start = str(tiny_model)
     config.train.num_steps = 1
     config.train.optimizer.learning_rate = 10.0
@@ -210,6 +212,7 @@ def test_what_could_not_be_exported_is_not_the_best(tmp_path, tiny_model, monkey
 
     monkeypatch.setattr(export, "save", refuse_once)
     path = training.run(MeanScaleHyperprior, config, tmp_path / "run")
+    assert "other settings: use_offset is" in caplog.text
     refused, _, exported = (line["rd_loss"] for line in metrics(tmp_path / "run"))
     assert refused < exported, "the step was meant to do harm"
     reader = tf.train.load_checkpoint(str(tmp_path / "run" / "checkpoints"))
