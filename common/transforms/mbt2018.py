@@ -11,7 +11,7 @@ Without a context, which only Minnen et al. have, psi is the parameters of p(y |
 of y, phi and psi have 2 M.
 
 Ballé et al. write N for the inner widths and M for the latent's. In the hyper transforms they use
-ReLU and N channels throughout, and predict scales; Minnen et al. use leaky ReLU and widths N, 3N/2,
+ReLU and N channels throughout, and predict scales; Minnen et al. use leaky ReLU and widths M, 3M/2,
 2M in the hyper-synthesis, which predicts means and scales. Yang & Mandt 2023 compare with the same
 layers of the image transforms and other activations.
 """

@@ -4,6 +4,7 @@ At high rates y has M = 320 channels, which entries of `get_hyper()` with a larg
 """
 
 from common import recipes
+from mshyper.configs import mbt2018
 
 TITLE = "Joint autoregressive and hierarchical prior"
 PAPER = "Minnen, Ballé, Toderici 2018"
@@ -28,8 +29,7 @@ def get_config(recipe="yang2023"):
 def _widths(latents):
     """All that depends on M, as overrides."""
     return {
-        "model.analysis.channels": (192, 192, 192, latents),
-        "model.hyper_synthesis.channels": (latents, 3 * latents // 2, 2 * latents),
+        **mbt2018.widths(latents),
         "model.context.channels": 2 * latents,
         "model.entropy_parameters.channels": (
             10 * latents // 3, 8 * latents // 3, 2 * latents),
@@ -37,5 +37,4 @@ def _widths(latents):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value, **_widths(320 if value > 0.02 else 192)}
-            for value in recipes.LAMBDAS]
+    return mbt2018.get_hyper(_widths)

@@ -1,10 +1,9 @@
 """Mean-scale hyperprior of Minnen et al. 2018 (their model without context), N = M = 192.
 
-M = 320 at high rates: set the last of `analysis.channels` to 320 and the last of
-`hyper_synthesis.channels` to 640.
+At high rates y has M = 320 channels, which entries of `get_hyper()` with a large lambda set.
 """
 
-from common import recipes, sweeps
+from common import recipes
 
 TITLE = "Mean-scale hyperprior"
 PAPER = "Minnen, Ballé, Toderici 2018"
@@ -13,19 +12,28 @@ PAPER = "Minnen, Ballé, Toderici 2018"
 def get_config(recipe="yang2023"):
     config = recipes.build(recipe)
     config.model = dict(
-        analysis=dict(cls="MBT2018Analysis", channels=(192, 192, 192, 192)),
+        analysis=dict(cls="MBT2018Analysis"),
         synthesis=dict(cls="MBT2018Synthesis", channels=(192, 192, 192, 3)),
         hyper_analysis=dict(cls="HyperAnalysis", channels=(192, 192, 192),
                             activation="leaky_relu"),
-        hyper_synthesis=dict(cls="HyperSynthesis", channels=(192, 288, 384),
-                             activation="leaky_relu"),
+        hyper_synthesis=dict(cls="HyperSynthesis", activation="leaky_relu"),
         predict_mean=True,
         use_offset=True,
     )
+    config.update_from_flattened_dict(widths(192))
     if recipe == "yang2023":  # that paper's number for this model
         config.train.num_steps = 2_000_000
     return config
 
 
-def get_hyper():
-    return sweeps.over("train.rd_lambda", recipes.LAMBDAS)
+def widths(latents):
+    """What depends on M, as overrides."""
+    return {
+        "model.analysis.channels": (192, 192, 192, latents),
+        "model.hyper_synthesis.channels": (latents, 3 * latents // 2, 2 * latents),
+    }
+
+
+def get_hyper(of_latents=widths):
+    return [{"train.rd_lambda": value, **of_latents(320 if value > 0.02 else 192)}
+            for value in recipes.LAMBDAS]

@@ -9,8 +9,7 @@ PAPER = "Minnen, Ballé, Toderici 2018"
 
 def get_config(recipe="yang2023"):
     config = mbt2018.get_config(recipe)
-    config.model.analysis.channels = (192, 192, 192, 320)
-    config.model.hyper_synthesis.channels = (192, 288, 640)
+    config.update_from_flattened_dict(mbt2018.widths(320))
     recipes.add_levels(config)
     return config
 

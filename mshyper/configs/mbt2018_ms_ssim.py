@@ -1,10 +1,12 @@
 """mbt2018 tuned for MS-SSIM, as CompressAI's: from an MSE model, at a tenth of the learning rate.
 
+As there, M = 320 at the higher four of eight rates. The model to start from has the same width.
+
     python -m mshyper.train --config mshyper/configs/mbt2018_ms_ssim.py --hid 1 \\
         --config.train.warm_start=experiments/mshyper-mbt2018/wid=...
 """
 
-from common import recipes, sweeps
+from common import recipes
 from mshyper.configs import mbt2018
 
 
@@ -17,4 +19,5 @@ def get_config(recipe="compressai"):
 
 
 def get_hyper():
-    return sweeps.over("train.rd_lambda", recipes.MS_SSIM_LAMBDAS)
+    return [{"train.rd_lambda": value, **mbt2018.widths(320 if value > 20 else 192)}
+            for value in recipes.MS_SSIM_LAMBDAS]

@@ -16,6 +16,7 @@ from common import (
     programs,
     recipes,
     runs,
+    sweeps,
     training,
     training_config,
     zoo,
@@ -117,10 +118,31 @@ def workdir(path, *arguments):
     return run.workdir
 
 
+@pytest.mark.parametrize("path, wide, widths", [
+    ("mshyper/configs/bmshj2018.py", {0.08, 0.04}, ((128, 192), (192, 320))),
+    ("mshyper/configs/mbt2018.py", {0.08, 0.04}, ((192, 192), (192, 320))),
+    ("mshyper/configs/mbt2018_bb.py", {0.08, 0.04}, ((192, 192), (256, 256))),
+    ("mshyper/configs/mbt2018_ms_ssim.py", {31.73, 60.5, 115.37, 220.0}, ((192, 192), (192, 320))),
+    ("joint_ar/configs/mbt2018.py", {0.08, 0.04}, ((192, 192), (192, 320))),
+])
+def test_models_of_papers_are_wider_at_high_rates(path, wide, widths):
+    file = config_files.load(str(ROOT / path))
+    for hid in range(len(file.get_hyper())):
+        config = file.get_config()
+        sweeps.apply(config, file.get_hyper(), hid)
+        inner, latents = widths[config.train.rd_lambda in wide]
+        model, last = config.model, config.model.hyper_synthesis.channels[-1]
+        assert model.analysis.channels == (inner, inner, inner, latents)
+        assert model.synthesis.channels == (inner, inner, inner, 3)
+        assert model.hyper_analysis.channels[:-1] == (inner, inner)
+        assert last == (1 if path.endswith("bmshj2018.py") else 2) * latents
+    assert {entry["train.rd_lambda"] for entry in file.get_hyper()} > wide
+
+
 def test_every_run_of_every_config_has_a_name_of_its_own():
-    sweeps = {path: config_files.load(str(ROOT / path)).get_hyper() for path in CONFIGS}
+    entries = {path: config_files.load(str(ROOT / path)).get_hyper() for path in CONFIGS}
     folders = {path: [workdir(path, f"--hid={n}") for n in range(len(sweep))]
-               for path, sweep in sweeps.items()}
+               for path, sweep in entries.items()}
     assert [str(folder) for folder in folders["mshyper/configs/mbt2018.py"]] == [
         f"e/mshyper-mbt2018/wid={wid}-mshyper-mbt2018-rd_lambda={rd_lambda:g}"
         for wid, rd_lambda in enumerate(recipes.LAMBDAS)]
