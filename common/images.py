@@ -37,6 +37,9 @@ _TRANSPOSE = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
               6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
               8: Image.Transpose.ROTATE_90}
 
+# Curves of ITU-T H.273 that have no white to be 255.
+_HDR = {16: "PQ", 18: "HLG"}
+
 
 def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image file, or the bytes of one, the way an image viewer shows it.
@@ -60,6 +63,10 @@ def read(source: str | os.PathLike | bytes, max_pixels: int = MAX_PIXELS) -> np.
         turn = _TRANSPOSE.get(metadata.orientation(image.info.get("exif")))
         pixels = np.asarray(rgb if turn is None else rgb.transpose(turn))
         pictures = _count_pictures(image)
+        other = image.info.get("primaries", 1) not in (1, 2) and not image.info.get("icc_profile")
+    if other:
+        warn_once(f"{_name(source)}: it has no colour profile, and its colours, which are not "
+                  "sRGB's, are taken for such")
     if pictures > 1:
         warn_once(f"{_name(source)}: read the first of {pictures} pictures")
     return pixels
@@ -235,6 +242,9 @@ def _decode(image: Image.Image, file: BinaryIO | None = None
       image: as `_opened` yields it, or loaded.
       file: what it was read of, if it was opened.
     """
+    if image.info.get("transfer") in _HDR:
+        raise ValueError(f"its {_HDR[image.info['transfer']]} samples are for displays of high "
+                         "dynamic range; convert it to sRGB")
     tags: Mapping = {}
     raw: Any = ""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -249,6 +259,9 @@ def _decode(image: Image.Image, file: BinaryIO | None = None
         assert isinstance(image, ImageFile.ImageFile) and file
         return _decode_deep(image, file, raw)
     image.load()
+    if image.info.get("jp2_bits", 8) > 8 and image.mode != "I;16":  # white becomes black
+        raise ValueError("Pillow decodes JPEG 2000 with more than 8 bits wrongly, but for greys; "
+                         "convert it to PNG or TIFF")
     if image.mode == "F":
         raise ValueError("floating-point samples have no agreed range; convert it to 8 or 16 bits")
     if image.mode.startswith("I"):

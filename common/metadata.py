@@ -15,6 +15,8 @@ from typing import BinaryIO
 from common import colour
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+# The beginning of JPEG 2000's codestream, and of the sizes in it.
+_CODESTREAM = b"\xff\x4f\xff\x51"
 _MAX_PROFILE = 1 << 26  # bytes when unpacked; the largest in use have some megabytes
 
 # Of a JPEG file: frames, tables, restart intervals, number of lines, and the start of a scan.
@@ -32,8 +34,9 @@ def needed(file: BinaryIO, pixels: bool = True) -> tuple[BinaryIO, dict]:
       pixels: False leaves out what follows the headers, so that little is read.
 
     Returns:
-      A file for the decoder, and what else is known: `icc_profile`, `exif` (bytes or None), and the
-      number of `pictures`. What is missing there, the decoder knows.
+      A file for the decoder, and what else is known: `icc_profile`, `exif` (bytes or None), the
+      number of `pictures`, `jp2_bits` (see `_jp2_bits`), and as ITU-T H.273 numbers them the
+      `primaries` and the `transfer` of colours. What is missing there, the decoder knows.
     """
     start = file.read(12)
     file.seek(0)
@@ -43,9 +46,12 @@ def needed(file: BinaryIO, pixels: bool = True) -> tuple[BinaryIO, dict]:
         return _jpeg(file, pixels)
     if start[4:8] == b"ftyp":  # AVIF: a transformation stands for the orientation that notes name
         notes = rb"(?s)(infe\x02.{7}|infe\x03.{9})(?:Exif|mime)"
-        return io.BytesIO(re.sub(notes, rb"\1skip", file.read())), {}
+        data = file.read()
+        return io.BytesIO(re.sub(notes, rb"\1skip", data)), _nclx(data)
     if start[4:8] == b"jP  ":
-        return file, {"icc_profile": _jp2_profile(file)}
+        return file, {"icc_profile": _jp2_profile(file), "jp2_bits": _jp2_bits(file)}
+    if start.startswith(_CODESTREAM):
+        return file, {"jp2_bits": _jp2_bits(file)}
     return file, {}
 
 
@@ -67,7 +73,7 @@ def orientation(exif: bytes | None) -> int:
 
 
 def _png(file: BinaryIO, pixels: bool) -> tuple[BinaryIO, dict]:
-    out, profile, gamma, exif = io.BytesIO(), None, None, None
+    out, profile, gamma, exif, colours = io.BytesIO(), None, None, None, {}
     out.write(file.read(8))
     frames, default_image = 0, 0
     for kind, head, body in _png_chunks(file):
@@ -82,6 +88,8 @@ def _png(file: BinaryIO, pixels: bool) -> tuple[BinaryIO, dict]:
             profile = _unpacked_profile(body[:-4])
         elif kind in (b"gAMA", b"sRGB"):  # of which the second has the last word
             gamma = kind == b"gAMA" and gamma is None and body[:4]
+        elif kind == b"cICP" and len(body) >= 6:
+            colours = {"primaries": body[0], "transfer": body[1]}
         elif kind == b"eXIf":
             exif = body[:-4]
         elif kind == b"fcTL":  # of an animation; the image may be its first frame, or none
@@ -89,7 +97,7 @@ def _png(file: BinaryIO, pixels: bool) -> tuple[BinaryIO, dict]:
     out.seek(0)
     if profile is None and gamma:
         profile = colour.gamma_profile(1e5 / max(1, int.from_bytes(gamma, "big")))
-    return out, {"icc_profile": profile, "exif": exif,
+    return out, {"icc_profile": profile, "exif": exif, **colours,
                  "pictures": frames + default_image if frames else 1}
 
 
@@ -152,6 +160,13 @@ def _jpeg_marker(file: BinaryIO) -> int | None:
     return None
 
 
+def _nclx(data: bytes) -> dict[str, int]:
+    """The numbers of an AVIF file's colours, if it names them rather than a profile."""
+    at = data.find(b"colrnclx")
+    numbers = [int.from_bytes(data[at + i:at + i + 2], "big") for i in (8, 10)]
+    return dict(zip(("primaries", "transfer"), numbers)) if at >= 0 else {}
+
+
 def _multi_picture(index: bytes) -> int:
     """How many pictures the index of an MPO file names."""
     found = re.search(rb"(?s)\x01\xb0\x04\0\x01\0\0\0(....)", index)  # little endian
@@ -159,6 +174,16 @@ def _multi_picture(index: bytes) -> int:
         return max(1, int.from_bytes(found[1], "little"))
     found = re.search(rb"(?s)\xb0\x01\0\x04\0\0\0\x01(....)", index)
     return max(1, int.from_bytes(found[1], "big")) if found else 1
+
+
+def _jp2_bits(file: BinaryIO) -> int:
+    """The most bits that a channel of a JPEG 2000 file has."""
+    head = file.read(_MAX_PROFILE)
+    file.seek(0)
+    at = head.find(_CODESTREAM)
+    channels = int.from_bytes(head[at + 40:at + 42], "big")
+    sizes = head[at + 42:at + 42 + 3 * channels:3] if at >= 0 else b""
+    return max(((size & 0x7F) + 1 for size in sizes), default=8)
 
 
 def _jp2_profile(file: BinaryIO) -> bytes | None:

@@ -2,11 +2,13 @@ import io
 import struct
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from common import images
+from common.errors import UserError
 from tests.helpers import pictures
 
 
@@ -51,6 +53,48 @@ def test_orientation_of_an_avif_beside_a_tag_that_cannot_be_written_back(photo):
     pictures.exif(6)[:20], b"Exif\0\0XX" + pictures.exif(6)[8:]])
 def test_damaged_orientation_is_none(exif):
     assert images.metadata.orientation(exif) == 1
+
+
+@pytest.mark.parametrize("codec", ["jp2", "j2k"])
+@pytest.mark.parametrize("channels, bits, refused", [
+    (3, 8, False), (1, 16, False), (3, 10, True), (3, 16, True), (4, 16, True), (2, 12, True)])
+def test_deep_colours_of_jpeg_2000_are_refused(codec, channels, bits, refused, tmp_path):
+    # Pillow makes black of white, and of alpha.
+    samples = np.full((8, 8, channels), 2**bits - 1, np.uint16 if bits > 8 else np.uint8)
+    file = tmp_path / f"white.{codec}"
+    file.write_bytes(imagecodecs.jpeg2k_encode(
+        samples if channels > 1 else samples[..., 0], level=0, reversible=True,
+        codecformat=codec, bitspersample=bits))
+    if refused:
+        with pytest.raises(UserError, match="with more than 8 bits wrongly.*PNG or TIFF"):
+            images.read(file)
+    else:
+        assert np.all(images.read(file) == 255)
+
+
+def test_colours_that_are_named_by_numbers(photo, caplog):
+    file = pictures.saved(photo[:16, :24], "PNG")
+    avif = pictures.saved(photo[:16, :24], "AVIF")
+    at = avif.index(b"colrnclx") + 8
+
+    def named(primaries, transfer):
+        numbers = bytes([primaries, transfer, 0, 1])
+        return (pictures.add_chunks(file, [(b"cICP", numbers)]),
+                avif[:at] + bytes([0, primaries, 0, transfer]) + avif[at + 4:])
+
+    for name, transfer in (("PQ", 16), ("HLG", 18)):
+        for hdr in named(9, transfer):
+            with pytest.raises(UserError, match=f"its {name} samples .* convert it to sRGB"):
+                images.read(hdr)
+    for same, original in zip(named(1, 13), (file, avif)):
+        np.testing.assert_array_equal(images.read(same), images.read(original))
+    assert not caplog.text
+    images.warn_once.cache_clear()
+    for wide, original in zip(named(12, 13), (file, avif)):
+        np.testing.assert_array_equal(images.read(wide), images.read(original))
+        assert "not sRGB's, are taken for such" in caplog.text
+        caplog.clear()
+        images.warn_once.cache_clear()
 
 
 def test_orientation_is_found_in_both_orders():
