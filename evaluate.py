@@ -129,7 +129,7 @@ def evaluate_model(model_path: pathlib.Path, dataset: str, output: pathlib.Path,
     sources = sources or data.find(dataset)
     names = [source.name for source in sources]
     facts = {"fingerprint": export.fingerprint(model_path), "dataset": dataset,
-             "precision": precisions.choose(precision)}
+             "content": data.content(sources), "precision": precisions.choose(precision)}
     load = functools.cache(lambda: zoo.load(model_path, facts["precision"]))
     results = []
     for run, point in points_of(model_path, points).items():

@@ -60,8 +60,9 @@ def draw_decoding(path: pathlib.Path, results: dict, psnrs: bd.Range = PSNRS) ->
       psnrs: to compare over; what a curve does not reach of them is left out of its BD-rate.
     """
     curves = {name: curve for name, curve in results["curves"].items()
-              if curve["kind"] != "published"}
-    curves |= rate_distortion.published_curves([*PUBLISHED_FLOPS])
+              if curve["kind"] != "published" or name == results["anchor"]}
+    if results["dataset"] == "kodak":  # as published curves are
+        curves |= rate_distortion.published_curves([*PUBLISHED_FLOPS])
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     of_flops, of_seconds = figure.subplots(1, 2, sharey=True)
     for row in rate_distortion.compare(curves, results["anchor"], psnrs):
@@ -108,7 +109,8 @@ def draw_crops(path: pathlib.Path, name: str, quality: float) -> None:
     """A crop of one photograph: the original, and what each codec makes of it."""
     model = zoo.load(name)
     coded = report.code(data.find(IMAGE)[0].read(), name, model, CODECS,
-                        rate_distortion.load_judges(), targets.level(model, quality))
+                        rate_distortion.load_judges(),
+                        targets.level(model, quality) if model.levels else None)
     pictures.draw(path, [{
         picture.name + (f"\n{picture.row['bytes']:,} bytes, {picture.row['psnr']:.2f} dB"
                         if picture.row else ""):

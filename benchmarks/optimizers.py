@@ -63,6 +63,7 @@ def config_of(model: str, optimizer: str, rate: float, steps: int, args: argpars
         **overrides,
         "data.train": args.train, "data.validation": args.validation,
         "data.patch_size": 128, "data.batch_size": 8, "data.min_scale": 0.5, "data.flip": True,
+        "train.precision": "float32",  # as in `step_seconds`
         "train.rd_lambda": 0.02, "train.num_steps": steps, "train.log_interval": 50,
         "train.checkpoint_interval": 50, "train.optimizer.cls": optimizer,
         "train.optimizer.learning_rate": rate})

@@ -41,7 +41,7 @@ import evaluate
 from benchmarks import bd, classical, versus_jpeg
 from benchmarks.side_by_side import KEPT, RESULTS
 from common import export, files, result_tables
-from common.cli import add_option, report
+from common.cli import add_option, printable, report
 from common.errors import UserError
 from common.lazy import Axes, Figure, Lpips, data, metrics
 
@@ -59,9 +59,9 @@ def _decibels(ms_ssim):
 
 # What can be plotted over the rate: its label, and how it is drawn.
 PANELS = {"psnr": ("PSNR (RGB), dB", float), "ms_ssim": ("MS-SSIM (RGB), dB", _decibels)}
-# Twelve that can be told apart on white and on black.
+# Thirteen that can be told apart on white and on black.
 _COLORS = ("#d62728", "#1f83c6", "#ff7f0e", "#2ca02c", "#9467bd", "#17becf", "#e377c2", "#8c8c8c",
-           "#bcbd22", "#b5764a", "#5b8ff9", "#c05a9d")
+           "#bcbd22", "#b5764a", "#5b8ff9", "#c05a9d", "#6b8e23")
 _LINES: dict[str, dict[str, Any]] = {
     "model": dict(linestyle="-", linewidth=2.2, marker="o", markersize=6),
     "codec": dict(linestyle="-", linewidth=1.2, marker="o", markersize=3),
@@ -110,7 +110,7 @@ def evaluate_codec(name: str, quality: float, dataset: str, output: pathlib.Path
     run = f"{codec.unit}={quality:g}"
     path, names = output / f"{run}.json", [source.name for source in sources]
     facts = {"codec": name, "quality": quality, "settings": codec.settings,
-             "library": codec.library, "dataset": dataset}
+             "library": codec.library, "dataset": dataset, "content": data.content(sources)}
     found = evaluate.read_result(path, facts, names, judges)
     if found:
         return found
@@ -143,6 +143,10 @@ def model_curve(paths: list[pathlib.Path], dataset: str, output: pathlib.Path,
     """The curve of exported models, measured as far as it is not below `output` yet."""
     results = [result for path in paths for result in evaluate.evaluate_model(
         path, dataset, output, save_images=False, skip_existing=True, judges=judges)]
+    for result in results:
+        for image, reason in result["missing"].items():
+            raise UserError(f"{output.name} cannot code {image} ({reason}); curves need the same "
+                            "images, so leave it out of --dataset, or this model out of --model")
     return _curve("model", {"fingerprints": [export.fingerprint(path) for path in paths]}, results)
 
 
@@ -278,18 +282,20 @@ def draw(axes: Axes, curves: dict[str, Curve], score: str) -> None:
     measured = [curve for curve in curves.values() if curve["kind"] != "published"]
     limit = 1.03 * max(point["bpp"] for curve in measured or curves.values()
                        for point in curve["points"])
-    shown = []
+    shown, lines = [], {}
     for i, (name, curve) in enumerate(curves.items()):
         points = [(point["bpp"], scale(point.get(score, math.nan))) for point in curve["points"]]
         points = [point for point in points if math.isfinite(point[1])]
         if points:
-            axes.plot(*zip(*points), label=name, color=_COLORS[i % len(_COLORS)],
-                      **_LINES[curve["kind"]])
+            lines[printable(name)], = axes.plot(
+                *zip(*points), color=_COLORS[i % len(_COLORS)], **_LINES[curve["kind"]])
             shown += [value for bpp, value in points if bpp <= limit]
     axes.set(xlabel="bits per pixel", ylabel=label, xlim=(0, limit))
     if shown:
         axes.set_ylim(min(shown) - 0.5, max(shown) + 0.5)
-        for name in axes.legend(loc="lower right", fontsize="small").get_texts():
+        # Named here, for labels of lines that begin with _ would be left out.
+        for name in axes.legend(lines.values(), lines, loc="lower right",
+                                fontsize="small").get_texts():
             name.set_parse_math(False)
     axes.grid(alpha=0.3)
 
@@ -299,7 +305,7 @@ def plot(path: pathlib.Path, curves: dict[str, Curve], title: str) -> None:
     figure = Figure(figsize=(14, 6.2), layout="constrained")
     for axes, score in zip(figure.subplots(1, len(PANELS)), PANELS):
         draw(axes, curves, score)
-    figure.suptitle(title, parse_math=False)
+    figure.suptitle(printable(title), parse_math=False)
     for suffix in (".png", ".svg"):
         with files.replacing(path.with_suffix(suffix)) as temporary:
             figure.savefig(temporary, dpi=150)
@@ -355,6 +361,8 @@ def main(argv: list[str]) -> None:
     if args.anchor not in names:
         raise UserError(f"--anchor {args.anchor}: not one of the curves: {', '.join(names)}")
 
+    for source in data.find(args.dataset):
+        source.read()  # or nothing is measured
     read = {name: refined_curve(path, args.dataset) for name, path in refined}
     folder = evaluate.output_folder(args)
     folder.mkdir(parents=True, exist_ok=True)

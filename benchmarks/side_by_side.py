@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -81,15 +81,16 @@ class Worker:
 
 
 @contextlib.contextmanager
-def workers(module: str, arguments: list[str]) -> Iterator[list[Worker]]:
-    """Starts the processes of both sides for the block, ours first."""
+def workers(module: str, arguments: list[str], sides: Sequence[str] = ("ours", "CompressAI")
+            ) -> Iterator[list[Worker]]:
+    """Starts the processes of sides for the block, in their order."""
     warn_if_busy()
-    if not PYTHONS["CompressAI"].exists():
+    if "CompressAI" in sides and not PYTHONS["CompressAI"].exists():
         print("error: CompressAI is not installed; see benchmarks/README.md", file=sys.stderr)
         sys.exit(2)
     with contextlib.ExitStack() as stack:
         started = []
-        for side in PYTHONS:
+        for side in sides:
             started.append(Worker(side, module, arguments))
             stack.callback(started[-1].close)
         yield started

@@ -41,8 +41,8 @@ def measure(args: argparse.Namespace) -> None:
     """Measures both sides; prints a table and writes training_step.json."""
     from common import files, result_tables
 
-    with side_by_side.workers("benchmarks.training_step", sys.argv[1:]) as sides:
-        sides = sides[:1] if args.small else sides
+    sides = ("ours",) if args.small else ("ours", "CompressAI")
+    with side_by_side.workers("benchmarks.training_step", sys.argv[1:], sides) as sides:
         side_by_side.alternate_precisions(sides, 1, "run", steps=args.warmup)
         turns = side_by_side.alternate_precisions(sides, args.rounds, "run", steps=args.steps)
         facts = side_by_side.facts(sides, args)

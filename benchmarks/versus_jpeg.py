@@ -77,10 +77,12 @@ def main() -> None:
     for name in models:
         print(f"\n{name}")
         compared = [row for row in rows[name] if math.isfinite(row["JPEG bytes"])]
-        rows[name].append(result_tables.mean_row(compared))
+        images = len(rows[name])
+        if compared:
+            rows[name].append(result_tables.mean_row(compared))
+            means.append({"model": name, **rows[name][-1]})
         print(result_tables.render(rows[name], rows[name][0].keys()))
-        print(f"mean over {len(compared)} of {len(rows[name]) - 1} images")
-        means.append({"model": name, **rows[name][-1]})
+        print(f"mean over {len(compared)} of {images} images, of which JPEG reaches the PSNR")
     path = RESULTS / "versus_jpeg.json"
     RESULTS.mkdir(parents=True, exist_ok=True)
     files.write_json(path, {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 
 from common import images
+from common.cli import printable
 from common.files import replacing
 from common.lazy import Figure, data, pictures
 
@@ -20,19 +21,23 @@ def plot(path: pathlib.Path, curves: dict[str, list[dict]], published: dict[str,
          title: str) -> None:
     """PSNR over bits per pixel: our curves in full lines, published ones dashed."""
     figure = Figure(figsize=(8, 6))
-    axes = figure.subplots()
+    axes, lines = figure.subplots(), {}
     for name, curve in published.items():
-        axes.plot(curve["bpp"], curve["psnr"], "--", linewidth=1, label=name)
+        lines[printable(name)], = axes.plot(curve["bpp"], curve["psnr"], "--", linewidth=1)
     for name, results in curves.items():
         means = sorted((result["mean"] for result in results), key=lambda mean: mean["bpp"])
-        axes.plot([m["bpp"] for m in means], [m["psnr"] for m in means], "o-", label=name)
+        lines[printable(name)], = axes.plot(
+            [m["bpp"] for m in means], [m["psnr"] for m in means], "o-")
     if published and curves:
         # Published curves reach far beyond the rates of interest.
         rates = [result["mean"]["bpp"] for results in curves.values() for result in results]
         axes.set_xlim(0, 2 * max(rates))
-    axes.set(xlabel="bits per pixel", ylabel="PSNR (RGB), dB", title=title)
+    axes.set(xlabel="bits per pixel", ylabel="PSNR (RGB), dB")
+    axes.set_title(printable(title), parse_math=False)
     axes.grid(alpha=0.3)
-    axes.legend()
+    # Named here, for labels of lines that begin with _ would be left out.
+    for name in axes.legend(lines.values(), lines).get_texts():
+        name.set_parse_math(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, bbox_inches="tight")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.cli import printable
 from common.files import replacing
 
 
@@ -23,7 +24,7 @@ def draw(path: pathlib.Path, rows: Sequence[Mapping[str, np.ndarray]]) -> None:
     for line, row in zip(panels, rows):
         for panel, (title, picture) in zip(line, row.items(), strict=True):
             panel.imshow(picture, interpolation="none")
-            panel.set_title(title, fontsize=9, parse_math=False)
+            panel.set_title(printable(title), fontsize=9, parse_math=False)
             panel.axis("off")
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)

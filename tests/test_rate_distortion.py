@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import math
+import pathlib
 import statistics
 import xml.etree.ElementTree
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 import configs
 import evaluate
 from benchmarks import classical, rate_distortion
-from common import data, export, images, itinf, lpips, metrics
+from common import coding, data, export, images, itinf, lpips, metrics
 from common.errors import UserError
 from mshyper.models import MeanScaleHyperprior
 
@@ -273,12 +274,12 @@ def test_an_anchor_needs_two_points():
 
 
 def test_panels_show_what_there_is():
-    curves = {"ours": curve([0.1, 0.4], [28, 33], "model", ms_ssim=0.9), "codec": ANCHOR,
+    curves = {"_ours": curve([0.1, 0.4], [28, 33], "model", ms_ssim=0.9), "codec": ANCHOR,
               "paper": curve([0.1, 0.8, 4], [27, 36, 48], "published")}
     axes = Figure().subplots(1, 2)
     rate_distortion.draw(axes[0], curves, "psnr")
     rate_distortion.draw(axes[1], curves, "ms_ssim")
-    assert [line.get_label() for line in axes[0].lines] == [*curves]
+    assert [text.get_text() for text in axes[0].get_legend().texts] == [*curves]
     # Measured rates set the limits, and 0.9 is 10 dB.
     assert 0.8 < axes[0].get_xlim()[1] < 0.9 and axes[0].get_ylim()[1] < 37
     line, = axes[1].lines
@@ -290,10 +291,48 @@ def test_perfect_points_are_not_drawn_and_names_are_no_formulas(tmp_path):
     perfect = curve([0.1, 0.2, 0.4], [27, 30, math.inf], "model", ms_ssim=1.0)
     perfect["points"][0]["ms_ssim"] = 0.99
     rate_distortion.plot(tmp_path / "plot", {"$^$": perfect}, "$^$")
+    rate_distortion.plot(tmp_path / "plot", {"_\udcff": perfect}, "\udcff")  # what is no text
     axes = Figure().subplots(1, 2)
     for each, score in zip(axes, rate_distortion.PANELS):
         rate_distortion.draw(each, {"a": perfect}, score)
     assert [len(each.lines[0].get_xdata()) for each in axes] == [2, 1]
+
+
+def test_curves_are_of_all_images(dataset, levels_model, tmp_path, capsys, monkeypatch):
+    def failing(model, image, level=None):
+        if image.shape[0] == 161:
+            raise UserError("latents are not finite")
+        return measured
+
+    measured = ({"bytes": 1, "bpp": 1.0, **dict.fromkeys(metrics.METRICS, 1.0)}, None)
+    folder = folder_for(dataset, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(coding, "measure", failing)
+        patch.setattr(metrics.Judges, "of_pair", lambda self, image, decoded: {})
+        with pytest.raises(SystemExit):
+            run(dataset, folder, "--codecs", "jpeg", models=[str(levels_model)])
+    *_, error = capsys.readouterr().err.splitlines()
+    assert "cannot code b.png (latents are not finite); curves need the same images" in error
+    # An image that cannot be read is noticed before anything is measured.
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(pathlib.Path(data.find(dataset)[0].path).read_bytes())
+    (pictures / "z.png").write_bytes(b"none")
+    with pytest.raises(SystemExit):
+        run(str(pictures), folder_for(str(pictures), tmp_path), "--codecs", "jpeg")
+    assert "z.png is not an image file" in capsys.readouterr().err
+    assert not (folder_for(str(pictures), tmp_path) / "jpeg").exists()
+
+
+def test_results_of_other_files_of_the_same_names_do_not_serve(photo, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    folder, rates = folder_for(str(pictures), tmp_path), []
+    for content in (photo[:64, :64], photo[:64, :64], photo[:96, :64]):
+        images.write(pictures / "a.png", content)
+        result = run(str(pictures), folder, "--codecs", "jpeg")
+        rates.append([point["bpp"] for point in result["curves"]["jpeg"]["points"]])
+    assert rates[0] == rates[1] != rates[2]
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
