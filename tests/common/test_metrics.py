@@ -1,4 +1,5 @@
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,6 +16,25 @@ def test_mse_and_psnr_of_a_case_done_by_hand():
     mse = (200**2 + 100**2 + 255**2) / 12
     assert metrics.mse(a, b) == metrics.mse(b, a) == pytest.approx(mse)
     assert metrics.psnr(a, b) == pytest.approx(10 * math.log10(255**2 / mse))
+
+
+def test_large_images_take_little_memory():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (2, 2000, 1000, 3), dtype=np.uint8)
+    difference = a.astype(np.float64) - b
+    tracemalloc.start()
+    try:
+        assert metrics.mse(a, b) == pytest.approx(np.mean(difference**2), rel=1e-12)
+        weights = np.array([0.299, 0.587, 0.114])
+        assert metrics.psnr_y(a, b) == pytest.approx(
+            10 * math.log10(255**2 / np.mean((difference @ weights)**2)), rel=1e-12)
+        metrics.psnr(a, b)
+        tracemalloc.clear_traces()
+        tracemalloc.reset_peak()
+        metrics.mse(a, b), metrics.psnr_y(a, b)
+        assert tracemalloc.get_traced_memory()[1] < 5 * a.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_equal_images_have_infinite_psnr(photo):
