@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import os
 import pathlib
 
 import numpy as np
@@ -11,6 +12,9 @@ lazy.freeze_tensorflow = True
 with lazy.importing():
     from common import data, export, lpips
     from tests.helpers import graphs, small_models
+
+# Commands of the pages are given in the root, wherever pytest is.
+os.chdir(pathlib.Path(__file__).parents[1])
 
 # Most graphs of tests would run a few times; making one, or optimising it, takes longer than that.
 # Programs that tests start do it, but for those of test_distribution.py; and test_itinf.py does.

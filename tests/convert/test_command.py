@@ -46,6 +46,12 @@ def test_command(checkpoint, tmp_path, capsys):
     assert config["train"] == {"distortion": "mse", "rd_lambda": 0.013}
     assert config["source"]["file"] == checkpoint.name
     assert "--force replaces a model" in fails(capsys, checkpoint, "--output", output)
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    assert "--force replaces models only" in fails(
+        capsys, checkpoint, "--output", precious, "--force")
+    assert (precious / "thesis.txt").exists()
     main([str(checkpoint), "--output", str(output), "--force", "--rd_lambda", "0.5"])
     assert export.read_config(output)["train"]["rd_lambda"] == 0.5
 

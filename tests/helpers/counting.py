@@ -4,10 +4,12 @@
 """
 
 import json
+import os
 import pathlib
 import time
 
 import common
+import configs
 from common import launch_jobs, programs, runs, stopping
 from common.errors import UserError
 from common.files import write_json
@@ -20,7 +22,9 @@ def count(config, workdir):
     saved, path = workdir / "saved.json", workdir / "metrics.jsonl"
     runs.claim(workdir, {"module": "counting", **config.to_dict()}, begun=path.exists())
     write_json(workdir / "seen.json", {
-        "code": common.__file__, "numbers": pathlib.Path(config.data.train).read_text()})
+        "code": common.__file__, "numbers": pathlib.Path(config.data.train).read_text(),
+        "data": str(configs.DATA_DIR), "zoo": str(configs.ZOO_DIR),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")})
     done = json.loads(saved.read_text()) if saved.exists() else 0
     lines = path.read_text().splitlines()[:done] if path.exists() else []
     path.write_text("".join(line + "\n" for line in lines))

@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+import configs
 import evaluate
 import launch
 from common import export, images, programs, run_states
@@ -78,7 +79,9 @@ def last_step(workdir):
 
 
 @pytest.mark.slow
-def test_a_sweep(folder):
+def test_a_sweep(folder, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("NTC_ZOO_DIR", "my zoo")
     code, out, errors = run(folder, *COUNTING, "--local", "2")
     assert code == 1 and not errors
     # The failing runs leave the others alone and are named.
@@ -96,14 +99,16 @@ def test_a_sweep(folder):
     assert sorted(path.name for path in experiment.iterdir()) == NAMES
     for name in NAMES:
         seen = json.loads((experiment / name / "seen.json").read_text())
-        assert seen == {"code": f"{found}/code/common/__init__.py", "numbers": "1 2 3"}
+        assert seen == {"code": f"{found}/code/common/__init__.py", "numbers": "1 2 3",
+                        "data": str(configs.DATA_DIR), "zoo": f"{folder}/my zoo", "gpus": "3"}
     # The state can be asked again.
     for path in found, experiment:
         code, again, _ = run(folder, "--status", path)
         assert code == 1 and again.splitlines() == [header, *table, one, three]
 
 
-def test_a_sweep_is_what_one_gets_by_hand(folder):
+def test_a_sweep_is_what_one_gets_by_hand(folder, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     arguments = ["--config.train.num_steps=1", "--config.train.seconds=0"]
     code, out, _ = run(folder, *COUNTING, "--hids", "2", "0", "--xid", "mine", "--local", "1",
                        "--experiments_dir", "elsewhere", "--args", *arguments)
@@ -111,6 +116,7 @@ def test_a_sweep_is_what_one_gets_by_hand(folder):
     launched, by_hand = folder / "elsewhere/mine", folder / "elsewhere/hand"
     assert {path.name[:5] for path in launched.iterdir()} == {"wid=0", "wid=2"}
     for workdir in launched.iterdir():
+        assert json.loads((workdir / "seen.json").read_text())["gpus"] is None, "all of them"
         command = json.loads((workdir / "run_info.json").read_text())["command"]
         assert command[0] == "tests.helpers.counting"
         command = [arg.replace("=mine", "=hand") for arg in command]
