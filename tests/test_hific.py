@@ -136,6 +136,26 @@ def test_the_adversarial_loss_begins_at_its_start(trainer):
         assert float(loss) == pytest.approx(weight * float(measured["g_loss"]), abs=1e-7)
 
 
+def test_latents_learn_nothing_from_being_judged_with(trainer, batch):
+    y_hat = tf.random.stateless_normal([2, 4, 4, 8], [1, 2])
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([batch, y_hat])
+        loss, _ = trainer.additional_loss(batch[:2], batch[2:], y_hat)
+    assert np.any(tape.gradient(loss, batch))
+    assert tape.gradient(loss, y_hat) is None
+
+
+def test_the_discriminators_rate_follows_the_schedule(trainer):
+    config = tiny_config()
+    config.train.schedule = dict(cls="WarmupDrop", warmup=0.0, drop_at=0.5, drop_factor=0.1)
+    config.train.num_steps = 4
+    trainer = make_trainer(trainer.codec, config)
+    first = float(trainer.discriminator_optimizer.learning_rate)
+    trainer.discriminator_optimizer.iterations.assign(3)
+    rate = trainer.discriminator_optimizer._learning_rate
+    assert [float(rate(0)), float(rate(3))] == pytest.approx([first, first / 10])
+
+
 def test_mistakes_in_the_section_of_the_discriminator(trainer):
     for change, words in (
             (lambda section: section.update(channel=(4, 4)), "no channel; did you mean channels"),

@@ -15,6 +15,7 @@ from common.coding_tables import CodingTables
 from common.errors import CodingError
 from common.levels import Levels
 from common.objectives import Objective
+from mshyper import chain
 from tests.helpers import graphs, small_mixture, small_models
 from tests.helpers.small_levels import COUNT, LEVELS, photograph
 
@@ -228,6 +229,24 @@ def test_bits_back():
         np.testing.assert_array_equal(decoded["level"], [level])
         np.testing.assert_array_equal(decoded["y"], np.round(latents["y"]))
         assert decoder.finish() == start and decoder.crc == stack.crc
+
+
+def test_chains_of_images_at_a_level(photo):
+    model, sizes = shared("bits_back"), []
+    pictures = [photo[:70, :90], photo[100:140, 50:100]]
+    for level in (0, COUNT - 1):
+        ntb, _ = chain.compress(
+            model, pictures, b"payload" * 1000,
+            lambda model, image, level=level: coding.infer(model, image, level))
+        decoded, payload = chain.decompress(model, ntb)
+        assert payload == b"payload" * 1000
+        for picture, x_hat in zip(pictures, decoded, strict=True):
+            latents = coding.infer(model, picture, level)
+            expected = model.to_image(tf.round(latents["y"]), level=latents["level"])
+            np.testing.assert_array_equal(
+                x_hat, images.to_uint8(expected)[0, :picture.shape[0], :picture.shape[1]])
+        sizes.append(len(ntb))
+    assert sizes[0] < sizes[1]
 
 
 def test_models_of_one_rate_have_no_levels():

@@ -232,6 +232,9 @@ def test_commands(run, pictures, tmp_path, capsys):
     payload = ["--payload", str(tmp_path / "letter.txt")]
     command.main([*compress, *payload])
     assert "net_bpp" in capsys.readouterr().out
+    steps = [chain.unseal(pathlib.Path(output).read_bytes())[1]]
+    command.main([*compress, *payload, "--force", "--steps", "1"])
+    assert [*steps, chain.unseal(pathlib.Path(output).read_bytes())[1]] == [4, 1]
     decompress = ["decompress", "--model", str(run), output, "--output_dir"]
     command.main([*decompress, str(tmp_path / "decoded")])
     assert (tmp_path / "decoded" / "photos.payload").read_bytes() == PAYLOAD
