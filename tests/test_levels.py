@@ -231,6 +231,14 @@ def test_bits_back():
         assert decoder.finish() == start and decoder.crc == stack.crc
 
 
+def test_the_posterior_is_of_what_the_decoder_has(photo):
+    model = shared("bits_back")
+    latents = model.infer(photograph(64, 64), level=3)
+    of_rounded, of_y = (model.posterior(y)["z"] for y in (tf.round(latents["y"]), latents["y"]))
+    np.testing.assert_allclose(latents["z"], of_rounded, atol=1e-5)
+    assert np.max(np.abs(latents["z"] - of_y)) > 1e-3
+
+
 def test_chains_of_images_at_a_level(photo):
     model, sizes = shared("bits_back"), []
     pictures = [photo[:70, :90], photo[100:140, 50:100]]

@@ -133,6 +133,15 @@ def test_mean_weight_is_the_mean_of_the_first_steps():
     assert float(control.mean_weight) == pytest.approx((4 + 0.125 + 0.125 + 4) / 4)
 
 
+def test_mean_weight_is_that_of_the_last_thousand_steps():
+    control = build(0.14, 1_000_000, cls="TwoWeights", above=2.0)
+    measure = tf.function(lambda step, coded: control(step, tf.constant(0.0), lambda: coded))
+    for step in range(4000):
+        measure(tf.constant(step), tf.constant(0.3 if step < 1000 else 0.1))
+    # Of 4 above the target and 1/8 below, with 3000 steps of the latter.
+    assert float(control.mean_weight) == pytest.approx(0.125 + 3.875 * math.exp(-3), rel=0.02)
+
+
 @pytest.mark.parametrize("config, target, words", [
     (dict(cls="Thermostat"), 0.3, "unknown rate control 'Thermostat'; known: TwoWeights, Prop"),
     (dict(cls="TwoWeights", above=1.0, gain=1.0), 0.3, "rate control TwoWeights: .*gain"),

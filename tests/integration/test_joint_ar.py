@@ -195,6 +195,17 @@ def test_in_training_the_context_sees_what_the_decoder_gets(run, photo, name, pa
     assert np.std(seen[-1] - latents["y"]) > 0.1
 
 
+def test_grids_have_no_gradient_in_training(run, photo):
+    # Soft rounding's values depend on where the grid lies; learning would move it to fit them.
+    model = zoo.load(run)
+    quantizer = quantizers.for_training(dict(cls="SoftRound"), tf.constant([1, 2]), 3, 10)
+    latents = model.infer(photo[None, :64, :64] / np.float32(255))
+    with tf.GradientTape() as tape:
+        tape.watch(latents)
+        offset = model.generate(latents, quantizer).offsets["y"]
+    assert tape.gradient(offset, latents["y"]) is None
+
+
 def test_training_rounds_nearer_to_a_serial_decoder_with_more_passes(run, photo, monkeypatch):
     model = zoo.load(run)
     latents = model.infer(photo[None, :96, :96] / np.float32(255))

@@ -70,6 +70,24 @@ def test_a_wrapper_of_sbatch_may_print_the_number_alone(wrappers, tmp_path, caps
     assert "submitted as 4711; squeue failed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("second", ["echo 4712", "exit 1"])
+def test_an_evaluation_is_queued_as_a_whole_or_not_at_all(wrappers, tmp_path, capsys, second):
+    # An array of models, and then a job that collects, whatever has become of them.
+    wrappers(squeue="echo 4711_0 PENDING; echo 4711_1 PENDING; echo 4712 PENDING",
+             sbatch=f"""cat "$1" >> {tmp_path}/scripts
+        [ $(wc -l < {tmp_path}/sbatch.calls) = 1 ] && echo 4711 && exit
+        {second}""")
+    code = main("--main", "evaluate", "--args", "--model", "mshyper", "joint_ar",
+                "--dataset", "photos/validation")
+    assert calls(tmp_path, "sbatch") == 2
+    assert "--dependency=afterany:4711\n" in (tmp_path / "scripts").read_text()
+    if second == "exit 1":
+        assert code == 2 and "Slurm does not take the job" in capsys.readouterr().err
+        assert calls(tmp_path, "scancel") == 1 and not launches(tmp_path)
+    else:
+        assert code == 0 and calls(tmp_path, "scancel") == 0 and len(launches(tmp_path)) == 1
+
+
 @pytest.mark.parametrize("names", [["--xid", "mine"], []])
 def test_a_job_of_which_sbatch_does_not_say_the_number(wrappers, tmp_path, capsys, names):
     wrappers(sbatch="echo all is well", squeue="")

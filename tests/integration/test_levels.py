@@ -19,6 +19,7 @@ from common import (
     coding,
     export,
     images,
+    inspection,
     itinf,
     methods,
     metrics,
@@ -235,7 +236,7 @@ def test_models_of_one_rate_have_no_dials(kind, pictures, tmp_path, capsys):
     assert "quality" not in capsys.readouterr().out
 
 
-def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys):
+def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys, monkeypatch):
     source = tmp_path / "photos" / "c.png"
     compress("--quality", 75, source)
     capsys.readouterr()
@@ -248,8 +249,11 @@ def test_info_and_inspect_and_benchmark_say_the_level(pictures, tmp_path, capsys
         codec.main(["info", "--model", "tiny-1", str(source.with_suffix(".ntc"))])
     assert "not by tiny-1" in capsys.readouterr().err
     figure = tmp_path / "figure.svg"
+    levels, inspect = [], inspection.inspect
+    monkeypatch.setattr(
+        inspection, "inspect", lambda *args: levels.append(args[3]) or inspect(*args))
     codec.main(["inspect", "--model", "levels-1", "--quality", "75", str(source), str(figure)])
-    assert figure.exists()
+    assert figure.exists() and levels == [30]
     codec.main(["benchmark", "--model", "levels-1", "--quality", "75", "--dataset", str(source),
                 "--output", str(tmp_path / "b")])
     result = json.loads((tmp_path / "b.json").read_text())
