@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import time
@@ -135,21 +134,15 @@ def ratios(values: dict[str, float]) -> dict[str, float]:
 
 def facts(sides: list[Worker], args: argparse.Namespace) -> dict:
     """The facts that a measurement depends on: date, machine, options, versions."""
+    from common import result_tables  # which CompressAI's side need not have
+
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
+        "processor": result_tables.processor(),
         "cores": os.cpu_count(),
         "options": {name: value for name, value in vars(args).items() if name != "side"},
         "versions": {worker.side: worker.call("versions") for worker in sides},
     }
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 # --- The workers ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Tables of measurements: printed, and saved as JSON and CSV."""
 
+import contextlib
 import csv
 import importlib.metadata
 import math
@@ -57,14 +58,24 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> None:
 
 
 def environment() -> dict:
-    """Host, processors and versions that a measurement depends on."""
+    """Host, processor and versions that a measurement depends on."""
     packages = ("tensorflow", "tensorflow-compression", "tensorflow-probability", "numpy")
     return {
         "host": platform.node(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def processor() -> str:
+    """Its name, as the system has it."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def _cell(value) -> str:
