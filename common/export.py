@@ -192,6 +192,9 @@ def other_settings(model: Codec, config: dict, path: str | os.PathLike) -> list[
       model: the model.
       config: its section of a config.
       path: the exported model.
+
+    Raises:
+      UserError: its config cannot be read.
     """
     theirs, found = read_config(path)["model"], []
 
@@ -205,10 +208,10 @@ def other_settings(model: Codec, config: dict, path: str | os.PathLike) -> list[
     for name in sorted({*config, *theirs}):
         own, other = config.get(name), theirs.get(name)
         if name == "levels":
-            for key in ("rd_lambda", "scales"):
-                if own and other:
-                    compare(f"levels.{key}", own.get(key), other.get(key), False)
-            if other and not own:
+            if own and other:
+                compare("levels.rd_lambda", own["rd_lambda"], other["rd_lambda"])
+                compare("levels.scales", own.get("scales"), other.get("scales"), False)
+            elif other:
                 found.append("levels are there and not here, with gains that their y needs")
         elif isinstance(own, dict) and isinstance(other, dict) and "cls" in own:
             part = getattr(model, name)

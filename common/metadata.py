@@ -35,7 +35,7 @@ def needed(file: BinaryIO, pixels: bool = True) -> tuple[BinaryIO, dict]:
 
     Returns:
       A file for the decoder, and what else is known: `icc_profile`, `exif` (bytes or None), the
-      number of `pictures`, `jp2_bits` (see `_jp2_bits`), and as ITU-T H.273 numbers them the
+      number of `pictures`, `jp2_bits` (see `_jp2`), and as ITU-T H.273 numbers them the
       `primaries` and the `transfer` of colours. What is missing there, the decoder knows.
     """
     start = file.read(12)
@@ -48,10 +48,8 @@ def needed(file: BinaryIO, pixels: bool = True) -> tuple[BinaryIO, dict]:
         notes = rb"(?s)(infe\x02.{7}|infe\x03.{9})(?:Exif|mime)"
         data = file.read()
         return io.BytesIO(re.sub(notes, rb"\1skip", data)), _nclx(data)
-    if start[4:8] == b"jP  ":
-        return file, {"icc_profile": _jp2_profile(file), "jp2_bits": _jp2_bits(file)}
-    if start.startswith(_CODESTREAM):
-        return file, {"jp2_bits": _jp2_bits(file)}
+    if start[4:8] == b"jP  " or start.startswith(_CODESTREAM):
+        return file, _jp2(file)
     return file, {}
 
 
@@ -176,18 +174,13 @@ def _multi_picture(index: bytes) -> int:
     return max(1, int.from_bytes(found[1], "big")) if found else 1
 
 
-def _jp2_bits(file: BinaryIO) -> int:
-    """The most bits that a channel of a JPEG 2000 file has."""
-    head = file.read(_MAX_PROFILE)
+def _jp2(file: BinaryIO) -> dict:
+    """The profile of a JPEG 2000 file, and the most bits that a channel has."""
+    data = file.read(_MAX_PROFILE)
     file.seek(0)
-    at = head.find(_CODESTREAM)
-    channels = int.from_bytes(head[at + 40:at + 42], "big")
-    sizes = head[at + 42:at + 42 + 3 * channels:3] if at >= 0 else b""
-    return max(((size & 0x7F) + 1 for size in sizes), default=8)
-
-
-def _jp2_profile(file: BinaryIO) -> bytes | None:
-    head = file.read(_MAX_PROFILE)
-    file.seek(0)
-    at = head.find(b"colr\x02")  # with a profile inside
-    return head[at + 7:at - 4 + int.from_bytes(head[at - 4:at], "big")] if at >= 4 else None
+    boxes, _, stream = data.partition(_CODESTREAM)
+    at = boxes.find(b"colr\x02")  # with a profile inside
+    profile = boxes[at + 7:at - 4 + int.from_bytes(boxes[at - 4:at], "big")] if at >= 4 else None
+    channels = int.from_bytes(stream[36:38], "big")
+    bits = max(((size & 0x7F) + 1 for size in stream[38:38 + 3 * channels:3]), default=8)
+    return {"icc_profile": profile, "jp2_bits": bits}

@@ -195,7 +195,7 @@ class SoftRound(UniformNoise):
     noise. The prior is left as it is: it learns the density of what it is measured on.
 
     Of r the gradient is the mean over u, which is r(s + 1/2) - r(s - 1/2) = 1 (section 4.2). That
-    of a single u is seldom much and mostly next to nothing: up to 14,000 at alpha = 16.
+    of a single u is next to nothing mostly, and thousands at times, at alpha = 16.
 
     Args:
       seed: int32 [2].

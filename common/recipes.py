@@ -3,15 +3,29 @@
 `--config mshyper/configs/mbt2018.py:advdnic` trains the model of that config by another recipe.
 """
 
+from collections.abc import Sequence
+
 from ml_collections import config_dict
 
-from common import arguments
+from common import arguments, sweeps
 
 # Coarse to fine: after three runs there is a curve, the others refine it (Yang & Mandt 2023).
 LAMBDAS = (0.08, 0.02, 0.005, 0.00125, 0.04, 0.01, 0.0025)
 
 # Those of CompressAI's zoo for `distortion="ms_ssim"`, coarse to fine too.
 MS_SSIM_LAMBDAS = (115.37, 16.64, 2.40, 220.00, 60.50, 31.73, 8.73, 4.58)
+
+
+def wider_at_high_rates(narrow: dict, wide: dict, lambdas: Sequence[float] = LAMBDAS,
+                        above: float = 0.02) -> sweeps.Sweep:
+    """A sweep over lambdas, as of papers whose models are wider at their higher rates.
+
+    Args:
+      narrow, wide: overrides of a config, up to the lambda `above` and from there on.
+      lambdas: train.rd_lambda of the entries.
+      above: see above.
+    """
+    return [{"train.rd_lambda": value, **(wide if value > above else narrow)} for value in lambdas]
 
 
 def yang2023() -> config_dict.ConfigDict:

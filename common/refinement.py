@@ -177,7 +177,7 @@ class Refiner:
         """Graphs of a step and of a check for so many images.
 
         Known to be one, it has its level's scales in the kernels (common/transforms/convolution.py)
-        rather than in passes over activations, a seventh of the time of a step.
+        rather than in passes over activations, an eighth of the time of a step or more.
         """
         batch = 1 if images == 1 else None
         if batch not in self._graphs:

@@ -37,4 +37,4 @@ def _widths(latents):
 
 
 def get_hyper():
-    return mbt2018.get_hyper(_widths)
+    return recipes.wider_at_high_rates(_widths(192), _widths(320))

@@ -34,6 +34,4 @@ def _widths(inner, latents):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value,
-             **(_widths(192, 320) if value > 0.02 else _widths(128, 192))}
-            for value in recipes.LAMBDAS]
+    return recipes.wider_at_high_rates(_widths(128, 192), _widths(192, 320))

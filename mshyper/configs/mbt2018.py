@@ -34,6 +34,5 @@ def widths(latents):
     }
 
 
-def get_hyper(of_latents=widths):
-    return [{"train.rd_lambda": value, **of_latents(320 if value > 0.02 else 192)}
-            for value in recipes.LAMBDAS]
+def get_hyper():
+    return recipes.wider_at_high_rates(widths(192), widths(320))

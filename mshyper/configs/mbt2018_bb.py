@@ -30,5 +30,4 @@ def _widths(n):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value, **_widths(256 if value > 0.02 else 192)}
-            for value in recipes.LAMBDAS]
+    return recipes.wider_at_high_rates(_widths(192), _widths(256))

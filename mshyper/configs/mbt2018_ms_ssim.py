@@ -19,5 +19,5 @@ def get_config(recipe="compressai"):
 
 
 def get_hyper():
-    return [{"train.rd_lambda": value, **mbt2018.widths(320 if value > 20 else 192)}
-            for value in recipes.MS_SSIM_LAMBDAS]
+    return recipes.wider_at_high_rates(
+        mbt2018.widths(192), mbt2018.widths(320), recipes.MS_SSIM_LAMBDAS, above=20)
